@@ -1,0 +1,240 @@
+//! A client as it registers, is told what to do, reports, and is seen by the operator.
+
+use super::model::word;
+use super::{ClientId, Encoding, ModelSpec, TrainConfig};
+use serde::{Deserialize, Serialize};
+
+word!(
+    /// Where a client stands, shown as it is.
+    ClientState {
+        /// Awaits admission.
+        Pending = "pending",
+        /// Registered, fetching its first model.
+        Join = "join",
+        /// Waits for a round.
+        Ready = "ready",
+        /// Trains.
+        Training = "training",
+        /// Fetches the new global model.
+        Update = "update",
+        /// Its update of this round is in.
+        Finish = "finish",
+        /// Not heard of for a while.
+        Offline = "offline",
+        /// Reported that it cannot go on.
+        Error = "error",
+        /// Removed by the operator.
+        Kicked = "kicked",
+    }
+);
+
+/// `POST /runs/{run}/clients`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "ssr", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct RegisterRequest {
+    /// Shown to the operator; 1 to 64 characters, no control characters.
+    pub name: String,
+    /// How many training images the client holds.
+    pub samples: u64,
+    /// What it trains on, for the operator: `cpu`, `cuda:0`.
+    #[serde(default)]
+    pub device: String,
+    /// The run's join secret, where the coordinator asks for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub join_secret: Option<String>,
+}
+
+impl RegisterRequest {
+    /// The longest name or device, in characters.
+    pub const MAX_TEXT_CHARS: usize = 64;
+
+    /// What is out of bounds, each naming the field and the bound; empty when all is well.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let bad = |text: &str| text.chars().count() > Self::MAX_TEXT_CHARS || text.chars().any(char::is_control);
+        if self.name.trim().is_empty() || bad(&self.name) {
+            problems.push(format!("name is 1 to {} characters without control characters", Self::MAX_TEXT_CHARS));
+        }
+        if bad(&self.device) {
+            problems.push(format!("device is at most {} characters, none of control", Self::MAX_TEXT_CHARS));
+        }
+        if !(1..=1_000_000_000_000).contains(&self.samples) {
+            problems.push(format!("samples is {}, allowed are 1 to 10^12", self.samples));
+        }
+        problems
+    }
+}
+
+/// The answer to [`RegisterRequest`]: 201.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "ssr", derive(utoipa::ToSchema))]
+pub struct RegisterReply {
+    /// Names the client from now on.
+    pub client_id: ClientId,
+    /// Bearer token of the client plane: 256 random bits, kept only as a hash by the coordinator.
+    pub token: String,
+    /// `pending` or `join`.
+    pub state: ClientState,
+    /// The built-in network, or none where the run began with uploaded parameters.
+    pub model: Option<ModelSpec>,
+}
+
+/// `GET .../task`: what to do now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "ssr", derive(utoipa::ToSchema))]
+#[serde(tag = "task", rename_all = "snake_case")]
+pub enum Task {
+    /// Fetch the model, train, send the update.
+    Train(TrainTask),
+    /// Nothing to do yet: ask again.
+    Wait {
+        /// Where the client stands.
+        state: ClientState,
+    },
+    /// The coordinator is done with this client.
+    Stop {
+        /// Why, for a person.
+        reason: String,
+    },
+}
+
+/// One round's work for one client.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "ssr", derive(utoipa::ToSchema))]
+pub struct TrainTask {
+    /// The round.
+    pub round: u64,
+    /// The version of the global model to start from: `GET .../models/{version}`.
+    pub version: u64,
+    /// How to send the update in our container. Safetensors is always welcome too.
+    pub encoding: Encoding,
+    /// What to do.
+    pub train: TrainConfig,
+    /// When the round closes.
+    pub deadline_ms: u64,
+    /// Now, by the coordinator's clock.
+    pub server_ms: u64,
+}
+
+/// How far local training has come.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "ssr", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Progress {
+    /// The current epoch, from 1.
+    pub epoch: u32,
+    /// How many there are.
+    pub epochs: u32,
+    /// Batches done in this epoch.
+    pub batch: u32,
+    /// How many there are.
+    pub batches: u32,
+    /// Mean training loss of this epoch so far.
+    pub loss: f64,
+}
+
+impl Progress {
+    /// Share of the work done: 0 to 1.
+    pub fn fraction(&self) -> f64 {
+        let total = f64::from(self.epochs.max(1)) * f64::from(self.batches.max(1));
+        let done = f64::from(self.epoch.saturating_sub(1)) * f64::from(self.batches) + f64::from(self.batch);
+        (done / total).clamp(0.0, 1.0)
+    }
+}
+
+word!(
+    /// What a client may say of itself.
+    ReportedState {
+        /// Holds the model and waits.
+        Ready = "ready",
+        /// Fetches the global model.
+        Update = "update",
+        /// Trains.
+        Training = "training",
+        /// Cannot go on.
+        Error = "error",
+    }
+);
+
+/// `PUT .../status`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "ssr", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct StatusReport {
+    /// What the client does.
+    pub state: ReportedState,
+    /// The round it works for, where it works for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub round: Option<u64>,
+    /// How far it has come, with `training`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
+    /// What went wrong, with `error`; cut to 500 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// The answer to [`StatusReport`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "ssr", derive(utoipa::ToSchema))]
+pub struct StatusReply {
+    /// Stop training for that round: it is closed, or this client is no longer part of it.
+    pub cancel: bool,
+    /// Where the client stands now.
+    pub state: ClientState,
+}
+
+/// Query of `PUT .../rounds/{n}/updates/{id}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "ssr", derive(utoipa::IntoParams), into_params(parameter_in = Query))]
+#[serde(deny_unknown_fields)]
+pub struct UpdateQuery {
+    /// Images trained on: the weight of this update.
+    pub samples: u64,
+    /// Mean training loss of the last local epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss: Option<f64>,
+}
+
+/// The answer to an update: 202 when it was taken, 200 when this very update was in already.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "ssr", derive(utoipa::ToSchema))]
+pub struct UpdateReply {
+    /// The round it counts for.
+    pub round: u64,
+    /// SHA-256 of the body as it came, hexadecimal.
+    pub sha256: String,
+    /// Bytes of the body.
+    pub bytes: u64,
+}
+
+/// A client as the operator sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "ssr", derive(utoipa::ToSchema))]
+pub struct ClientView {
+    /// Its id.
+    pub id: ClientId,
+    /// The name it gave.
+    pub name: String,
+    /// Where it stands.
+    pub state: ClientState,
+    /// Training images it holds.
+    pub samples: u64,
+    /// What it trains on.
+    pub device: String,
+    /// Local progress, while it trains.
+    pub progress: Option<Progress>,
+    /// Mean training loss it reported last.
+    pub last_loss: Option<f64>,
+    /// Bytes of all its counted updates.
+    pub sent_bytes: u64,
+    /// Rounds it contributed to.
+    pub rounds: u64,
+    /// When it registered.
+    pub joined_ms: u64,
+    /// When it was last heard of.
+    pub seen_ms: u64,
+    /// What it reported, with `error`.
+    pub error: Option<String>,
+}

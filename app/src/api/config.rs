@@ -1,0 +1,226 @@
+//! The versioned configuration of a run: what rounds ask of clients, and when they close.
+
+use super::model::word;
+use serde::{Deserialize, Serialize};
+
+word!(
+    /// Who may take part.
+    Admission {
+        /// Whoever registers.
+        Open = "open",
+        /// Whom the operator admits; until then a client is `pending`.
+        Approval = "approval",
+    }
+);
+
+word!(
+    /// How parameters travel in our container.
+    Encoding {
+        /// As they are: 4 bytes a value.
+        F32 = "f32",
+        /// Rounded to bf16 (to nearest, ties to even), byte planes, zstd.
+        Bf16 = "bf16",
+    }
+);
+
+word!(
+    /// The local optimizer of the clients.
+    Optimizer {
+        /// Stochastic gradient descent with momentum.
+        Sgd = "sgd",
+        /// Adam (Kingma and Ba 2014, arXiv:1412.6980) with its usual betas 0.9 and 0.999.
+        Adam = "adam",
+    }
+);
+
+/// How many of the eligible clients a round asks.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "ssr", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum CohortSize {
+    /// That share of them, rounded up: 0 exclusive to 1 inclusive.
+    Fraction(f64),
+    /// At most that many.
+    Size(u32),
+}
+
+impl CohortSize {
+    /// How many of `eligible` clients to ask.
+    pub fn of(self, eligible: usize) -> usize {
+        match self {
+            // At most `eligible`, so the cast back is exact enough: rosters are far below 2^52.
+            Self::Fraction(fraction) => ((eligible as f64 * fraction).ceil() as usize).min(eligible),
+            Self::Size(size) => eligible.min(size as usize),
+        }
+    }
+}
+
+/// What a client does with the global model in one round.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "ssr", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainConfig {
+    /// Passes over the client's own data.
+    pub local_epochs: u32,
+    /// Images a step.
+    pub batch_size: u32,
+    /// The local optimizer.
+    pub optimizer: Optimizer,
+    /// Its step size.
+    pub learning_rate: f64,
+    /// Momentum of `sgd`; `adam` ignores it.
+    pub momentum: f64,
+    /// L2 penalty on the parameters.
+    pub weight_decay: f64,
+    /// Random crops (padding 4) and horizontal flips.
+    pub augment: bool,
+    /// Seed of shuffling and augmentation; each client and round draws its own from it.
+    pub seed: u64,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            local_epochs: 1,
+            batch_size: 64,
+            optimizer: Optimizer::Sgd,
+            learning_rate: 0.05,
+            momentum: 0.9,
+            weight_decay: 0.0,
+            augment: false,
+            seed: 0,
+        }
+    }
+}
+
+/// The configuration of a run. Versioned: each round records the version it ran under.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "ssr", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields, default)]
+pub struct RunConfig {
+    /// Who may take part.
+    pub admission: Admission,
+    /// How many clients a round asks.
+    pub cohort: CohortSize,
+    /// Quorum: a round opens with at least so many eligible clients and is aggregated with at least so many updates.
+    pub min_clients: u32,
+    /// Seconds from a round's opening until it closes without the missing ones.
+    pub deadline_s: u32,
+    /// How parameters travel in our container.
+    pub encoding: Encoding,
+    /// What clients do.
+    pub train: TrainConfig,
+}
+
+impl Default for RunConfig {
+    fn default() -> Self {
+        Self {
+            admission: Admission::Open,
+            cohort: CohortSize::Fraction(1.0),
+            min_clients: 1,
+            deadline_s: 600,
+            encoding: Encoding::Bf16,
+            train: TrainConfig::default(),
+        }
+    }
+}
+
+impl RunConfig {
+    /// What is out of bounds, each naming the field, its value and the bound; empty when all is well.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let mut check = |name: &str, value: f64, low: f64, high: f64| {
+            if !(low..=high).contains(&value) {
+                problems.push(format!("{name} is {value}, allowed are {low} to {high}"));
+            }
+        };
+        match self.cohort {
+            CohortSize::Fraction(fraction) => check("cohort.fraction", fraction, f64::MIN_POSITIVE, 1.0),
+            CohortSize::Size(size) => check("cohort.size", size.into(), 1.0, 1e6),
+        }
+        check("min_clients", self.min_clients.into(), 1.0, 1e6);
+        check("deadline_s", self.deadline_s.into(), 1.0, 7.0 * 86_400.0);
+        let train = &self.train;
+        check("train.local_epochs", train.local_epochs.into(), 1.0, 1000.0);
+        check("train.batch_size", train.batch_size.into(), 1.0, 65_536.0);
+        check("train.learning_rate", train.learning_rate, f64::MIN_POSITIVE, 1000.0);
+        check("train.momentum", train.momentum, 0.0, 0.999_999);
+        check("train.weight_decay", train.weight_decay, 0.0, 10.0);
+        if let CohortSize::Size(size) = self.cohort
+            && size < self.min_clients
+        {
+            problems.push(format!("cohort.size is {size}, below min_clients, which is {}", self.min_clients));
+        }
+        problems
+    }
+
+    /// This configuration with a JSON merge patch (RFC 7396) laid over it.
+    ///
+    /// # Errors
+    /// Unknown or mistyped fields, or what [`Self::problems`] finds: all that is known to be wrong.
+    pub fn patched(&self, patch: &serde_json::Value) -> Result<Self, Vec<String>> {
+        let mut merged = serde_json::to_value(self).map_err(|e| vec![e.to_string()])?;
+        merge(&mut merged, patch);
+        let config: Self = serde_json::from_value(merged).map_err(|e| vec![e.to_string()])?;
+        let problems = config.problems();
+        if problems.is_empty() { Ok(config) } else { Err(problems) }
+    }
+}
+
+fn merge(target: &mut serde_json::Value, patch: &serde_json::Value) {
+    use serde_json::Value::Object;
+    match (target, patch) {
+        // An enum with one variant set: another variant replaces it, they do not add up.
+        (Object(target), Object(patch)) if target.contains_key("fraction") || target.contains_key("size") => {
+            *target = patch.clone();
+        }
+        (Object(target), Object(patch)) => {
+            for (key, value) in patch {
+                if value.is_null() {
+                    target.remove(key);
+                } else {
+                    merge(target.entry(key.clone()).or_insert(serde_json::Value::Null), value);
+                }
+            }
+        }
+        (target, patch) => *target = patch.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_default_is_within_bounds() {
+        assert_eq!(RunConfig::default().problems(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_patch_changes_what_it_names_and_nothing_else() {
+        let patched = RunConfig::default().patched(&json!({"train": {"local_epochs": 3}, "cohort": {"size": 2}}));
+        let mut want = RunConfig { cohort: CohortSize::Size(2), ..RunConfig::default() };
+        want.train.local_epochs = 3;
+        assert_eq!(patched, Ok(want));
+    }
+
+    #[test]
+    fn a_patch_with_an_unknown_field_is_refused_by_name() {
+        let errors = RunConfig::default().patched(&json!({"train": {"epoch": 3}})).unwrap_err();
+        assert!(errors[0].contains("epoch"), "{errors:?}");
+    }
+
+    #[test]
+    fn all_that_is_out_of_bounds_is_said_at_once() {
+        let errors = RunConfig::default().patched(&json!({"min_clients": 0, "deadline_s": 0})).unwrap_err();
+        assert_eq!(errors.len(), 2, "{errors:?}");
+    }
+
+    #[test]
+    fn a_cohort_is_rounded_up_and_never_above_the_eligible() {
+        assert_eq!(CohortSize::Fraction(0.5).of(3), 2);
+        assert_eq!(CohortSize::Fraction(1.0).of(3), 3);
+        assert_eq!(CohortSize::Size(5).of(3), 3);
+    }
+}

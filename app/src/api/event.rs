@@ -1,0 +1,96 @@
+//! What changes in a run, as it is broadcast; and the one `apply` that server and page share.
+
+use super::{Autorun, BestVersion, ClientId, ClientView, OpenRound, Phase, RoundSummary, RunConfig, RunSnapshot};
+use serde::{Deserialize, Serialize};
+
+/// One change of a run. The SSE stream sends a [`RunSnapshot`] as event `snapshot`, then these as event `change`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "ssr", derive(utoipa::ToSchema))]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Change {
+    /// The course of rounds: phase, sentence, autorun, the round in work.
+    Course {
+        /// See [`RunSnapshot::phase`].
+        phase: Phase,
+        /// See [`RunSnapshot::waiting`].
+        waiting: String,
+        /// See [`RunSnapshot::autorun`].
+        autorun: Option<Autorun>,
+        /// See [`RunSnapshot::round`].
+        round: Option<OpenRound>,
+    },
+    /// A client appeared or changed.
+    Client {
+        /// How it is now.
+        client: Box<ClientView>,
+    },
+    /// A client left by itself.
+    ClientLeft {
+        /// Which one.
+        id: ClientId,
+    },
+    /// A round is over.
+    RoundEnded {
+        /// How it went.
+        summary: Box<RoundSummary>,
+        /// The global version from now on.
+        version: u64,
+        /// The most accurate version so far.
+        best: Option<BestVersion>,
+    },
+    /// The operator changed the configuration.
+    Config {
+        /// The one that the next round takes.
+        config: Box<RunConfig>,
+        /// Its version.
+        config_version: u64,
+    },
+}
+
+/// A change with its place in the order of a run's changes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "ssr", derive(utoipa::ToSchema))]
+pub struct Event {
+    /// Counts up by one; the id of the SSE event.
+    pub seq: u64,
+    /// What changed.
+    pub change: Change,
+}
+
+impl RunSnapshot {
+    /// Brings the snapshot up to date. An event that it holds already changes nothing.
+    ///
+    /// Returns false if an event between the two is missing: the caller then needs a fresh snapshot.
+    pub fn apply(&mut self, event: &Event) -> bool {
+        if event.seq <= self.seq {
+            return true;
+        }
+        if event.seq != self.seq + 1 {
+            return false;
+        }
+        self.seq = event.seq;
+        match &event.change {
+            Change::Course { phase, waiting, autorun, round } => {
+                self.phase = *phase;
+                self.waiting.clone_from(waiting);
+                self.autorun = *autorun;
+                self.round.clone_from(round);
+            }
+            Change::Client { client } => match self.clients.iter_mut().find(|c| c.id == client.id) {
+                Some(known) => known.clone_from(client),
+                None => self.clients.push((**client).clone()),
+            },
+            Change::ClientLeft { id } => self.clients.retain(|c| c.id != *id),
+            Change::RoundEnded { summary, version, best } => {
+                self.rounds.push((**summary).clone());
+                self.version = *version;
+                self.best = *best;
+            }
+            Change::Config { config, config_version } => {
+                self.config = (**config).clone();
+                self.config_version = *config_version;
+            }
+        }
+        true
+    }
+}

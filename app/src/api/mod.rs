@@ -1,0 +1,20 @@
+//! Every type that crosses HTTP as JSON: the one vocabulary of coordinator, agents, database and page.
+//!
+//! Decides names, shapes and bounds. Refuses to know how anything is stored, sent, trained or drawn.
+//! Times are Unix milliseconds (`*_ms`), sizes are bytes (`*_bytes`), JSON names are snake_case.
+
+mod client;
+mod config;
+mod error;
+mod event;
+mod ids;
+mod model;
+mod run;
+
+pub use client::*;
+pub use config::*;
+pub use error::*;
+pub use event::*;
+pub use ids::*;
+pub use model::*;
+pub use run::*;

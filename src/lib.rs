@@ -1,0 +1,38 @@
+//! fedlearn: federated learning over plain REST.
+//!
+//! The codemap; an arrow means "may use", and nothing else may:
+//!
+//! ```text
+//! cli -> http -> coordinator -> aggregate -> model -> wire -> app::api
+//!                   |-> round -> app::api      |-> store -> app::api
+//! cli -> agent -> model, wire, app::api          (never http, store, coordinator)
+//! ```
+//!
+//! - [`wire`]: parameter bodies; bytes in, typed tensors out.
+//! - [`round`]: the round machine; decides, does no IO.
+//! - `model`: networks, training, evaluation, datasets, partitioners (tch).
+//! - `aggregate`: updates into new global parameters (tch).
+//! - `store`: SQLite, and blobs as files.
+//! - `coordinator`: one task a run; carries out what the round machine decides.
+//! - `http`: the REST resources, events, the page.
+//! - `agent`: the native client.
+//! - `cli`, `config`: the command line and the settings behind it.
+
+#[cfg(feature = "agent")]
+pub mod agent;
+#[cfg(feature = "torch")]
+pub mod aggregate;
+#[cfg(feature = "cli")]
+pub mod cli;
+#[cfg(feature = "cli")]
+pub mod config;
+#[cfg(feature = "server")]
+pub mod coordinator;
+#[cfg(feature = "server")]
+pub mod http;
+#[cfg(feature = "torch")]
+pub mod model;
+pub mod round;
+#[cfg(feature = "server")]
+pub mod store;
+pub mod wire;
