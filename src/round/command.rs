@@ -1,0 +1,196 @@
+//! What goes into the round machine and what comes out of it.
+
+use app::api::{ClientId, ClientView, RoundSummary, RunConfig, StatusReport};
+
+/// Unix milliseconds. The caller's clock must not run backwards; deadlines therefore survive a restart.
+pub type UnixMs = u64;
+
+/// What happened, or what somebody wants.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Command {
+    /// A client registered; its id is new and unguessable.
+    Join {
+        /// Its id.
+        client: ClientId,
+        /// The name it gave.
+        name: String,
+        /// Training images it holds.
+        samples: u64,
+        /// What it trains on.
+        device: String,
+    },
+    /// The operator admits a pending client, or takes a kicked one back (which also lifts a ban on its name).
+    Admit {
+        /// Which client.
+        client: ClientId,
+    },
+    /// The operator removes a client.
+    Kick {
+        /// Which client.
+        client: ClientId,
+        /// Refuse later registrations under its name too.
+        ban: bool,
+    },
+    /// A client leaves by itself.
+    Leave {
+        /// Which client.
+        client: ClientId,
+    },
+    /// A client was heard of.
+    Seen {
+        /// Which client.
+        client: ClientId,
+    },
+    /// A client says what it does.
+    Status {
+        /// Which client.
+        client: ClientId,
+        /// What it says.
+        report: StatusReport,
+    },
+    /// An update was decoded, found sound and made durable: count it. Ask [`super::RoundMachine::may_update`] first,
+    /// before the body is read and again before it is made durable.
+    Update {
+        /// Whose it is.
+        client: ClientId,
+        /// For which round.
+        round: u64,
+        /// Images behind it.
+        samples: u64,
+        /// Mean training loss of the last local epoch.
+        loss: Option<f64>,
+        /// Bytes of its body.
+        bytes: u64,
+    },
+    /// Complete that many more rounds, one after the other.
+    StartAutorun {
+        /// How many.
+        rounds: u32,
+    },
+    /// Finish the open round, then stop.
+    StopAutorun,
+    /// One round, now.
+    StartRound,
+    /// Close the open round now with the updates that are in.
+    AggregateNow,
+    /// A new configuration, already checked: taken by the next round.
+    Configure {
+        /// The configuration.
+        config: Box<RunConfig>,
+        /// Its version.
+        config_version: u64,
+    },
+    /// The closed round's new version is stored: go on.
+    Committed {
+        /// The new global version.
+        version: u64,
+        /// Loss on the test split.
+        test_loss: Option<f64>,
+        /// Accuracy on the test split.
+        test_accuracy: Option<f64>,
+    },
+    /// The closed round could not be aggregated or stored: it is void.
+    AggregationFailed {
+        /// Why, for a person.
+        reason: String,
+    },
+}
+
+/// Why a command was refused. The machine is unchanged by it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Reject {
+    /// No such client.
+    #[error("no client {0} on the roster")]
+    UnknownClient(ClientId),
+    /// The operator removed it.
+    #[error("client {0} was removed by the operator")]
+    Kicked(ClientId),
+    /// Its name is banned.
+    #[error("the name '{0}' is banned from this run")]
+    Banned(String),
+    /// It awaits admission.
+    #[error("client {0} awaits admission")]
+    NotAdmitted(ClientId),
+    /// The client is not in this round's cohort.
+    #[error("client {client} is not in the cohort of round {round}")]
+    NotInCohort {
+        /// Which client.
+        client: ClientId,
+        /// Which round.
+        round: u64,
+    },
+    /// That round is over.
+    #[error("round {round} is closed; the run is past it")]
+    RoundClosed {
+        /// Which round.
+        round: u64,
+    },
+    /// That round has not opened.
+    #[error("round {round} has not opened yet")]
+    TooEarly {
+        /// Which round.
+        round: u64,
+    },
+    /// This client's update is in already.
+    #[error("client {client} has already sent its update for round {round}")]
+    AlreadyUpdated {
+        /// Which client.
+        client: ClientId,
+        /// Which round.
+        round: u64,
+    },
+    /// Too few clients to start a round.
+    #[error("{eligible} clients are ready, min_clients is {min_clients}")]
+    TooFewClients {
+        /// Ready to take part.
+        eligible: usize,
+        /// Wanted.
+        min_clients: u32,
+    },
+    /// A round is open or being aggregated.
+    #[error("round {round} is still in work")]
+    RoundInWork {
+        /// Which round.
+        round: u64,
+    },
+    /// No round is open.
+    #[error("no round is open")]
+    NoRound,
+    /// Too few updates to aggregate.
+    #[error("{updates} updates are in, min_clients is {min_clients}")]
+    TooFewUpdates {
+        /// How many are in.
+        updates: usize,
+        /// Wanted.
+        min_clients: u32,
+    },
+    /// No aggregation is under way.
+    #[error("no round is being aggregated")]
+    NotAggregating,
+    /// The roster is full.
+    #[error("the roster is full: {0} clients")]
+    RosterFull(usize),
+}
+
+/// What the owner of the machine has to do. Drain after every call, carry out in order.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// A client's standing changed (joined, admitted, kicked, counted): store it, then broadcast it.
+    StoreClient(ClientId),
+    /// Only what is seen of a client changed (state, progress, last seen): broadcast it.
+    ShowClient(ClientId),
+    /// A client left: store that, then broadcast it.
+    RemoveClient(Box<ClientView>),
+    /// [`super::RoundMachine::open_round`] has opened: store it; its cohort may fetch the model.
+    RoundOpened,
+    /// The round takes no more updates: combine, evaluate and store, then answer with [`Command::Committed`] or
+    /// [`Command::AggregationFailed`].
+    Aggregate {
+        /// Which round.
+        round: u64,
+    },
+    /// A round is over, complete or void. If void, its updates are to be dropped; if complete, all is stored already.
+    RoundEnded(Box<RoundSummary>),
+    /// Phase, sentence, autorun or the round in work changed: broadcast them.
+    Course,
+}
