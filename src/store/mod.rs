@@ -1,1 +1,131 @@
-//! (in work)
+//! What survives a restart: a SQLite database, and blobs as files named by their SHA-256.
+//!
+//! Decides the tables and in which order things become durable: a blob before the row that names it, a round with its
+//! contributions and its new version in one transaction. Refuses to know why anything happens: no rounds are opened,
+//! no clients judged here. Row types stay private; what goes in and out are types of `app::api`.
+
+mod blobs;
+mod clients;
+mod rounds;
+mod runs;
+mod secrets;
+mod token;
+
+pub use blobs::{BlobError, Spool};
+pub use clients::{Standing, StoredClient};
+pub use rounds::NewVersion;
+pub use runs::{NewRun, StoredRun};
+pub use token::{Sha256Digest, Token};
+
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Why the store could not do what was asked. None of these is the caller's fault.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database.
+    #[error("database: {0}")]
+    Database(#[from] sqlx::Error),
+    /// The database is newer than this program, or was changed behind its back.
+    #[error("database schema: {0}")]
+    Migration(#[from] sqlx::migrate::MigrateError),
+    /// A blob.
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    /// The data folder could not be made.
+    #[error("cannot use the data folder {path}: {source}")]
+    Folder {
+        /// Which folder.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A row does not mean anything to this program.
+    #[error("the database holds a {what} that cannot be read: {reason}")]
+    Corrupt {
+        /// What the row describes.
+        what: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// A handle on the data folder; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Store {
+    pool: SqlitePool,
+    models: PathBuf,
+    incoming: PathBuf,
+}
+
+impl Store {
+    /// Opens the data folder, making it and bringing its database up to date where needed. Uploads that a stopped
+    /// coordinator left unfinished are removed.
+    ///
+    /// # Errors
+    /// The folder cannot be written, or its database is newer than this program.
+    pub async fn open(folder: &Path) -> Result<Self, StoreError> {
+        let models = folder.join("models");
+        let incoming = folder.join("incoming");
+        let at = |path: &Path| {
+            let path = path.to_owned();
+            move |source| StoreError::Folder { path, source }
+        };
+        tokio::fs::create_dir_all(&models).await.map_err(at(&models))?;
+        match tokio::fs::remove_dir_all(&incoming).await {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(at(&incoming)(e)),
+            _ => tokio::fs::create_dir_all(&incoming).await.map_err(at(&incoming))?,
+        }
+        let options = SqliteConnectOptions::new()
+            .filename(folder.join("fedlearn.sqlite"))
+            .create_if_missing(true)
+            .foreign_keys(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            // What was acknowledged survives a power cut, not only a crash of this program.
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(Duration::from_secs(5));
+        let pool = SqlitePoolOptions::new().max_connections(4).connect_with(options).await?;
+        sqlx::migrate!().run(&pool).await?;
+        Ok(Self { pool, models, incoming })
+    }
+
+    /// Notes what happened, for people.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn log_event(
+        &self,
+        run: &app::api::RunId,
+        at_ms: u64,
+        kind: &str,
+        client: Option<&app::api::ClientId>,
+        round: Option<u64>,
+        detail: &str,
+    ) -> Result<(), StoreError> {
+        sqlx::query("INSERT INTO events (run, at_ms, kind, client, round, detail) VALUES (?, ?, ?, ?, ?, ?)")
+            .bind(run.as_str())
+            .bind(int(at_ms))
+            .bind(kind)
+            .bind(client.map(|c| c.as_str()))
+            .bind(round.map(int))
+            .bind(detail)
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+}
+
+/// SQLite's integers are signed; nothing that is counted here comes near 2^63.
+fn int(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// The way back; CHECKs in the schema keep negative numbers out.
+fn uint(value: i64) -> u64 {
+    u64::try_from(value).unwrap_or(0)
+}
+
+fn corrupt(what: &'static str) -> impl Fn(String) -> StoreError {
+    move |reason| StoreError::Corrupt { what, reason }
+}

@@ -108,6 +108,8 @@ pub struct RunConfig {
     pub deadline_s: u32,
     /// How parameters travel in our container.
     pub encoding: Encoding,
+    /// The largest L2 norm of (update - base version) that is taken; none: any finite one.
+    pub max_update_norm: Option<f64>,
     /// What clients do.
     pub train: TrainConfig,
 }
@@ -120,6 +122,7 @@ impl Default for RunConfig {
             min_clients: 1,
             deadline_s: 600,
             encoding: Encoding::Bf16,
+            max_update_norm: None,
             train: TrainConfig::default(),
         }
     }
@@ -140,6 +143,9 @@ impl RunConfig {
         }
         check("min_clients", self.min_clients.into(), 1.0, 1e6);
         check("deadline_s", self.deadline_s.into(), 1.0, 7.0 * 86_400.0);
+        if let Some(norm) = self.max_update_norm {
+            check("max_update_norm", norm, f64::MIN_POSITIVE, f64::MAX);
+        }
         let train = &self.train;
         check("train.local_epochs", train.local_epochs.into(), 1.0, 1000.0);
         check("train.batch_size", train.batch_size.into(), 1.0, 65_536.0);

@@ -1,0 +1,180 @@
+//! The roster.
+
+use super::{Sha256Digest, Store, StoreError, corrupt, int, uint};
+use app::api::{ClientId, ClientState, ClientView, RunId};
+
+/// What of a client's state outlives a restart. Whether it trains or waits, it will say itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Awaits admission.
+    Pending,
+    /// Takes part.
+    Admitted,
+    /// Removed by the operator.
+    Kicked,
+}
+
+impl Standing {
+    /// What of that state is kept.
+    pub fn of(state: ClientState) -> Self {
+        match state {
+            ClientState::Pending => Self::Pending,
+            ClientState::Kicked => Self::Kicked,
+            _ => Self::Admitted,
+        }
+    }
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Admitted => "admitted",
+            Self::Kicked => "kicked",
+        }
+    }
+}
+
+/// A client as it comes back after a restart.
+#[derive(Debug, Clone)]
+pub struct StoredClient {
+    /// As it was, with state `pending`, `kicked` or `offline`.
+    pub view: ClientView,
+    /// Its name may not register again.
+    pub banned: bool,
+}
+
+#[derive(sqlx::FromRow)]
+struct ClientRow {
+    client: String,
+    name: String,
+    device: String,
+    samples: i64,
+    standing: String,
+    banned: i64,
+    rounds: i64,
+    sent_bytes: i64,
+    last_loss: Option<f64>,
+    joined_ms: i64,
+    seen_ms: i64,
+}
+
+impl Store {
+    /// Stores a client that has just registered.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn add_client(&self, run: &RunId, client: &ClientView, token: Sha256Digest) -> Result<(), StoreError> {
+        sqlx::query(
+            "INSERT INTO clients (run, client, name, device, samples, token_sha256, standing, banned, rounds, \
+             sent_bytes, joined_ms, seen_ms) VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0, 0, ?, ?)",
+        )
+        .bind(run.as_str())
+        .bind(client.id.as_str())
+        .bind(&client.name)
+        .bind(&client.device)
+        .bind(int(client.samples))
+        .bind(token.0.as_slice())
+        .bind(Standing::of(client.state).as_str())
+        .bind(int(client.joined_ms))
+        .bind(int(client.seen_ms))
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Stores what has changed of a client. One that is not there is left alone.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn update_client(&self, run: &RunId, client: &ClientView, banned: bool) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE clients SET standing = ?, banned = ?, rounds = ?, sent_bytes = ?, last_loss = ?, seen_ms = ? \
+             WHERE run = ? AND client = ?",
+        )
+        .bind(Standing::of(client.state).as_str())
+        .bind(banned)
+        .bind(int(client.rounds))
+        .bind(int(client.sent_bytes))
+        .bind(client.last_loss)
+        .bind(int(client.seen_ms))
+        .bind(run.as_str())
+        .bind(client.id.as_str())
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// A client has left. Its history stays.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn remove_client(&self, run: &RunId, client: &ClientId) -> Result<(), StoreError> {
+        sqlx::query("UPDATE clients SET standing = 'left' WHERE run = ? AND client = ?")
+            .bind(run.as_str())
+            .bind(client.as_str())
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    /// The hash of a client's token, if the client is on the roster.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn client_token(&self, run: &RunId, client: &ClientId) -> Result<Option<Sha256Digest>, StoreError> {
+        let found: Option<Vec<u8>> =
+            sqlx::query_scalar("SELECT token_sha256 FROM clients WHERE run = ? AND client = ? AND standing <> 'left'")
+                .bind(run.as_str())
+                .bind(client.as_str())
+                .fetch_optional(&self.pool)
+                .await?;
+        found.map(|bytes| Sha256Digest::from_slice(&bytes).map_err(corrupt("client token"))).transpose()
+    }
+
+    /// Whether any client on a run's roster has this token.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn has_client_token(&self, run: &RunId, token: &str) -> Result<Option<ClientId>, StoreError> {
+        let found: Option<String> =
+            sqlx::query_scalar("SELECT client FROM clients WHERE run = ? AND token_sha256 = ? AND standing <> 'left'")
+                .bind(run.as_str())
+                .bind(Sha256Digest::of(token).0.as_slice())
+                .fetch_optional(&self.pool)
+                .await?;
+        found.map(|id| id.parse().map_err(|e| corrupt("client")(format!("{e}")))).transpose()
+    }
+
+    pub(super) async fn roster(&self, run: &RunId) -> Result<Vec<StoredClient>, StoreError> {
+        let rows: Vec<ClientRow> = sqlx::query_as(
+            "SELECT client, name, device, samples, standing, banned, rounds, sent_bytes, last_loss, joined_ms, seen_ms \
+             FROM clients WHERE run = ? AND standing <> 'left' ORDER BY joined_ms, client",
+        )
+        .bind(run.as_str())
+        .fetch_all(&self.pool)
+        .await?;
+        rows.into_iter().map(stored_client).collect()
+    }
+}
+
+fn stored_client(row: ClientRow) -> Result<StoredClient, StoreError> {
+    let state = match row.standing.as_str() {
+        "pending" => ClientState::Pending,
+        "kicked" => ClientState::Kicked,
+        _ => ClientState::Offline, // until it is heard of
+    };
+    let view = ClientView {
+        id: row.client.parse().map_err(|e| corrupt("client")(format!("{e}")))?,
+        name: row.name,
+        state,
+        samples: uint(row.samples),
+        device: row.device,
+        progress: None,
+        last_loss: row.last_loss,
+        sent_bytes: uint(row.sent_bytes),
+        rounds: uint(row.rounds),
+        joined_ms: uint(row.joined_ms),
+        seen_ms: uint(row.seen_ms),
+        error: None,
+    };
+    Ok(StoredClient { view, banned: row.banned != 0 })
+}

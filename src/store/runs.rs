@@ -1,0 +1,253 @@
+//! Runs, their configurations, and their global versions.
+
+use super::{Sha256Digest, Store, StoreError, StoredClient, corrupt, int, uint};
+use app::api::{BestVersion, Dataset, ModelSpec, RoundSummary, RunConfig, RunId};
+
+/// A run that is to be made; the blob of its version 0 is durable already.
+#[derive(Debug, Clone)]
+pub struct NewRun {
+    /// Its name.
+    pub run: RunId,
+    /// The built-in network, or none where it begins with uploaded parameters.
+    pub model: Option<ModelSpec>,
+    /// Whose test split it is evaluated on.
+    pub dataset: Option<Dataset>,
+    /// Its configuration, version 1.
+    pub config: RunConfig,
+    /// The blob of version 0.
+    pub sha256: Sha256Digest,
+    /// Now.
+    pub created_ms: u64,
+}
+
+/// Everything that is stored of a run.
+#[derive(Debug, Clone)]
+pub struct StoredRun {
+    /// Its name.
+    pub run: RunId,
+    /// When it was made.
+    pub created_ms: u64,
+    /// The built-in network, if it is one.
+    pub model: Option<ModelSpec>,
+    /// Whose test split it is evaluated on.
+    pub dataset: Option<Dataset>,
+    /// The newest configuration.
+    pub config: RunConfig,
+    /// Its version.
+    pub config_version: u64,
+    /// The current global version.
+    pub version: u64,
+    /// The blob of it.
+    pub sha256: Sha256Digest,
+    /// The most accurate version so far.
+    pub best: Option<BestVersion>,
+    /// Rounds still to complete by themselves; 0: none.
+    pub autorun_rounds: u32,
+    /// The roster, by time of registration.
+    pub clients: Vec<StoredClient>,
+    /// The rounds that are over, in order.
+    pub rounds: Vec<RoundSummary>,
+}
+
+#[derive(sqlx::FromRow)]
+struct RunRow {
+    run: String,
+    created_ms: i64,
+    model_json: Option<String>,
+    dataset: Option<String>,
+    version: i64,
+    sha256: Vec<u8>,
+    best_version: Option<i64>,
+    best_round: Option<i64>,
+    best_accuracy: Option<f64>,
+    autorun_rounds: i64,
+    config_version: i64,
+    config_json: String,
+}
+
+impl Store {
+    /// Stores a new run. Returns false, and stores nothing, if one of that name is there.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn create_run(&self, new: &NewRun) -> Result<bool, StoreError> {
+        let json = |e: serde_json::Error| corrupt("run")(e.to_string());
+        let model_json = new.model.as_ref().map(serde_json::to_string).transpose().map_err(json)?;
+        let config_json = serde_json::to_string(&new.config).map_err(json)?;
+        let mut tx = self.pool.begin().await?;
+        let made = sqlx::query(
+            "INSERT INTO runs (run, created_ms, model_json, dataset, version) VALUES (?, ?, ?, ?, 0) \
+             ON CONFLICT DO NOTHING",
+        )
+        .bind(new.run.as_str())
+        .bind(int(new.created_ms))
+        .bind(model_json)
+        .bind(new.dataset.map(Dataset::as_str))
+        .execute(&mut *tx)
+        .await?;
+        if made.rows_affected() == 0 {
+            return Ok(false);
+        }
+        sqlx::query("INSERT INTO model_versions (run, version, sha256, created_ms) VALUES (?, 0, ?, ?)")
+            .bind(new.run.as_str())
+            .bind(new.sha256.0.as_slice())
+            .bind(int(new.created_ms))
+            .execute(&mut *tx)
+            .await?;
+        insert_config(&mut tx, &new.run, 1, config_json, new.created_ms).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    /// Every run, with roster and history. Rounds that a stopped coordinator left open are declared void first.
+    ///
+    /// # Errors
+    /// The database, or something in it that this program does not understand.
+    pub async fn load_runs(&self, now_ms: u64) -> Result<Vec<StoredRun>, StoreError> {
+        let rows: Vec<RunRow> = sqlx::query_as(SELECT_RUNS).fetch_all(&self.pool).await?;
+        let mut runs = Vec::with_capacity(rows.len());
+        for row in rows {
+            let run: RunId = row.run.parse().map_err(|e| corrupt("run")(format!("{e}")))?;
+            self.void_open_rounds(&run, now_ms).await?;
+            runs.push(StoredRun {
+                clients: self.roster(&run).await?,
+                rounds: self.history(&run).await?,
+                ..stored_run(run, row)?
+            });
+        }
+        Ok(runs)
+    }
+
+    /// Stores a new configuration.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn add_config(
+        &self,
+        run: &RunId,
+        config_version: u64,
+        config: &RunConfig,
+        now_ms: u64,
+    ) -> Result<(), StoreError> {
+        let json = serde_json::to_string(config).map_err(|e| corrupt("config")(e.to_string()))?;
+        let mut tx = self.pool.begin().await?;
+        insert_config(&mut tx, run, config_version, json, now_ms).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Stores how many rounds are to follow by themselves.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn set_autorun(&self, run: &RunId, rounds: u32) -> Result<(), StoreError> {
+        sqlx::query("UPDATE runs SET autorun_rounds = ? WHERE run = ? AND autorun_rounds <> ?")
+            .bind(rounds)
+            .bind(run.as_str())
+            .bind(rounds)
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    /// The blob of a global version, if there is such a version and its blob was not pruned.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn model_version(&self, run: &RunId, version: u64) -> Result<Option<Sha256Digest>, StoreError> {
+        let found: Option<Vec<u8>> =
+            sqlx::query_scalar("SELECT sha256 FROM model_versions WHERE run = ? AND version = ? AND pruned = 0")
+                .bind(run.as_str())
+                .bind(int(version))
+                .fetch_optional(&self.pool)
+                .await?;
+        found.map(|bytes| Sha256Digest::from_slice(&bytes).map_err(corrupt("model version"))).transpose()
+    }
+
+    /// Removes the blobs of versions more than `keep` behind the current one; the best and the initial one stay.
+    ///
+    /// # Errors
+    /// The database. A file that cannot be removed is only logged.
+    pub async fn prune_models(&self, run: &RunId, keep: u64) -> Result<(), StoreError> {
+        // The same blob may serve another version or run.
+        let pruned: Vec<Vec<u8>> = sqlx::query_scalar(
+            "UPDATE model_versions SET pruned = 1 WHERE run = ?1 AND pruned = 0 AND version > 0 \
+             AND version < (SELECT version FROM runs WHERE run = ?1) - ?2 \
+             AND version IS NOT (SELECT best_version FROM runs WHERE run = ?1) RETURNING sha256",
+        )
+        .bind(run.as_str())
+        .bind(int(keep))
+        .fetch_all(&self.pool)
+        .await?;
+        for sha256 in pruned {
+            let users: i64 = sqlx::query_scalar("SELECT count(*) FROM model_versions WHERE sha256 = ? AND pruned = 0")
+                .bind(sha256.as_slice())
+                .fetch_one(&self.pool)
+                .await?;
+            if users == 0 {
+                self.remove_model(&Sha256Digest::from_slice(&sha256).map_err(corrupt("model version"))?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the database answers: for `/readyz`.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        sqlx::query("SELECT 1").execute(&self.pool).await?;
+        Ok(())
+    }
+}
+
+const SELECT_RUNS: &str = "SELECT runs.run, runs.created_ms, model_json, dataset, runs.version, current.sha256, \
+    best_version, best.round AS best_round, best.test_accuracy AS best_accuracy, autorun_rounds, \
+    config.config_version, config.config_json \
+    FROM runs \
+    JOIN model_versions AS current ON current.run = runs.run AND current.version = runs.version \
+    LEFT JOIN model_versions AS best ON best.run = runs.run AND best.version = runs.best_version \
+    JOIN config_versions AS config ON config.run = runs.run AND config.config_version = \
+    (SELECT max(config_version) FROM config_versions WHERE config_versions.run = runs.run) \
+    ORDER BY runs.created_ms, runs.run";
+
+async fn insert_config(
+    tx: &mut sqlx::Transaction<'_, sqlx::Sqlite>,
+    run: &RunId,
+    config_version: u64,
+    config_json: String,
+    now_ms: u64,
+) -> Result<(), StoreError> {
+    sqlx::query("INSERT INTO config_versions (run, config_version, config_json, created_ms) VALUES (?, ?, ?, ?)")
+        .bind(run.as_str())
+        .bind(int(config_version))
+        .bind(config_json)
+        .bind(int(now_ms))
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+fn stored_run(run: RunId, row: RunRow) -> Result<StoredRun, StoreError> {
+    let json = |e: serde_json::Error| corrupt("run")(e.to_string());
+    let best = match (row.best_version, row.best_round, row.best_accuracy) {
+        (Some(version), Some(round), Some(test_accuracy)) => {
+            Some(BestVersion { version: uint(version), round: uint(round), test_accuracy })
+        }
+        _ => None,
+    };
+    Ok(StoredRun {
+        run,
+        created_ms: uint(row.created_ms),
+        model: row.model_json.as_deref().map(serde_json::from_str).transpose().map_err(json)?,
+        dataset: row.dataset.as_deref().map(str::parse).transpose().map_err(corrupt("dataset"))?,
+        config: serde_json::from_str(&row.config_json).map_err(json)?,
+        config_version: uint(row.config_version),
+        version: uint(row.version),
+        sha256: Sha256Digest::from_slice(&row.sha256).map_err(corrupt("model version"))?,
+        best,
+        autorun_rounds: u32::try_from(row.autorun_rounds).unwrap_or(u32::MAX),
+        clients: Vec::new(),
+        rounds: Vec::new(),
+    })
+}

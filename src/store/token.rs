@@ -1,0 +1,82 @@
+//! Secrets that are shown once and kept only as hashes.
+
+use sha2::{Digest, Sha256};
+use std::fmt;
+use subtle::ConstantTimeEq;
+
+/// A SHA-256. Compared in constant time, because some of them are hashes of secrets.
+#[derive(Clone, Copy)]
+pub struct Sha256Digest(pub [u8; 32]);
+
+impl Sha256Digest {
+    /// The hash of these bytes.
+    pub fn of(bytes: impl AsRef<[u8]>) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+
+    /// The way back from the database.
+    pub(super) fn from_slice(bytes: &[u8]) -> Result<Self, String> {
+        bytes.try_into().map(Self).map_err(|_| format!("a SHA-256 of {} bytes", bytes.len()))
+    }
+}
+
+impl PartialEq for Sha256Digest {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+impl Eq for Sha256Digest {}
+
+impl fmt::Display for Sha256Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for Sha256Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A bearer token of 256 random bits, as text. It has no Debug and no Display: only [`Self::reveal`] shows it.
+#[derive(Clone)]
+pub struct Token(String);
+
+impl Token {
+    /// A new one, from the operating system's generator by way of the thread's (ChaCha12).
+    pub fn generate() -> Self {
+        Self(hex::encode(rand::random::<[u8; 32]>()))
+    }
+
+    /// The secret itself: for the one who is to hold it, never for a log.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+
+    /// What is kept of it. A plain hash is enough: there is nothing to guess in 256 random bits.
+    pub fn digest(&self) -> Sha256Digest {
+        Sha256Digest::of(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_has_256_bits_and_no_two_are_alike() {
+        let (a, b) = (Token::generate(), Token::generate());
+        assert_eq!(a.reveal().len(), 64);
+        assert!(a.digest() != b.digest());
+    }
+
+    #[test]
+    fn a_digest_is_that_of_the_text() {
+        assert_eq!(
+            Sha256Digest::of("abc").to_string(),
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
+    }
+}
