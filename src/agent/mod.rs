@@ -1,1 +1,283 @@
-//! (in work)
+//! The native client: registers, then asks what to do, does it, and says how it went, until it is told to leave.
+//!
+//! Decides how to train on this machine and how to go on when the coordinator does not answer. Refuses to know how
+//! rounds are made: it does what its task says.
+
+mod progress;
+mod training;
+mod transport;
+
+pub use transport::{CallError, Transport};
+
+use crate::model::{Images, ModelError, Network};
+use crate::wire::{self, ModelFormat};
+use app::api::{
+    ClientState, ErrorCode, ModelSpec, RegisterReply, RegisterRequest, ReportedState, RunId, StatusReport, Task,
+    TrainTask, UpdateQuery,
+};
+use std::sync::Arc;
+use std::time::Duration;
+use tch::Device;
+use tokio_util::sync::CancellationToken;
+use training::{Trained, Training};
+
+/// How often progress is reported, and so how soon a cancel arrives at the latest.
+const REPORT_EVERY: Duration = Duration::from_millis(500);
+/// How long one who was removed, or who failed, waits before asking again.
+const PAUSE: Duration = Duration::from_secs(3);
+/// How long to wait for the answer to a good-bye.
+const GOOD_BYE: Duration = Duration::from_secs(3);
+
+/// Who takes part in what, with which images.
+#[derive(Debug)]
+pub struct AgentSettings {
+    /// Where the coordinator is: `http://127.0.0.1:3000`.
+    pub coordinator_url: String,
+    /// The run.
+    pub run: RunId,
+    /// The name that the operator sees.
+    pub name: String,
+    /// The run's join secret, where the coordinator asks for one.
+    pub join_secret: Option<String>,
+    /// What to train on.
+    pub device: Device,
+    /// What to train with.
+    pub images: Images,
+}
+
+/// Why an agent gave up.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The coordinator will not have it.
+    #[error("the coordinator refuses: {0}")]
+    Refused(CallError),
+    /// The run is not one that this agent can train.
+    #[error("run '{0}' began with uploaded parameters: this agent trains the built-in networks only")]
+    NotBuiltIn(RunId),
+    /// The images do not fit the network.
+    #[error("the run's network takes {} channels and {} classes, the images have {} and {}", .wanted.0, .wanted.1, .found.0, .found.1)]
+    OtherData {
+        /// Channels and classes of the network.
+        wanted: (u32, u32),
+        /// Channels and classes of the images.
+        found: (usize, usize),
+    },
+    /// The network.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The coordinator ended the run for this client.
+    #[error("the coordinator ended it: {0}")]
+    Stopped(String),
+}
+
+/// Takes part until `leave` is cancelled; then says good-bye.
+///
+/// # Errors
+/// The coordinator refuses for good, or the run cannot be trained here. That it does not answer is not an error: the
+/// agent waits for it.
+pub async fn join(settings: AgentSettings, leave: CancellationToken) -> Result<(), AgentError> {
+    let mut transport = Transport::new(&settings.coordinator_url, &settings.run).map_err(AgentError::Refused)?;
+    let result = tokio::select! {
+        result = take_part(&settings, &mut transport) => result,
+        () = leave.cancelled() => Ok(()),
+    };
+    // Training that still runs stops by itself: dropping `take_part` cancelled it.
+    if transport.id().is_some() {
+        match tokio::time::timeout(GOOD_BYE, transport.leave()).await {
+            Ok(Ok(())) => tracing::info!("left the run"),
+            Ok(Err(error)) => tracing::warn!("left without a good-bye: {error}"),
+            Err(_) => tracing::warn!("left without a good-bye: no answer"),
+        }
+    }
+    result
+}
+
+async fn take_part(settings: &AgentSettings, transport: &mut Transport) -> Result<(), AgentError> {
+    let spec = register(settings, transport).await?;
+    let mut agent = Agent {
+        network: Some(Network::new(&spec, settings.device)?),
+        images: Arc::new(settings.images.clone()),
+        name: settings.name.clone(),
+    };
+    let mut state = None;
+    loop {
+        match transport.task().await {
+            Ok(Task::Train(task)) => {
+                state = None;
+                agent.round(transport, &task).await?;
+            }
+            Ok(Task::Wait { state: now }) => {
+                if state != Some(now) {
+                    tracing::info!("{}", waiting(now));
+                    state = Some(now);
+                }
+            }
+            Ok(Task::Stop { reason }) => return Err(AgentError::Stopped(reason)),
+            Err(error) => match error.code() {
+                Some(ErrorCode::Kicked) => {
+                    if state != Some(ClientState::Kicked) {
+                        tracing::warn!("{}", waiting(ClientState::Kicked));
+                        state = Some(ClientState::Kicked);
+                    }
+                    tokio::time::sleep(PAUSE).await;
+                }
+                // It does not know us any more, as after a fresh database: a new client, then.
+                Some(ErrorCode::Unauthorized | ErrorCode::NotFound) => {
+                    tracing::warn!("{error}; registering anew");
+                    tokio::time::sleep(PAUSE).await;
+                    if register(settings, transport).await? != spec {
+                        return Err(AgentError::Stopped("the run has another network now".into()));
+                    }
+                }
+                _ => return Err(AgentError::Refused(error)),
+            },
+        }
+    }
+}
+
+fn waiting(state: ClientState) -> &'static str {
+    match state {
+        ClientState::Pending => "waiting for the operator to admit this client",
+        ClientState::Kicked => "removed by the operator; waiting to be admitted again",
+        _ => "waiting for a round",
+    }
+}
+
+async fn register(settings: &AgentSettings, transport: &mut Transport) -> Result<ModelSpec, AgentError> {
+    let images = &settings.images;
+    let request = RegisterRequest {
+        name: settings.name.clone(),
+        samples: images.len() as u64,
+        device: crate::model::describe(settings.device),
+        join_secret: settings.join_secret.clone(),
+    };
+    let reply = transport.register(&request).await.map_err(AgentError::Refused)?;
+    let RegisterReply { client_id, state, model, .. } = reply;
+    let spec = model.ok_or_else(|| AgentError::NotBuiltIn(settings.run.clone()))?;
+    if images.channels != spec.channels as usize || images.classes > spec.classes as usize {
+        return Err(AgentError::OtherData {
+            wanted: (spec.channels, spec.classes),
+            found: (images.channels, images.classes),
+        });
+    }
+    tracing::info!("joined run '{}' as {client_id} with {} images, {state}: {spec}", settings.run, images.len());
+    Ok(spec)
+}
+
+struct Agent {
+    /// Away while it trains.
+    network: Option<Network>,
+    images: Arc<Images>,
+    name: String,
+}
+
+impl Agent {
+    /// One round. What goes wrong in it is told to the coordinator; the next round is another chance.
+    async fn round(&mut self, transport: &Transport, task: &TrainTask) -> Result<(), AgentError> {
+        match self.train(transport, task).await {
+            Ok(true) => tracing::info!("round {}: update sent", task.round),
+            Ok(false) => {
+                tracing::info!("round {}: cancelled", task.round);
+                say(transport, &report(ReportedState::Ready, None)).await;
+            }
+            Err(RoundError::Call(error)) => {
+                tracing::warn!("round {}: {error}", task.round);
+                tokio::time::sleep(PAUSE).await;
+            }
+            Err(RoundError::Here(reason)) => {
+                tracing::error!("round {}: {reason}", task.round);
+                let mut report = report(ReportedState::Error, Some(task.round));
+                report.error = Some(reason);
+                say(transport, &report).await;
+                tokio::time::sleep(PAUSE).await;
+            }
+            Err(RoundError::Fatal(error)) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Fetches, trains, sends. False if it was cancelled.
+    async fn train(&mut self, transport: &Transport, task: &TrainTask) -> Result<bool, RoundError> {
+        say(transport, &report(ReportedState::Update, Some(task.round))).await;
+        let format = ModelFormat::Container(task.encoding);
+        let body = transport.model(task.version, format.content_type()).await?;
+        let network = self.network.take().ok_or_else(|| RoundError::Here("the network is lost".into()))?;
+        let global = match wire::decode(&body, network.schema()) {
+            Ok(global) => global,
+            Err(error) => {
+                self.network = Some(network);
+                return Err(RoundError::Here(format!("version {} is not readable: {error}", task.version)));
+            }
+        };
+        drop(body);
+        let mut training = Training::start(network, global, self.images.clone(), task, &self.name);
+        // Whatever becomes of this future, training must not go on without it.
+        let guard = training.cancel.clone().drop_guard();
+        let joined = loop {
+            tokio::select! {
+                joined = &mut training.result => break joined,
+                () = tokio::time::sleep(REPORT_EVERY) => {
+                    let mut report = report(ReportedState::Training, Some(task.round));
+                    report.progress = *training.progress.borrow();
+                    if cancels(transport.status(&report).await) {
+                        training.cancel.cancel();
+                    }
+                }
+            }
+        };
+        drop(guard);
+        let (network, trained) =
+            joined.map_err(|e| RoundError::Fatal(AgentError::Stopped(format!("training broke down: {e}"))))?;
+        self.network = Some(network);
+        let (parameters, loss, samples) = match trained {
+            Ok(Trained::Finished { parameters, loss, samples }) => (parameters, loss, samples),
+            Ok(Trained::Cancelled) => return Ok(false),
+            Err(error) => return Err(RoundError::Here(error.to_string())),
+        };
+        let version = task.version;
+        let body = tokio::task::spawn_blocking(move || format.write(&parameters, Some(version)))
+            .await
+            .map_err(|e| RoundError::Here(e.to_string()))?
+            .map_err(|e| RoundError::Here(e.to_string()))?;
+        let query = UpdateQuery { samples, loss: Some(loss) };
+        transport.update(task.round, &query, format.content_type(), body.into()).await?;
+        Ok(true)
+    }
+}
+
+enum RoundError {
+    /// The coordinator refuses: the round is over, or we are out of it.
+    Call(CallError),
+    /// Something here; it is reported.
+    Here(String),
+    /// There is no going on.
+    Fatal(AgentError),
+}
+
+impl From<CallError> for RoundError {
+    fn from(error: CallError) -> Self {
+        Self::Call(error)
+    }
+}
+
+fn report(state: ReportedState, round: Option<u64>) -> StatusReport {
+    StatusReport { state, round, progress: None, error: None }
+}
+
+/// A report whose loss matters to nobody.
+async fn say(transport: &Transport, report: &StatusReport) {
+    if let Err(error) = transport.status(report).await {
+        tracing::debug!("status not delivered: {error}");
+    }
+}
+
+/// Whether the answer to a report means to stop training. No answer does not: the coordinator may be restarting.
+fn cancels(answer: Result<app::api::StatusReply, CallError>) -> bool {
+    match answer {
+        Ok(reply) => reply.cancel,
+        Err(error) => matches!(
+            error.code(),
+            Some(ErrorCode::Kicked | ErrorCode::NotAdmitted | ErrorCode::Unauthorized | ErrorCode::NotFound)
+        ),
+    }
+}

@@ -1,1 +1,342 @@
-//! (in work)
+//! The coordinator: hosts the runs, one task each, and carries out what their round machines decide.
+//!
+//! Decides in which order things become durable, visible and answered. Refuses to know of HTTP, and of the rules of
+//! rounds, which are the round machine's.
+
+mod clock;
+mod evaluator;
+mod handle;
+mod models;
+mod published;
+mod run_task;
+
+pub use clock::Clock;
+pub use handle::{ReceivedUpdate, RunError, RunHandle};
+pub use models::{EncodedModel, ModelError};
+pub use published::Published;
+
+use crate::model::{self, Images, Network};
+use crate::round::{Restored, RoundMachine};
+use crate::store::{NewRun, Store, StoreError, StoredRun};
+use crate::wire::{self, Parameters};
+use app::api::{Autorun, Dataset, ModelSpec, Phase, RunConfig, RunId, RunLine, RunSnapshot};
+use evaluator::Evaluator;
+use models::{Models, blocking, to_blob};
+use run_task::RunTask;
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+use tch::Device;
+use tokio::sync::{Mutex, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Messages that a run's task may be behind by; more are refused as busy.
+const INBOX: usize = 8_192;
+
+/// Why a run could not be started or made.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The network or its evaluation.
+    #[error("run '{run}': {source}")]
+    Model {
+        /// Which run.
+        run: RunId,
+        /// What is wrong.
+        source: model::ModelError,
+    },
+    /// The test split.
+    #[error("run '{run}': {source}")]
+    Dataset {
+        /// Which run.
+        run: RunId,
+        /// What is wrong.
+        source: model::DatasetError,
+    },
+    /// The stored global model.
+    #[error("run '{run}': its model cannot be read: {reason}")]
+    Unreadable {
+        /// Which run.
+        run: RunId,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A run of that name is there.
+    #[error("there is a run '{0}' already")]
+    Exists(RunId),
+    /// More than [`MAX_RUNS`].
+    #[error("there are {0} runs already, the most that one coordinator hosts")]
+    TooMany(usize),
+    /// Model and dataset do not go together, or a value is out of bounds.
+    #[error("the run is refused")]
+    Bad(Vec<String>),
+}
+
+/// The most runs that one coordinator hosts: each takes the memory of a model.
+pub const MAX_RUNS: usize = 64;
+
+/// Where a run begins.
+#[derive(Debug, Clone)]
+pub enum Origin {
+    /// With a built-in network's seeded random parameters.
+    BuiltIn {
+        /// The network.
+        model: ModelSpec,
+        /// Whose test split to evaluate on.
+        dataset: Option<Dataset>,
+    },
+    /// With somebody's own parameters; it cannot be evaluated here.
+    Parameters(Parameters),
+}
+
+/// Hosts the runs.
+#[derive(Debug)]
+pub struct Coordinator {
+    store: Store,
+    clock: Clock,
+    device: Device,
+    dataset_paths: BTreeMap<Dataset, PathBuf>,
+    runs: RwLock<BTreeMap<RunId, RunHandle>>,
+    /// Test splits that are in memory; also keeps two creations of a run from interleaving.
+    test_splits: Mutex<HashMap<Dataset, Arc<Images>>>,
+    shutdown: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Coordinator {
+    /// Starts every run that the store holds.
+    ///
+    /// # Errors
+    /// The store, or a run's model or test split cannot be read.
+    pub async fn start(
+        store: Store,
+        device: Device,
+        dataset_paths: BTreeMap<Dataset, PathBuf>,
+        shutdown: CancellationToken,
+    ) -> Result<Arc<Self>, StartError> {
+        let this = Arc::new(Self {
+            store,
+            clock: Clock::start(),
+            device,
+            dataset_paths,
+            runs: RwLock::default(),
+            test_splits: Mutex::default(),
+            shutdown,
+            tasks: TaskTracker::new(),
+        });
+        for stored in this.store.load_runs(this.clock.now_ms()).await? {
+            let mut splits = this.test_splits.lock().await;
+            this.start_run(stored, &mut splits).await?;
+        }
+        Ok(this)
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The clock that all runs go by.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Ends with the coordinator.
+    pub fn shutdown(&self) -> &CancellationToken {
+        &self.shutdown
+    }
+
+    /// Waits until every run has stopped. They stop once [`Self::shutdown`] is cancelled.
+    pub async fn stopped(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// The run of that name.
+    pub fn run(&self, run: &RunId) -> Option<RunHandle> {
+        self.runs.read().unwrap_or_else(PoisonError::into_inner).get(run).cloned()
+    }
+
+    /// A line for each run.
+    pub fn lines(&self) -> Vec<RunLine> {
+        let runs = self.runs.read().unwrap_or_else(PoisonError::into_inner);
+        let line = |snapshot: &RunSnapshot| RunLine {
+            run: snapshot.run.clone(),
+            model: snapshot.model.clone(),
+            phase: snapshot.phase,
+            version: snapshot.version,
+            best: snapshot.best,
+            clients: u32::try_from(snapshot.clients.len()).unwrap_or(u32::MAX),
+        };
+        runs.values().map(|handle| handle.published().read(line)).collect()
+    }
+
+    /// Makes a run and starts it.
+    ///
+    /// # Errors
+    /// The name is taken, something is out of bounds, or it cannot be stored.
+    pub async fn create_run(&self, run: RunId, origin: Origin, config: RunConfig) -> Result<(), StartError> {
+        let mut splits = self.test_splits.lock().await;
+        let count = self.runs.read().unwrap_or_else(PoisonError::into_inner).len();
+        if self.run(&run).is_some() {
+            return Err(StartError::Exists(run));
+        }
+        if count >= MAX_RUNS {
+            return Err(StartError::TooMany(count));
+        }
+        let problems = problems(&origin, &config);
+        if !problems.is_empty() {
+            return Err(StartError::Bad(problems));
+        }
+        let (model, dataset, parameters) = match origin {
+            Origin::Parameters(parameters) => (None, None, parameters),
+            Origin::BuiltIn { model, dataset } => {
+                let spec = model.clone();
+                let parameters = blocking(move || Network::new(&spec, Device::Cpu)?.parameters())
+                    .await
+                    .map_err(|source| StartError::Model { run: run.clone(), source })?;
+                (Some(model), dataset, parameters)
+            }
+        };
+        let store = self.store.clone();
+        let unreadable = |reason| StartError::Unreadable { run: run.clone(), reason };
+        let blob = blocking(move || to_blob(&parameters, 0)).await.map_err(unreadable)?;
+        let sha256 = blocking(move || store.put_model(&blob)).await.map_err(StoreError::from)?;
+        let created_ms = self.clock.now_ms();
+        let new = NewRun { run: run.clone(), model, dataset, config, sha256, created_ms };
+        if !self.store.create_run(&new).await? {
+            return Err(StartError::Exists(run));
+        }
+        let NewRun { run, model, dataset, config, sha256, created_ms } = new;
+        let stored = StoredRun {
+            run,
+            created_ms,
+            model,
+            dataset,
+            config,
+            config_version: 1,
+            version: 0,
+            sha256,
+            best: None,
+            autorun_rounds: 0,
+            clients: Vec::new(),
+            rounds: Vec::new(),
+        };
+        self.start_run(stored, &mut splits).await
+    }
+
+    async fn start_run(
+        &self,
+        stored: StoredRun,
+        splits: &mut HashMap<Dataset, Arc<Images>>,
+    ) -> Result<(), StartError> {
+        let run = stored.run.clone();
+        let evaluator = self.evaluator(&stored, splits).await?;
+        let parameters = {
+            let (store, sha256) = (self.store.clone(), stored.sha256);
+            blocking(move || {
+                let bytes = store.get_model(&sha256).map_err(|e| e.to_string())?;
+                wire::decode_any(&bytes, wire::MAX_VALUES).map_err(|e| e.to_string())
+            })
+            .await
+            .map_err(|reason| StartError::Unreadable { run: run.clone(), reason })?
+        };
+        let machine = RoundMachine::new(Restored {
+            config: stored.config.clone(),
+            config_version: stored.config_version,
+            version: stored.version,
+            next_round: stored.rounds.last().map_or(1, |r| r.number + 1),
+            clients: stored.clients.iter().map(|c| (c.view.clone(), c.banned)).collect(),
+            autorun: (stored.autorun_rounds > 0).then_some(Autorun { rounds: stored.autorun_rounds }),
+        });
+        let snapshot = RunSnapshot {
+            seq: 0,
+            run: run.clone(),
+            created_ms: stored.created_ms,
+            model: stored.model,
+            parameters: parameters.schema().values(),
+            dataset: evaluator.is_some().then_some(stored.dataset).flatten(),
+            config: stored.config,
+            config_version: stored.config_version,
+            phase: Phase::Idle,
+            waiting: machine.waiting(),
+            autorun: machine.autorun(),
+            version: stored.version,
+            best: stored.best,
+            round: None,
+            clients: stored.clients.into_iter().map(|c| c.view).collect(),
+            rounds: stored.rounds,
+        };
+        let models = Models::new(run.clone(), self.store.clone(), stored.version, Arc::new(parameters));
+        let published = Arc::new(Published::new(RunSnapshot { phase: machine.phase(), ..snapshot }, models));
+        let (sender, inbox) = mpsc::channel(INBOX);
+        let task = RunTask {
+            run: run.clone(),
+            machine,
+            store: self.store.clone(),
+            clock: self.clock,
+            device: self.device,
+            published: published.clone(),
+            evaluator,
+            inbox,
+            outbox: sender.downgrade(),
+            shutdown: self.shutdown.clone(),
+            mean: None,
+            new_model: None,
+            autorun_rounds: stored.autorun_rounds,
+        };
+        self.tasks.spawn(task.run());
+        let handle = RunHandle::new(run.clone(), sender, published);
+        self.runs.write().unwrap_or_else(PoisonError::into_inner).insert(run, handle);
+        Ok(())
+    }
+
+    async fn evaluator(
+        &self,
+        stored: &StoredRun,
+        splits: &mut HashMap<Dataset, Arc<Images>>,
+    ) -> Result<Option<Arc<Evaluator>>, StartError> {
+        let (Some(spec), Some(dataset)) = (stored.model.clone(), stored.dataset) else { return Ok(None) };
+        let Some(path) = self.dataset_paths.get(&dataset).cloned() else {
+            tracing::warn!(run = %stored.run, %dataset, "no path to this dataset: rounds will not be evaluated");
+            return Ok(None);
+        };
+        let images = match splits.get(&dataset) {
+            Some(images) => images.clone(),
+            None => {
+                let load = move || model::dataset::load(dataset, &path, model::dataset::Split::Test);
+                let loaded = blocking(load)
+                    .await
+                    .map_err(|source| StartError::Dataset { run: stored.run.clone(), source })?;
+                splits.entry(dataset).or_insert(Arc::new(loaded)).clone()
+            }
+        };
+        let device = self.device;
+        let evaluator = blocking(move || Evaluator::new(&spec, device, images))
+            .await
+            .map_err(|source| StartError::Model { run: stored.run.clone(), source })?;
+        Ok(Some(Arc::new(evaluator)))
+    }
+}
+
+fn problems(origin: &Origin, config: &RunConfig) -> Vec<String> {
+    let mut problems = config.problems();
+    if let Origin::BuiltIn { model, dataset } = origin {
+        problems.extend(model.problems());
+        if let Some(dataset) = dataset {
+            let (channels, _, _) = dataset.image_shape();
+            if model.channels != channels || model.classes != dataset.classes() {
+                problems.push(format!(
+                    "the model takes {} channels and tells {} classes apart, {dataset} has {channels} and {}",
+                    model.channels,
+                    model.classes,
+                    dataset.classes()
+                ));
+            }
+        }
+    }
+    problems
+}

@@ -1,1 +1,148 @@
-//! (in work)
+//! HTTP: the REST resources, the events, the page.
+//!
+//! Decides who may do what, status codes, caps and time limits. Refuses to know the rules of rounds and how anything is
+//! stored: each handler parses, asks the coordinator, and answers.
+
+mod auth;
+mod clients;
+mod control;
+mod error;
+mod events;
+mod extract;
+mod health;
+mod models;
+mod page;
+mod runs;
+mod session;
+mod updates;
+
+pub use error::{ApiError, ApiResult};
+pub use page::options as leptos_options;
+
+use crate::coordinator::Coordinator;
+use crate::store::Sha256Digest;
+use app::api::{ErrorBody, ErrorCode};
+use axum::body::Body;
+use axum::extract::{DefaultBodyLimit, FromRef, Request};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::response::Response;
+use axum::{Json, Router};
+use leptos::config::LeptosOptions;
+use std::sync::Arc;
+use std::time::Duration;
+use tower_http::compression::CompressionLayer;
+use tower_http::map_request_body::MapRequestBodyLayer;
+use tower_http::set_header::SetResponseHeaderLayer;
+use tower_http::timeout::RequestBodyTimeoutLayer;
+use tower_http::trace::TraceLayer;
+use utoipa::OpenApi;
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+/// The largest JSON body.
+const MAX_JSON_BYTES: usize = 64 << 10;
+
+/// What every handler has at hand.
+#[derive(Debug, Clone)]
+pub struct AppState {
+    /// The runs.
+    pub coordinator: Arc<Coordinator>,
+    /// Hash of the join secret, where one is asked for.
+    pub join_secret: Option<Sha256Digest>,
+    /// Where the page's files are.
+    pub leptos: LeptosOptions,
+}
+
+impl FromRef<AppState> for LeptosOptions {
+    fn from_ref(state: &AppState) -> Self {
+        state.leptos.clone()
+    }
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "fedlearn",
+        description = "Federated learning over plain REST. Clients: register, then repeat: task, model, status, update.",
+    ),
+    tags(
+        (name = "client", description = "With the client's token"),
+        (name = "admin", description = "With the admin token, or the dashboard's session cookie"),
+        (name = "read", description = "Open to everybody who reaches the coordinator"),
+        (name = "health", description = "For those who operate it"),
+    ),
+    security(("bearer" = []), ("session" = [])),
+)]
+struct ApiDoc;
+
+/// Everything that the coordinator serves. `body_timeout` ends a request whose body brings nothing for so long.
+pub fn router(state: AppState, body_timeout: Duration) -> Router {
+    let control = OpenApiRouter::with_openapi(ApiDoc::openapi())
+        // the client plane
+        .routes(routes!(runs::clients, clients::register))
+        .routes(routes!(clients::task))
+        .routes(routes!(clients::status))
+        .routes(routes!(clients::leave))
+        .routes(routes!(models::get_model))
+        // the admin plane
+        .routes(routes!(runs::snapshot, runs::configure))
+        .routes(routes!(control::start_autorun, control::stop_autorun))
+        .routes(routes!(runs::rounds, control::start_round))
+        .routes(routes!(control::aggregate_now))
+        .routes(routes!(control::admit))
+        .routes(routes!(control::kick))
+        .routes(routes!(session::log_in, session::log_out))
+        // open to readers
+        .routes(routes!(events::events))
+        .routes(routes!(runs::export))
+        .layer(DefaultBodyLimit::max(MAX_JSON_BYTES));
+    // These look at the size themselves: their caps depend on the model.
+    let bodies = OpenApiRouter::new()
+        .routes(routes!(updates::put_update))
+        .routes(routes!(runs::list, runs::create))
+        .layer(DefaultBodyLimit::disable());
+    let (api, mut document) = OpenApiRouter::new()
+        .nest("/api/v1", control.merge(bodies))
+        .routes(routes!(health::healthz))
+        .routes(routes!(health::readyz))
+        .routes(routes!(health::metrics))
+        .split_for_parts();
+    if let Some(components) = &mut document.components {
+        components.add_security_scheme("bearer", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
+        let cookie = SecurityScheme::ApiKey(ApiKey::Cookie(ApiKeyValue::new(auth::SESSION_COOKIE)));
+        components.add_security_scheme("session", cookie);
+    }
+    let api = api
+        .route("/api/openapi.json", axum::routing::get(move || async move { Json(document) }))
+        .route("/api/{*rest}", axum::routing::any(no_such_address))
+        .method_not_allowed_fallback(method_not_allowed)
+        .with_state(state.clone());
+
+    let fixed = |name: HeaderName, value| SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value));
+    api.merge(page::routes(state).layer(CompressionLayer::new()))
+        .layer(RequestBodyTimeoutLayer::new(body_timeout))
+        .layer(MapRequestBodyLayer::new(Body::new))
+        .layer(fixed(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
+        .layer(fixed(header::REFERRER_POLICY, "no-referrer"))
+        .layer(fixed(header::CONTENT_SECURITY_POLICY, "frame-ancestors 'none'"))
+        // The one place that logs requests. Paths hold no secrets, and queries are left out.
+        .layer(TraceLayer::new_for_http().make_span_with(|request: &Request| {
+            tracing::debug_span!("http", method = %request.method(), path = request.uri().path())
+        }))
+}
+
+async fn no_such_address() -> ApiError {
+    ApiError::new(ErrorCode::NotFound, "there is no such address; see /api/openapi.json")
+}
+
+async fn method_not_allowed() -> ApiError {
+    ApiError::new(ErrorCode::MethodNotAllowed, "this address has no such method; see /api/openapi.json")
+}
+
+/// A header as text, where it is there.
+fn header_text(headers: &HeaderMap, name: HeaderName) -> ApiResult<Option<&str>> {
+    let Some(value) = headers.get(&name) else { return Ok(None) };
+    let text = value.to_str();
+    text.map(Some).map_err(|_| ApiError::new(ErrorCode::BadRequest, format!("the header {name} is not text")))
+}

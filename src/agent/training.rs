@@ -1,0 +1,78 @@
+//! Training beside the conversation: on a thread of its own, watched and cancelled from outside.
+
+use super::progress::Display;
+use crate::model::{self, Images, ModelError, Network, TrainOutcome};
+use crate::wire::Parameters;
+use app::api::{Progress, TrainTask};
+use sha2::{Digest, Sha256};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// What came of a round's training.
+#[derive(Debug)]
+pub enum Trained {
+    /// All epochs are done.
+    Finished {
+        /// The trained parameters.
+        parameters: Parameters,
+        /// Mean loss of the last epoch.
+        loss: f64,
+        /// Images trained on.
+        samples: u64,
+    },
+    /// It was told to stop.
+    Cancelled,
+}
+
+/// A round's training that runs.
+#[derive(Debug)]
+pub struct Training {
+    /// Where it stands; none before the first batch.
+    pub progress: watch::Receiver<Option<Progress>>,
+    /// Stops it within a batch.
+    pub cancel: CancellationToken,
+    /// The network comes back with the result, for the next round.
+    pub result: tokio::task::JoinHandle<(Network, Result<Trained, ModelError>)>,
+}
+
+impl Training {
+    /// Starts from the global parameters.
+    pub fn start(mut network: Network, global: Parameters, images: Arc<Images>, task: &TrainTask, name: &str) -> Self {
+        let (report, progress) = watch::channel(None);
+        let cancel = CancellationToken::new();
+        let cancelled = cancel.clone();
+        let (config, round, seed) = (task.train.clone(), task.round, seed(task, name));
+        let result = tokio::task::spawn_blocking(move || {
+            let mut display = Display::new(round);
+            let mut on_batch = |now: Progress| {
+                display.show(now);
+                report.send_replace(Some(now));
+                if cancelled.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            };
+            let trained = network
+                .load(&global)
+                .and_then(|()| model::train(&mut network, &images, &config, seed, &mut on_batch))
+                .and_then(|outcome| match outcome {
+                    TrainOutcome::Cancelled => Ok(Trained::Cancelled),
+                    TrainOutcome::Finished { loss, samples } => {
+                        Ok(Trained::Finished { parameters: network.parameters()?, loss, samples })
+                    }
+                });
+            display.end();
+            (network, trained)
+        });
+        Self { progress, cancel, result }
+    }
+}
+
+/// Each client and round draws its own from the run's seed, the same in every repetition of the run.
+fn seed(task: &TrainTask, name: &str) -> u64 {
+    let mut hash = Sha256::new();
+    hash.update(task.train.seed.to_le_bytes());
+    hash.update(task.round.to_le_bytes());
+    hash.update(name);
+    let digest: [u8; 32] = hash.finalize().into();
+    digest.iter().take(8).fold(0, |seed, byte| seed << 8 | u64::from(*byte))
+}

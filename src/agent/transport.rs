@@ -1,0 +1,231 @@
+//! The client plane as seen from a client: typed calls, repeated until they are answered.
+
+use app::api::{
+    ClientId, ErrorBody, ErrorCode, RegisterReply, RegisterRequest, RunId, StatusReply, StatusReport, Task,
+    UpdateQuery,
+};
+use backon::{BackoffBuilder, ExponentialBuilder, Retryable};
+use bytes::Bytes;
+use reqwest::{Method, RequestBuilder, Response, StatusCode, header};
+use std::time::Duration;
+
+/// How long one long-poll waits.
+const WAIT_S: u64 = 25;
+/// How long to wait for a connection.
+const CONNECT: Duration = Duration::from_secs(10);
+/// How long an answer may bring nothing, the long-poll's own wait aside.
+const SILENCE: Duration = Duration::from_secs(60);
+/// The first pause before a call is repeated; it doubles up to the longest. Both are jittered, so that a thousand
+/// agents do not come back in the same instant.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// See [`FIRST_PAUSE`].
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+
+/// Why a call did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// The coordinator said no.
+    #[error("{message} ({status})")]
+    Refused {
+        /// The HTTP status.
+        status: StatusCode,
+        /// What to act on; none if the answer did not come from a coordinator.
+        code: Option<ErrorCode>,
+        /// For people.
+        message: String,
+        /// When to come back, if it said so.
+        retry_after: Option<Duration>,
+    },
+    /// No answer, or half of one.
+    #[error("no answer: {0}")]
+    Network(#[from] reqwest::Error),
+}
+
+impl CallError {
+    /// The coordinator's code.
+    pub fn code(&self) -> Option<ErrorCode> {
+        match self {
+            Self::Refused { code, .. } => *code,
+            Self::Network(_) => None,
+        }
+    }
+
+    /// Whether the same call may succeed later.
+    fn is_passing(&self) -> bool {
+        match self {
+            Self::Refused { status, .. } => status.is_server_error() || matches!(status.as_u16(), 408 | 425 | 429),
+            Self::Network(error) => !error.is_builder(),
+        }
+    }
+}
+
+/// A connection to one run, and our identity on it.
+#[derive(Debug, Clone)]
+pub struct Transport {
+    http: reqwest::Client,
+    run_url: String,
+    identity: Option<Identity>,
+}
+
+#[derive(Clone)]
+struct Identity {
+    id: ClientId,
+    token: String,
+}
+
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Identity({})", self.id)
+    }
+}
+
+impl Transport {
+    /// Speaks to the run at that coordinator. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// The TLS roots of this machine cannot be read.
+    pub fn new(coordinator_url: &str, run: &RunId) -> Result<Self, CallError> {
+        // An error says that somebody in this process was here before: that is as well.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::builder()
+            .connect_timeout(CONNECT)
+            .read_timeout(SILENCE)
+            .user_agent(concat!("fedlearn/", env!("CARGO_PKG_VERSION")))
+            .build()?;
+        Ok(Self {
+            http,
+            run_url: format!("{}/api/v1/runs/{run}", coordinator_url.trim_end_matches('/')),
+            identity: None,
+        })
+    }
+
+    /// Our id, once registered.
+    pub fn id(&self) -> Option<&ClientId> {
+        self.identity.as_ref().map(|i| &i.id)
+    }
+
+    /// Registers, and is that client from then on.
+    ///
+    /// # Errors
+    /// The coordinator refuses.
+    pub async fn register(&mut self, request: &RegisterRequest) -> Result<RegisterReply, CallError> {
+        self.identity = None;
+        let reply: RegisterReply =
+            self.call(|| self.request(Method::POST, "/clients").json(request)).await?.json().await?;
+        self.identity = Some(Identity { id: reply.client_id.clone(), token: reply.token.clone() });
+        Ok(reply)
+    }
+
+    /// What to do now; waits for something to do.
+    ///
+    /// # Errors
+    /// The coordinator refuses.
+    pub async fn task(&self) -> Result<Task, CallError> {
+        let path = self.own("/task");
+        let wait = [("wait_s", WAIT_S)];
+        Ok(self.call(|| self.request(Method::GET, &path).query(&wait)).await?.json().await?)
+    }
+
+    /// Says what we do. Not repeated: the next report says more.
+    ///
+    /// # Errors
+    /// The coordinator refuses, or there is no answer.
+    pub async fn status(&self, report: &StatusReport) -> Result<StatusReply, CallError> {
+        let request = self.request(Method::PUT, &self.own("/status")).json(report);
+        Ok(answer(request.send().await?).await?.json().await?)
+    }
+
+    /// A version of the global model, in our container.
+    ///
+    /// # Errors
+    /// The coordinator refuses.
+    pub async fn model(&self, version: u64, accept: &str) -> Result<Bytes, CallError> {
+        let path = format!("/models/{version}");
+        // The body is part of the call: a connection that breaks in the middle is a call to repeat.
+        let fetch = || async {
+            let request = self.request(Method::GET, &path).header(header::ACCEPT, accept);
+            Ok(answer(request.send().await?).await?.bytes().await?)
+        };
+        self.repeat(fetch).await
+    }
+
+    /// Sends an update. Repeating it is harmless.
+    ///
+    /// # Errors
+    /// The coordinator refuses.
+    pub async fn update(
+        &self,
+        round: u64,
+        query: &UpdateQuery,
+        content_type: &str,
+        body: Bytes,
+    ) -> Result<(), CallError> {
+        let path = format!("/rounds/{round}/updates/{}", self.id().map_or("", ClientId::as_str));
+        let request = || {
+            let request = self.request(Method::PUT, &path).query(query);
+            request.header(header::CONTENT_TYPE, content_type).body(body.clone())
+        };
+        self.call(request).await.map(|_| ())
+    }
+
+    /// Leaves the run. Not repeated: who leaves does not wait.
+    ///
+    /// # Errors
+    /// The coordinator refuses, or there is no answer.
+    pub async fn leave(&self) -> Result<(), CallError> {
+        answer(self.request(Method::DELETE, &self.own("")).send().await?).await.map(|_| ())
+    }
+
+    fn own(&self, rest: &str) -> String {
+        format!("/clients/{}{rest}", self.id().map_or("", ClientId::as_str))
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self.http.request(method, format!("{}{path}", self.run_url));
+        match &self.identity {
+            Some(identity) => request.bearer_auth(&identity.token),
+            None => request,
+        }
+    }
+
+    async fn call(&self, request: impl Fn() -> RequestBuilder) -> Result<Response, CallError> {
+        self.repeat(|| async { answer(request().send().await?).await }).await
+    }
+
+    /// Repeats while the failure may pass: through a restart of the coordinator, however long it takes.
+    async fn repeat<T, F>(&self, call: impl Fn() -> F) -> Result<T, CallError>
+    where
+        F: Future<Output = Result<T, CallError>>,
+    {
+        let pauses = ExponentialBuilder::default()
+            .with_min_delay(FIRST_PAUSE)
+            .with_max_delay(LONGEST_PAUSE)
+            .with_jitter()
+            .without_max_times()
+            .build();
+        call.retry(pauses)
+            .when(CallError::is_passing)
+            .adjust(|error, pause| match error {
+                CallError::Refused { retry_after: Some(told), .. } => pause.map(|pause| pause.max(*told)),
+                _ => pause,
+            })
+            .notify(|error, pause| tracing::warn!("{error}; trying again in {:.1} s", pause.as_secs_f64()))
+            .await
+    }
+}
+
+async fn answer(response: Response) -> Result<Response, CallError> {
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let retry_after = response.headers().get(header::RETRY_AFTER);
+    let retry_after = retry_after.and_then(|v| v.to_str().ok()?.parse().ok()).map(Duration::from_secs);
+    let refusal: Option<ErrorBody> = response.json().await.ok();
+    let code = refusal.as_ref().map(|body| body.code);
+    let message = refusal.map_or_else(
+        || "an answer that no coordinator gives".to_owned(),
+        |body| if body.problems.is_empty() { body.message } else { body.problems.join("; ") },
+    );
+    Err(CallError::Refused { status, code, message, retry_after })
+}

@@ -1,0 +1,223 @@
+//! How the rest of the program speaks to a run: questions and wishes, each answered.
+
+use super::published::Published;
+use crate::round::{ClientTask, Command, Reject};
+use crate::store::{Sha256Digest, Spool, StoreError};
+use crate::wire::{self, BodyFormat, Parameters};
+use app::api::{ClientId, ClientState, RegisterRequest, RunId, StatusReply, StatusReport, Task};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+/// Updates of one run that are decoded at a time, each taking the memory of a model. The others wait on disk.
+const DECODED_AT_ONCE: usize = 2;
+
+/// Why a run did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The round machine's word.
+    #[error(transparent)]
+    Reject(#[from] Reject),
+    /// The run has more to do than it can queue.
+    #[error("the run is busy")]
+    Busy,
+    /// The coordinator is stopping.
+    #[error("the coordinator is stopping")]
+    Stopping,
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The update was read and is not acceptable.
+    #[error("the update is refused: {0}")]
+    BadUpdate(String),
+    /// The configuration is not acceptable.
+    #[error("the configuration is refused")]
+    BadConfig(Vec<String>),
+    /// The configuration has changed since the caller read it.
+    #[error("the configuration is at version {current}, not {expected}")]
+    ConfigChanged {
+        /// The version it has.
+        current: u64,
+        /// The version that the caller knows.
+        expected: u64,
+    },
+    /// Ours.
+    #[error("{0}")]
+    Internal(String),
+}
+
+pub(super) type Reply<T> = oneshot::Sender<Result<T, RunError>>;
+
+/// What a run's task is sent.
+pub(super) enum Message {
+    Command(Command, Reply<()>),
+    Register { client: ClientId, token: Sha256Digest, request: RegisterRequest, reply: Reply<ClientState> },
+    Status { client: ClientId, report: StatusReport, reply: Reply<StatusReply> },
+    Task(ClientId, Reply<ClientTask>),
+    MayUpdate { client: ClientId, round: u64, reply: Reply<()> },
+    Update(Box<DecodedUpdate>, Reply<()>),
+    Configure { expected: u64, patch: serde_json::Value, reply: Reply<u64> },
+    Aggregated(Result<Box<super::run_task::NewModel>, String>),
+}
+
+/// An update whose body is on disk, not yet looked at.
+#[derive(Debug)]
+pub struct ReceivedUpdate {
+    /// Whose it is.
+    pub client: ClientId,
+    /// For which round.
+    pub round: u64,
+    /// Images behind it.
+    pub samples: u64,
+    /// Mean training loss of the last local epoch.
+    pub loss: Option<f64>,
+    /// How the body is to be read.
+    pub format: BodyFormat,
+    /// The body.
+    pub body: Spool,
+}
+
+/// An update that is sound.
+pub(super) struct DecodedUpdate {
+    pub(super) client: ClientId,
+    pub(super) round: u64,
+    pub(super) samples: u64,
+    pub(super) loss: Option<f64>,
+    pub(super) bytes: u64,
+    pub(super) sha256: Sha256Digest,
+    pub(super) parameters: Parameters,
+}
+
+/// A handle on a run; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct RunHandle {
+    pub(super) run: RunId,
+    pub(super) inbox: mpsc::Sender<Message>,
+    pub(super) published: Arc<Published>,
+    pub(super) decoding: Arc<Semaphore>,
+}
+
+impl RunHandle {
+    pub(super) fn new(run: RunId, inbox: mpsc::Sender<Message>, published: Arc<Published>) -> Self {
+        Self { run, inbox, published, decoding: Arc::new(Semaphore::new(DECODED_AT_ONCE)) }
+    }
+
+    /// The run's name.
+    pub fn run(&self) -> &RunId {
+        &self.run
+    }
+
+    /// What the run shows to everybody.
+    pub fn published(&self) -> &Arc<Published> {
+        &self.published
+    }
+
+    async fn ask<T>(&self, message: impl FnOnce(Reply<T>) -> Message) -> Result<T, RunError> {
+        let (reply, answer) = oneshot::channel();
+        self.inbox.try_send(message(reply)).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => RunError::Busy,
+            mpsc::error::TrySendError::Closed(_) => RunError::Stopping,
+        })?;
+        answer.await.map_err(|_| RunError::Stopping)?
+    }
+
+    /// Has the round machine handle a command. What it decides is durable when this returns.
+    ///
+    /// # Errors
+    /// The machine's refusal, or the run cannot take it now.
+    pub async fn command(&self, command: Command) -> Result<(), RunError> {
+        self.ask(|reply| Message::Command(command, reply)).await
+    }
+
+    /// Takes a new client on the roster.
+    ///
+    /// # Errors
+    /// As [`Self::command`].
+    pub async fn register(
+        &self,
+        client: ClientId,
+        token: Sha256Digest,
+        request: RegisterRequest,
+    ) -> Result<ClientState, RunError> {
+        self.ask(|reply| Message::Register { client, token, request, reply }).await
+    }
+
+    /// Takes a client's word of itself.
+    ///
+    /// # Errors
+    /// As [`Self::command`].
+    pub async fn status(&self, client: ClientId, report: StatusReport) -> Result<StatusReply, RunError> {
+        self.ask(|reply| Message::Status { client, report, reply }).await
+    }
+
+    /// What a client is to do; waits up to `patience` for something to do.
+    ///
+    /// # Errors
+    /// As [`Self::command`].
+    pub async fn task(&self, client: &ClientId, patience: Duration) -> Result<Task, RunError> {
+        let mut changes = self.published.task_changes();
+        let until = tokio::time::Instant::now() + patience;
+        loop {
+            changes.mark_unchanged();
+            match self.ask(|reply| Message::Task(client.clone(), reply)).await? {
+                ClientTask::Train(task) => return Ok(Task::Train(task)),
+                ClientTask::Wait { state } => match tokio::time::timeout_at(until, changes.changed()).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) => return Err(RunError::Stopping),
+                    Err(_) => return Ok(Task::Wait { state }),
+                },
+            }
+        }
+    }
+
+    /// Whether an update of that client for that round would be taken.
+    ///
+    /// # Errors
+    /// The machine's refusal, or the run cannot say now.
+    pub async fn may_update(&self, client: &ClientId, round: u64) -> Result<(), RunError> {
+        self.ask(|reply| Message::MayUpdate { client: client.clone(), round, reply }).await
+    }
+
+    /// Decodes, checks and counts an update. When this returns it is in.
+    ///
+    /// # Errors
+    /// The body is not acceptable, or the round is over by now. Then nothing is kept.
+    pub async fn update(&self, received: ReceivedUpdate) -> Result<(), RunError> {
+        let _permit = self.decoding.acquire().await.map_err(|_| RunError::Stopping)?;
+        let published = self.published.clone();
+        let decoded = super::models::blocking(move || decode(&published, received)).await?;
+        self.ask(|reply| Message::Update(Box::new(decoded), reply)).await
+    }
+
+    /// Changes the configuration, if it still is at the version that the caller knows. Returns the new version.
+    ///
+    /// # Errors
+    /// It has changed since, or the result is out of bounds.
+    pub async fn configure(&self, expected: u64, patch: serde_json::Value) -> Result<u64, RunError> {
+        self.ask(|reply| Message::Configure { expected, patch, reply }).await
+    }
+}
+
+/// Blocking: reads the body, and checks all that can be checked without knowing the round.
+fn decode(published: &Published, received: ReceivedUpdate) -> Result<DecodedUpdate, RunError> {
+    let bytes = received.body.read().map_err(StoreError::from)?;
+    let schema = published.models.schema();
+    let bad = |reason: String| RunError::BadUpdate(reason);
+    let parameters = received.format.read(&bytes, schema).map_err(|e| bad(e.to_string()))?;
+    if let Some(limit) = published.read(|snapshot| snapshot.config.max_update_norm) {
+        let (_, base) = published.models.current();
+        let norm = wire::l2_distance(&parameters, &base);
+        if norm > limit {
+            return Err(bad(format!("its distance from the base version is {norm:.4}, max_update_norm is {limit}")));
+        }
+    }
+    Ok(DecodedUpdate {
+        client: received.client,
+        round: received.round,
+        samples: received.samples,
+        loss: received.loss,
+        bytes: received.body.bytes(),
+        sha256: received.body.digest(),
+        parameters,
+    })
+}

@@ -1,0 +1,65 @@
+//! What a run shows to everybody: its snapshot with the changes to it, and its global model.
+
+use super::models::Models;
+use app::api::{Change, Event, RunSnapshot};
+use std::sync::{PoisonError, RwLock};
+use tokio::sync::{broadcast, watch};
+
+/// Changes that a slow reader may be behind by before it is given a fresh snapshot instead.
+const BACKLOG: usize = 1_024;
+
+/// The readable side of a run. Written by its task alone.
+#[derive(Debug)]
+pub struct Published {
+    // A std lock: held for a copy or an apply, never across an await.
+    snapshot: RwLock<RunSnapshot>,
+    events: broadcast::Sender<Event>,
+    /// Ticks whenever some client's task may have changed: what long-polls wait for.
+    tasks: watch::Sender<u64>,
+    /// The global model.
+    pub models: Models,
+}
+
+impl Published {
+    pub(super) fn new(snapshot: RunSnapshot, models: Models) -> Self {
+        Self {
+            snapshot: RwLock::new(snapshot),
+            events: broadcast::channel(BACKLOG).0,
+            tasks: watch::channel(0).0,
+            models,
+        }
+    }
+
+    /// Reads from the snapshot without copying it.
+    pub fn read<T>(&self, look: impl FnOnce(&RunSnapshot) -> T) -> T {
+        // A poisoned lock still holds a whole snapshot: `apply` does not panic half-way.
+        look(&self.snapshot.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The snapshot as it is now.
+    pub fn snapshot(&self) -> RunSnapshot {
+        self.read(RunSnapshot::clone)
+    }
+
+    /// The snapshot, and every change after it.
+    pub fn subscribe(&self) -> (RunSnapshot, broadcast::Receiver<Event>) {
+        // Under the lock that `publish` sends under, so that nothing falls between the two.
+        self.read(|snapshot| (snapshot.clone(), self.events.subscribe()))
+    }
+
+    /// Tells when some client's task may have changed.
+    pub fn task_changes(&self) -> watch::Receiver<u64> {
+        self.tasks.subscribe()
+    }
+
+    pub(super) fn publish(&self, change: Change) {
+        let mut snapshot = self.snapshot.write().unwrap_or_else(PoisonError::into_inner);
+        let event = Event { seq: snapshot.seq + 1, change };
+        snapshot.apply(&event);
+        let _ = self.events.send(event); // an error only means that nobody watches
+    }
+
+    pub(super) fn wake_clients(&self) {
+        self.tasks.send_modify(|tick| *tick += 1);
+    }
+}

@@ -1,0 +1,118 @@
+//! The client plane, parameters aside: register, ask what to do, report, leave.
+
+use super::AppState;
+use super::auth::{Client, is_admin};
+use super::error::{ApiError, ApiResult};
+use super::extract::{ApiJson, ApiPath, ApiQuery, Run};
+use crate::round::Command;
+use crate::store::{Sha256Digest, Token};
+use app::api::{
+    ClientId, ErrorBody, ErrorCode, RegisterReply, RegisterRequest, RunId, StatusReply, StatusReport, Task,
+};
+use axum::Json;
+use axum::extract::{FromRequestParts, Request, State};
+use axum::http::StatusCode;
+use std::time::Duration;
+
+/// The longest that a long-poll waits.
+const MAX_WAIT_S: u32 = 60;
+/// The longest report of an error that is kept, in characters.
+const MAX_ERROR_CHARS: usize = 500;
+
+/// Register: answered with an id and a token, which is shown this once.
+#[utoipa::path(
+    post, path = "/runs/{run}/clients", tag = "client", security(()), params(("run" = RunId, Path)),
+    request_body = RegisterRequest,
+    responses(
+        (status = 201, body = RegisterReply), (status = 403, body = ErrorBody), (status = 404, body = ErrorBody),
+        (status = 422, body = ErrorBody), (status = 503, body = ErrorBody),
+    ),
+)]
+pub async fn register(
+    State(state): State<AppState>,
+    Run(run): Run,
+    ApiJson(request): ApiJson<RegisterRequest>,
+) -> ApiResult<(StatusCode, Json<RegisterReply>)> {
+    if let Some(wanted) = &state.join_secret {
+        let given = Sha256Digest::of(request.join_secret.as_deref().unwrap_or_default());
+        if given != *wanted {
+            return Err(ApiError::new(ErrorCode::WrongSecret, "the join secret is missing or wrong"));
+        }
+    }
+    let problems = request.problems();
+    if !problems.is_empty() {
+        return Err(ApiError::with_problems(ErrorCode::Invalid, "the registration is refused", problems));
+    }
+    let token = Token::generate();
+    let id = format!("c{:016x}", rand::random::<u64>());
+    let client_id: ClientId = id.parse().map_err(|e| ApiError::new(ErrorCode::Internal, format!("{e}")))?;
+    let state = run.register(client_id.clone(), token.digest(), request).await?;
+    let model = run.published().read(|snapshot| snapshot.model.clone());
+    let reply = RegisterReply { client_id, token: token.reveal().to_owned(), state, model };
+    Ok((StatusCode::CREATED, Json(reply)))
+}
+
+/// Query of the long-poll.
+#[derive(serde::Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct TaskQuery {
+    /// How long to wait for something to do, in seconds: at most 60.
+    #[serde(default)]
+    wait_s: u32,
+}
+
+/// What to do now. Waits until there is something, up to `wait_s`; also the heartbeat.
+#[utoipa::path(
+    get, path = "/runs/{run}/clients/{id}/task", tag = "client",
+    params(("run" = RunId, Path), ("id" = ClientId, Path), TaskQuery),
+    responses((status = 200, body = Task), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody)),
+)]
+pub async fn task(
+    State(state): State<AppState>,
+    Client { run, id }: Client,
+    ApiQuery(query): ApiQuery<TaskQuery>,
+) -> ApiResult<Json<Task>> {
+    let patience = Duration::from_secs(query.wait_s.min(MAX_WAIT_S).into());
+    let stopping = ApiError::new(ErrorCode::Unavailable, "the coordinator is stopping");
+    tokio::select! {
+        task = run.task(&id, patience) => Ok(Json(task?)),
+        () = state.coordinator.shutdown().cancelled() => Err(stopping),
+    }
+}
+
+/// State and progress. The reply says whether to stop training.
+#[utoipa::path(
+    put, path = "/runs/{run}/clients/{id}/status", tag = "client",
+    params(("run" = RunId, Path), ("id" = ClientId, Path)), request_body = StatusReport,
+    responses((status = 200, body = StatusReply), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody)),
+)]
+pub async fn status(
+    Client { run, id }: Client,
+    ApiJson(mut report): ApiJson<StatusReport>,
+) -> ApiResult<Json<StatusReply>> {
+    report.error = report.error.map(|e| e.chars().filter(|c| !c.is_control()).take(MAX_ERROR_CHARS).collect());
+    Ok(Json(run.status(id, report).await?))
+}
+
+/// Leave (with the client's token), or be removed (with the operator's).
+#[utoipa::path(
+    delete, path = "/runs/{run}/clients/{id}", tag = "client", params(("run" = RunId, Path), ("id" = ClientId, Path)),
+    responses((status = 204, description = "it is gone"), (status = 401, body = ErrorBody)),
+)]
+pub async fn leave(
+    State(state): State<AppState>,
+    Run(run): Run,
+    ApiPath((_, id)): ApiPath<(RunId, ClientId)>,
+    request: Request,
+) -> ApiResult<StatusCode> {
+    let (mut parts, _) = request.into_parts();
+    let command = if is_admin(&state, &parts.headers).await? {
+        Command::Kick { client: id, ban: false }
+    } else {
+        let Client { id, .. } = Client::from_request_parts(&mut parts, &state).await?;
+        Command::Leave { client: id }
+    };
+    run.command(command).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

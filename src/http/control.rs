@@ -1,0 +1,84 @@
+//! The operator's controls: rounds and clients.
+
+use super::auth::Admin;
+use super::error::{ApiError, ApiResult};
+use super::extract::{ApiJson, ApiPath, Run};
+use crate::round::Command;
+use app::api::{Autorun, ClientId, ErrorBody, ErrorCode, KickRequest, RunId};
+use axum::body::Bytes;
+use axum::http::StatusCode;
+
+/// Run that many rounds, one after the other.
+#[utoipa::path(
+    post, path = "/runs/{run}/autorun", tag = "admin", params(("run" = RunId, Path)), request_body = Autorun,
+    responses((status = 202, description = "they follow"), (status = 401, body = ErrorBody), (status = 422, body = ErrorBody)),
+)]
+pub async fn start_autorun(_: Admin, Run(run): Run, ApiJson(wish): ApiJson<Autorun>) -> ApiResult<StatusCode> {
+    if !(1..=Autorun::MAX_ROUNDS).contains(&wish.rounds) {
+        let message = format!("rounds is {}, allowed are 1 to {}", wish.rounds, Autorun::MAX_ROUNDS);
+        return Err(ApiError::new(ErrorCode::Invalid, message));
+    }
+    run.command(Command::StartAutorun { rounds: wish.rounds }).await?;
+    Ok(StatusCode::ACCEPTED)
+}
+
+/// Stop after the current round.
+#[utoipa::path(
+    delete, path = "/runs/{run}/autorun", tag = "admin", params(("run" = RunId, Path)),
+    responses((status = 202, description = "the current round is the last"), (status = 401, body = ErrorBody)),
+)]
+pub async fn stop_autorun(_: Admin, Run(run): Run) -> ApiResult<StatusCode> {
+    run.command(Command::StopAutorun).await?;
+    Ok(StatusCode::ACCEPTED)
+}
+
+/// One round, now.
+#[utoipa::path(
+    post, path = "/runs/{run}/rounds", tag = "admin", params(("run" = RunId, Path)),
+    responses((status = 202, description = "it is open"), (status = 401, body = ErrorBody), (status = 409, body = ErrorBody)),
+)]
+pub async fn start_round(_: Admin, Run(run): Run) -> ApiResult<StatusCode> {
+    run.command(Command::StartRound).await?;
+    Ok(StatusCode::ACCEPTED)
+}
+
+/// Close the open round with the updates that are in.
+#[utoipa::path(
+    post, path = "/runs/{run}/rounds/current/aggregate", tag = "admin", params(("run" = RunId, Path)),
+    responses((status = 202, description = "it is closed"), (status = 401, body = ErrorBody), (status = 409, body = ErrorBody)),
+)]
+pub async fn aggregate_now(_: Admin, Run(run): Run) -> ApiResult<StatusCode> {
+    run.command(Command::AggregateNow).await?;
+    Ok(StatusCode::ACCEPTED)
+}
+
+/// Admit a pending client, or take a kicked one back.
+#[utoipa::path(
+    post, path = "/runs/{run}/clients/{id}/admit", tag = "admin", params(("run" = RunId, Path), ("id" = ClientId, Path)),
+    responses((status = 202, description = "it is admitted"), (status = 401, body = ErrorBody), (status = 404, body = ErrorBody)),
+)]
+pub async fn admit(_: Admin, Run(run): Run, ApiPath((_, client)): ApiPath<(RunId, ClientId)>) -> ApiResult<StatusCode> {
+    run.command(Command::Admit { client }).await?;
+    Ok(StatusCode::ACCEPTED)
+}
+
+/// Remove a client; with `ban`, refuse its name from now on. An empty body is no ban.
+#[utoipa::path(
+    post, path = "/runs/{run}/clients/{id}/kick", tag = "admin", params(("run" = RunId, Path), ("id" = ClientId, Path)),
+    request_body = KickRequest,
+    responses((status = 202, description = "it is removed"), (status = 401, body = ErrorBody), (status = 404, body = ErrorBody)),
+)]
+pub async fn kick(
+    _: Admin,
+    Run(run): Run,
+    ApiPath((_, client)): ApiPath<(RunId, ClientId)>,
+    body: Bytes,
+) -> ApiResult<StatusCode> {
+    let KickRequest { ban } = if body.is_empty() {
+        KickRequest::default()
+    } else {
+        serde_json::from_slice(&body).map_err(|e| ApiError::new(ErrorCode::Invalid, e.to_string()))?
+    };
+    run.command(Command::Kick { client, ban }).await?;
+    Ok(StatusCode::ACCEPTED)
+}

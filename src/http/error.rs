@@ -1,0 +1,168 @@
+//! Refusals and failures as HTTP: one status a code, a JSON body that names the thing and the bound.
+
+use crate::coordinator::{ModelError, RunError, StartError};
+use crate::round::Reject;
+use crate::store::{BlobError, StoreError};
+use app::api::{ErrorBody, ErrorCode};
+use axum::extract::rejection::{BytesRejection, FormRejection, JsonRejection, PathRejection, QueryRejection};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use std::error::Error;
+
+/// What a handler answers instead.
+#[derive(Debug)]
+pub struct ApiError {
+    body: ErrorBody,
+    retry_after_s: Option<u32>,
+}
+
+/// What a handler returns.
+pub type ApiResult<T> = Result<T, ApiError>;
+
+impl ApiError {
+    /// A refusal with its reason.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        let retry_after_s = match code {
+            ErrorCode::TooMany | ErrorCode::Unavailable | ErrorCode::TooEarly => Some(1),
+            _ => None,
+        };
+        Self { body: ErrorBody { code, message: message.into(), problems: Vec::new() }, retry_after_s }
+    }
+
+    /// A refusal for several reasons.
+    pub fn with_problems(code: ErrorCode, message: impl Into<String>, problems: Vec<String>) -> Self {
+        let mut this = Self::new(code, message);
+        this.body.problems = problems;
+        this
+    }
+
+    /// Reading a request's body failed: too slow, too large, or cut off.
+    pub fn from_body(error: &(dyn Error + 'static)) -> Self {
+        let mut cause = Some(error);
+        while let Some(e) = cause {
+            if e.is::<tower_http::timeout::TimeoutError>() {
+                return Self::new(ErrorCode::Timeout, "the body came too slowly: nothing for a while");
+            }
+            cause = e.source();
+        }
+        Self::new(ErrorCode::BadRequest, format!("the body was cut off: {error}"))
+    }
+
+    fn from_status(status: StatusCode, message: String, error: &(dyn Error + 'static)) -> Self {
+        match status {
+            StatusCode::PAYLOAD_TOO_LARGE => Self::new(ErrorCode::TooLarge, message),
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => Self::new(ErrorCode::UnsupportedMediaType, message),
+            StatusCode::UNPROCESSABLE_ENTITY => Self::new(ErrorCode::Invalid, message),
+            _ if error.source().is_some_and(|e| e.source().is_some()) => {
+                let timeout = Self::from_body(error);
+                if timeout.body.code == ErrorCode::Timeout {
+                    timeout
+                } else {
+                    Self::new(ErrorCode::BadRequest, message)
+                }
+            }
+            _ => Self::new(ErrorCode::BadRequest, message),
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.body.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        if status.is_server_error() {
+            tracing::error!(code = %self.body.code, message = self.body.message, "request failed");
+        }
+        let mut response = (status, axum::Json(self.body)).into_response();
+        if let Some(seconds) = self.retry_after_s {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+macro_rules! from_rejection {
+    ($($rejection:ty),+) => {$(
+        impl From<$rejection> for ApiError {
+            fn from(rejection: $rejection) -> Self {
+                Self::from_status(rejection.status(), rejection.body_text(), &rejection)
+            }
+        }
+    )+};
+}
+from_rejection!(BytesRejection, FormRejection, JsonRejection, PathRejection, QueryRejection);
+
+impl From<Reject> for ApiError {
+    fn from(reject: Reject) -> Self {
+        let code = match &reject {
+            Reject::UnknownClient(_) => ErrorCode::NotFound,
+            Reject::Kicked(_) | Reject::Banned(_) => ErrorCode::Kicked,
+            Reject::NotAdmitted(_) | Reject::NotInCohort { .. } => ErrorCode::NotAdmitted,
+            Reject::RoundClosed { .. } => ErrorCode::RoundClosed,
+            Reject::TooEarly { .. } => ErrorCode::TooEarly,
+            Reject::AlreadyUpdated { .. }
+            | Reject::TooFewClients { .. }
+            | Reject::RoundInWork { .. }
+            | Reject::NoRound
+            | Reject::TooFewUpdates { .. }
+            | Reject::NotAggregating => ErrorCode::Conflict,
+            Reject::RosterFull(_) => ErrorCode::Unavailable,
+        };
+        Self::new(code, reject.to_string())
+    }
+}
+
+impl From<RunError> for ApiError {
+    fn from(error: RunError) -> Self {
+        let message = error.to_string();
+        match error {
+            RunError::Reject(reject) => reject.into(),
+            RunError::Busy | RunError::Stopping => Self::new(ErrorCode::Unavailable, message),
+            RunError::Store(error) => error.into(),
+            RunError::BadUpdate(_) => Self::new(ErrorCode::Invalid, message),
+            RunError::BadConfig(problems) => Self::with_problems(ErrorCode::Invalid, message, problems),
+            RunError::ConfigChanged { .. } => Self::new(ErrorCode::PreconditionFailed, message),
+            RunError::Internal(_) => Self::new(ErrorCode::Internal, message),
+        }
+    }
+}
+
+impl From<StoreError> for ApiError {
+    /// A full disk or a locked database passes: come back.
+    fn from(error: StoreError) -> Self {
+        Self::new(ErrorCode::Unavailable, error.to_string())
+    }
+}
+
+impl From<BlobError> for ApiError {
+    fn from(error: BlobError) -> Self {
+        StoreError::from(error).into()
+    }
+}
+
+impl From<ModelError> for ApiError {
+    fn from(error: ModelError) -> Self {
+        let message = error.to_string();
+        match error {
+            ModelError::NoVersion(_) => Self::new(ErrorCode::NotFound, message),
+            ModelError::Store(error) => error.into(),
+            ModelError::Unreadable { .. } => Self::new(ErrorCode::Internal, message),
+        }
+    }
+}
+
+impl From<StartError> for ApiError {
+    fn from(error: StartError) -> Self {
+        let message = error.to_string();
+        match error {
+            StartError::Exists(_) | StartError::TooMany(_) => Self::new(ErrorCode::Conflict, message),
+            StartError::Bad(problems) => Self::with_problems(ErrorCode::Invalid, message, problems),
+            StartError::Store(error) => error.into(),
+            StartError::Model { .. } | StartError::Dataset { .. } | StartError::Unreadable { .. } => {
+                Self::new(ErrorCode::Internal, message)
+            }
+        }
+    }
+}

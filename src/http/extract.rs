@@ -1,0 +1,40 @@
+//! axum's extractors with our refusals, and the run a path names.
+
+use super::AppState;
+use super::error::ApiError;
+use crate::coordinator::RunHandle;
+use app::api::{ErrorCode, RunId};
+use axum::extract::{FromRequest, FromRequestParts, Path};
+use axum::http::request::Parts;
+
+/// A JSON body.
+#[derive(FromRequest)]
+#[from_request(via(axum::Json), rejection(ApiError))]
+pub struct ApiJson<T>(pub T);
+
+/// Path parameters.
+#[derive(FromRequestParts)]
+#[from_request(via(Path), rejection(ApiError))]
+pub struct ApiPath<T>(pub T);
+
+/// Query parameters.
+#[derive(FromRequestParts)]
+#[from_request(via(axum::extract::Query), rejection(ApiError))]
+pub struct ApiQuery<T>(pub T);
+
+/// The run that the path names.
+pub struct Run(pub RunHandle);
+
+impl FromRequestParts<AppState> for Run {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
+        #[derive(serde::Deserialize)]
+        struct RunPath {
+            run: RunId,
+        }
+        let Path(RunPath { run }) = Path::from_request_parts(parts, state).await?;
+        let handle = state.coordinator.run(&run);
+        handle.map(Self).ok_or_else(|| ApiError::new(ErrorCode::NotFound, format!("there is no run '{run}'")))
+    }
+}

@@ -1,0 +1,53 @@
+//! For those who operate the coordinator: liveness, readiness, Prometheus.
+
+use super::AppState;
+use super::error::ApiResult;
+use app::api::{ClientState, RunSnapshot};
+use axum::extract::State;
+use axum::http::header;
+use axum::response::IntoResponse;
+use std::fmt::Write;
+
+/// The process lives.
+#[utoipa::path(get, path = "/healthz", tag = "health", security(()), responses((status = 200, body = String)))]
+pub async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// The database answers.
+#[utoipa::path(
+    get, path = "/readyz", tag = "health", security(()), responses((status = 200, body = String), (status = 503)),
+)]
+pub async fn readyz(State(state): State<AppState>) -> ApiResult<&'static str> {
+    state.coordinator.store().ping().await?;
+    Ok("ready\n")
+}
+
+/// Gauges of every run, in Prometheus' text format 0.0.4.
+#[utoipa::path(get, path = "/metrics", tag = "health", security(()), responses((status = 200, body = String)))]
+pub async fn metrics(State(state): State<AppState>) -> impl IntoResponse {
+    let runs: Vec<_> = state.coordinator.lines().into_iter().filter_map(|l| state.coordinator.run(&l.run)).collect();
+    let mut text = String::new();
+    let mut gauge = |name: &str, help: &str, value: &dyn Fn(&RunSnapshot) -> Vec<(String, f64)>| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "# HELP fedlearn_{name} {help}\n# TYPE fedlearn_{name} gauge");
+        for run in &runs {
+            for (labels, value) in run.published().read(value) {
+                let _ = writeln!(text, "fedlearn_{name}{{run=\"{}\"{labels}}} {value}", run.run());
+            }
+        }
+    };
+    let plain = |value: f64| vec![(String::new(), value)];
+    gauge("clients", "Clients on the roster, by state.", &|s| {
+        ClientState::ALL.iter().map(|state| (format!(",state=\"{state}\""), s.count(*state) as f64)).collect()
+    });
+    gauge("rounds", "Rounds that are over.", &|s| plain(s.rounds.len() as f64));
+    gauge("model_version", "Current global version.", &|s| plain(s.version as f64));
+    gauge("received_bytes", "Bytes of all counted updates.", &|s| {
+        plain(s.rounds.iter().map(|r| r.received_bytes).sum::<u64>() as f64)
+    });
+    gauge("test_accuracy", "Accuracy of the newest evaluated version: 0 to 1.", &|s| {
+        s.rounds.iter().rev().find_map(|r| r.test_accuracy).map(plain).unwrap_or_default()
+    });
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)
+}

@@ -1,0 +1,110 @@
+//! The global model: immutable versions, by content negotiation, with ETag and Range.
+
+use super::auth::ModelReader;
+use super::error::{ApiError, ApiResult};
+use super::extract::{ApiPath, ApiQuery};
+use super::header_text;
+use crate::coordinator::EncodedModel;
+use crate::wire;
+use app::api::{ErrorBody, ErrorCode, RunId};
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Redirect, Response};
+
+/// Query of a model.
+#[derive(serde::Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ModelQuery {
+    /// A version that the client holds already. The coordinator may answer with a delta against it; for now it does
+    /// not.
+    #[serde(default)]
+    #[allow(dead_code)] // part of the protocol, so not refused as unknown
+    base: Option<u64>,
+}
+
+/// A version of the global model; `latest` redirects to the current one.
+#[utoipa::path(
+    get, path = "/runs/{run}/models/{version}", tag = "client",
+    params(("run" = RunId, Path), ("version" = String, Path, description = "a version, or `latest`"), ModelQuery),
+    responses(
+        (status = 200, content(
+            (Vec<u8> = "application/vnd.fedlearn.params"), (Vec<u8> = "application/vnd.safetensors"),
+        )),
+        (status = 206, description = "the range asked for"), (status = 304, description = "what you have is current"),
+        (status = 307, description = "from `latest` to the current version"), (status = 401, body = ErrorBody),
+        (status = 403, body = ErrorBody), (status = 404, body = ErrorBody), (status = 406, body = ErrorBody),
+        (status = 416, description = "the range is outside of the body"),
+    ),
+)]
+pub async fn get_model(
+    ModelReader(run): ModelReader,
+    ApiPath((run_id, version)): ApiPath<(RunId, String)>,
+    ApiQuery(_): ApiQuery<ModelQuery>,
+    headers: HeaderMap,
+) -> ApiResult<Response> {
+    let models = &run.published().models;
+    if version == "latest" {
+        let (current, _) = models.current();
+        let to = Redirect::temporary(&format!("/api/v1/runs/{run_id}/models/{current}"));
+        return Ok(([(header::CACHE_CONTROL, "no-store")], to).into_response());
+    }
+    let version: u64 = version.parse().map_err(|_| {
+        ApiError::new(ErrorCode::NotFound, format!("'{version}' is no version: give a number, or 'latest'"))
+    })?;
+    let default = run.published().read(|snapshot| snapshot.config.encoding);
+    let format = wire::model_format(
+        header_text(&headers, header::ACCEPT)?,
+        header_text(&headers, header::ACCEPT_ENCODING)?,
+        default,
+    )
+    .map_err(|e| ApiError::new(ErrorCode::NotAcceptable, e.to_string()))?;
+    let EncodedModel { bytes, sha256 } = models.get(version, format).await?;
+
+    let etag = format!("\"{sha256}\"");
+    let text = |text: &str| HeaderValue::from_str(text).map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()));
+    let mut head = HeaderMap::new();
+    head.insert(header::ETAG, text(&etag)?);
+    head.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, max-age=31536000, immutable"));
+    head.insert(header::VARY, HeaderValue::from_static("accept, accept-encoding, authorization"));
+    if names(&headers, header::IF_NONE_MATCH, &etag) {
+        return Ok((StatusCode::NOT_MODIFIED, head).into_response());
+    }
+    head.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    head.insert(header::CONTENT_TYPE, text(format.content_type())?);
+    if let Some(encoding) = format.content_encoding() {
+        head.insert(header::CONTENT_ENCODING, text(encoding)?);
+    }
+    let total = bytes.len() as u64;
+    // A range of what is another body by now would be worthless.
+    let same = !headers.contains_key(header::IF_RANGE) || names(&headers, header::IF_RANGE, &etag);
+    let range = headers.get(header::RANGE).filter(|_| same).and_then(|v| v.to_str().ok());
+    match range.map(|range| single_range(range, total)) {
+        None | Some(Ok(None)) => Ok((head, Body::from(bytes)).into_response()),
+        Some(Ok(Some((first, last)))) => {
+            head.insert(header::CONTENT_RANGE, text(&format!("bytes {first}-{last}/{total}"))?);
+            // Both are below the length of a slice in memory.
+            let part = bytes.slice(first as usize..=last as usize);
+            Ok((StatusCode::PARTIAL_CONTENT, head, Body::from(part)).into_response())
+        }
+        Some(Err(())) => {
+            let head = [(header::CONTENT_RANGE, format!("bytes */{total}"))];
+            Ok((StatusCode::RANGE_NOT_SATISFIABLE, head).into_response())
+        }
+    }
+}
+
+fn names(headers: &HeaderMap, header: header::HeaderName, etag: &str) -> bool {
+    let values = headers.get_all(header).into_iter().filter_map(|v| v.to_str().ok());
+    values.flat_map(|v| v.split(',')).any(|tag| matches!(tag.trim(), "*") || tag.trim() == etag)
+}
+
+/// First and last byte. None where the whole body is to be sent: several ranges, or not understood (RFC 9110, 14.2).
+fn single_range(range: &str, total: u64) -> Result<Option<(u64, u64)>, ()> {
+    let Ok(parsed) = http_range_header::parse_range_header(range) else { return Ok(None) };
+    let ranges = parsed.validate(total).map_err(|_| ())?;
+    match ranges.as_slice() {
+        [one] => Ok(Some((*one.start(), *one.end()))),
+        _ => Ok(None),
+    }
+}

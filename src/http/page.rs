@@ -1,0 +1,67 @@
+//! The dashboard: rendered here by Leptos, with what it needs from the coordinator as context; and its files.
+
+use super::AppState;
+use super::auth::is_admin;
+use app::ServerContext;
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use leptos::config::{Env, LeptosOptions, ReloadWSProtocol};
+use leptos::prelude::{provide_context, use_context};
+use leptos_axum::{LeptosRoutes, generate_route_list};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Whether the page is rendered for the operator.
+#[derive(Debug, Clone, Copy)]
+struct IsAdmin(bool);
+
+/// Where cargo-leptos puts what the page loads; `cargo leptos watch` says otherwise by its variables.
+pub fn options(site_root: &Path) -> LeptosOptions {
+    let is_watched = std::env::var_os("LEPTOS_WATCH").is_some();
+    let reload_port = std::env::var("LEPTOS_RELOAD_PORT").ok().and_then(|port| port.parse().ok()).unwrap_or(3001);
+    LeptosOptions::builder()
+        .output_name("fedlearn")
+        .site_root(site_root.display().to_string())
+        .site_pkg_dir("pkg")
+        .env(if is_watched { Env::DEV } else { Env::PROD })
+        .reload_port(reload_port)
+        .reload_ws_protocol(ReloadWSProtocol::WS)
+        .build()
+}
+
+/// The routes of the page and its files.
+pub fn routes(state: AppState) -> Router {
+    let context = {
+        let state = state.clone();
+        move || {
+            let admin = use_context::<axum::http::request::Parts>()
+                .and_then(|parts| parts.extensions.get::<IsAdmin>().copied())
+                .is_some_and(|IsAdmin(admin)| admin);
+            let (one, all) = (state.coordinator.clone(), state.coordinator.clone());
+            provide_context(ServerContext {
+                snapshot: Arc::new(move |run| one.run(run).map(|handle| handle.published().snapshot())),
+                runs: Arc::new(move || all.lines()),
+                admin,
+                now_ms: state.coordinator.clock().now_ms(),
+            });
+        }
+    };
+    let shell = {
+        let options = state.leptos.clone();
+        move || app::shell(options.clone())
+    };
+    Router::new()
+        .leptos_routes_with_context(&state, generate_route_list(app::App), context, shell)
+        .fallback(leptos_axum::file_and_error_handler::<AppState, _>(app::shell))
+        .layer(middleware::from_fn_with_state(state.clone(), mark_admin))
+        .with_state(state)
+}
+
+async fn mark_admin(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
+    // A store that does not answer leaves the page readable, without controls.
+    let admin = is_admin(&state, request.headers()).await.unwrap_or(false);
+    request.extensions_mut().insert(IsAdmin(admin));
+    next.run(request).await
+}

@@ -1,0 +1,160 @@
+//! Runs: list, create, snapshot, configuration, history, roster, results as CSV.
+
+use super::AppState;
+use super::auth::Admin;
+use super::error::{ApiError, ApiResult};
+use super::extract::{ApiJson, ApiQuery, Run};
+use super::header_text;
+use crate::coordinator::Origin;
+use crate::wire;
+use app::api::{
+    ClientView, CreateRun, CreateRunQuery, ErrorBody, ErrorCode, RoundSummary, RunConfig, RunId, RunLine, RunSnapshot,
+};
+use axum::Json;
+use axum::extract::{FromRequest, FromRequestParts, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::IntoResponse;
+use std::fmt::Write;
+
+/// The largest initial parameters that may be uploaded: 2 GiB.
+pub const MAX_INITIAL_BYTES: usize = 2 << 30;
+
+/// Every run.
+#[utoipa::path(get, path = "/runs", tag = "read", security(()), responses((status = 200, body = Vec<RunLine>)))]
+pub async fn list(State(state): State<AppState>) -> Json<Vec<RunLine>> {
+    Json(state.coordinator.lines())
+}
+
+/// Create a run: JSON for a built-in network, or safetensors as the initial parameters of your own.
+#[utoipa::path(
+    post, path = "/runs", tag = "admin", params(("run" = Option<RunId>, Query, description = "with safetensors")),
+    request_body(content((CreateRun = "application/json"), (Vec<u8> = "application/vnd.safetensors"))),
+    responses(
+        (status = 201, body = RunSnapshot), (status = 401, body = ErrorBody), (status = 409, body = ErrorBody),
+        (status = 415, body = ErrorBody), (status = 422, body = ErrorBody),
+    ),
+)]
+pub async fn create(_: Admin, State(state): State<AppState>, request: Request) -> ApiResult<impl IntoResponse> {
+    let content_type = header_text(request.headers(), header::CONTENT_TYPE)?.unwrap_or_default();
+    let (run, origin, config) = if content_type.starts_with("application/json") {
+        let ApiJson(CreateRun { run, model, dataset, config }) = ApiJson::from_request(request, &state).await?;
+        (run, Origin::BuiltIn { model, dataset }, config)
+    } else {
+        let encoding = header_text(request.headers(), header::CONTENT_ENCODING)?;
+        let format = wire::body_format(Some(content_type), encoding)
+            .map_err(|e| ApiError::new(ErrorCode::UnsupportedMediaType, e.to_string()))?;
+        let (mut parts, body) = request.into_parts();
+        let ApiQuery(CreateRunQuery { run }) = ApiQuery::from_request_parts(&mut parts, &state).await?;
+        let body = axum::body::to_bytes(body, MAX_INITIAL_BYTES)
+            .await
+            .map_err(|_| ApiError::new(ErrorCode::TooLarge, format!("more than {MAX_INITIAL_BYTES} bytes")))?;
+        let parameters = tokio::task::spawn_blocking(move || format.read_any(&body, wire::MAX_VALUES))
+            .await
+            .map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))?
+            .map_err(|e| ApiError::new(ErrorCode::Invalid, e.to_string()))?;
+        (run, Origin::Parameters(parameters), RunConfig::default())
+    };
+    state.coordinator.create_run(run.clone(), origin, config).await?;
+    let handle = state.coordinator.run(&run).ok_or_else(|| ApiError::new(ErrorCode::Internal, "the run is gone"))?;
+    let location = [(header::LOCATION, format!("/api/v1/runs/{run}"))];
+    Ok((StatusCode::CREATED, location, Json(handle.published().snapshot())))
+}
+
+/// Everything there is to see of a run. Its ETag is the version of its configuration.
+#[utoipa::path(
+    get, path = "/runs/{run}", tag = "read", security(()), params(("run" = RunId, Path)),
+    responses((status = 200, body = RunSnapshot), (status = 404, body = ErrorBody)),
+)]
+pub async fn snapshot(Run(run): Run) -> impl IntoResponse {
+    let snapshot = run.published().snapshot();
+    ([(header::ETAG, format!("\"{}\"", snapshot.config_version))], Json(snapshot))
+}
+
+/// Change the configuration by JSON merge patch; applied at the next round boundary.
+#[utoipa::path(
+    patch, path = "/runs/{run}", tag = "admin",
+    params(("run" = RunId, Path), ("If-Match" = String, Header, description = "the ETag of the run")),
+    request_body = RunConfig,
+    responses(
+        (status = 200, body = RunSnapshot), (status = 401, body = ErrorBody), (status = 412, body = ErrorBody),
+        (status = 422, body = ErrorBody), (status = 428, body = ErrorBody),
+    ),
+)]
+pub async fn configure(
+    _: Admin,
+    Run(run): Run,
+    headers: HeaderMap,
+    ApiJson(patch): ApiJson<serde_json::Value>,
+) -> ApiResult<impl IntoResponse> {
+    let etag = header_text(&headers, header::IF_MATCH)?.ok_or_else(|| {
+        ApiError::new(ErrorCode::PreconditionRequired, "If-Match is missing: give the ETag of the run")
+    })?;
+    let expected: u64 = etag.trim().trim_matches('"').parse().map_err(|_| {
+        ApiError::new(ErrorCode::PreconditionFailed, format!("{etag} is no version of this run's configuration"))
+    })?;
+    if !patch.is_object() {
+        return Err(ApiError::new(ErrorCode::Invalid, "a patch of the configuration is a JSON object"));
+    }
+    run.configure(expected, patch).await?;
+    Ok(snapshot(Run(run)).await)
+}
+
+/// The rounds that are over.
+#[utoipa::path(
+    get, path = "/runs/{run}/rounds", tag = "read", security(()), params(("run" = RunId, Path)),
+    responses((status = 200, body = Vec<RoundSummary>), (status = 404, body = ErrorBody)),
+)]
+pub async fn rounds(Run(run): Run) -> Json<Vec<RoundSummary>> {
+    Json(run.published().read(|snapshot| snapshot.rounds.clone()))
+}
+
+/// The roster.
+#[utoipa::path(
+    get, path = "/runs/{run}/clients", tag = "read", security(()), params(("run" = RunId, Path)),
+    responses((status = 200, body = Vec<ClientView>), (status = 404, body = ErrorBody)),
+)]
+pub async fn clients(Run(run): Run) -> Json<Vec<ClientView>> {
+    Json(run.published().read(|snapshot| snapshot.clients.clone()))
+}
+
+/// The rounds as CSV, a row each.
+#[utoipa::path(
+    get, path = "/runs/{run}/export.csv", tag = "read", security(()), params(("run" = RunId, Path)),
+    responses((status = 200, content_type = "text/csv", body = String), (status = 404, body = ErrorBody)),
+)]
+pub async fn export(Run(run): Run) -> impl IntoResponse {
+    let csv = run.published().read(|snapshot| csv(&snapshot.rounds));
+    let name = format!("attachment; filename=\"{}.csv\"", run.run());
+    ([(header::CONTENT_TYPE, "text/csv; charset=utf-8".to_owned()), (header::CONTENT_DISPOSITION, name)], csv)
+}
+
+fn csv(rounds: &[RoundSummary]) -> String {
+    let mut csv = String::from(
+        "round,outcome,base_version,version,config_version,cohort,updates,samples,received_bytes,train_loss,\
+         test_loss,test_accuracy,opened_ms,ended_ms,reason\n",
+    );
+    let number = |n: Option<f64>| n.map(|n| n.to_string()).unwrap_or_default();
+    for r in rounds {
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            csv,
+            "{},{},{},{},{},{},{},{},{},{},{},{},{},{},\"{}\"",
+            r.number,
+            r.outcome,
+            r.base_version,
+            r.version.map(|v| v.to_string()).unwrap_or_default(),
+            r.config_version,
+            r.cohort,
+            r.updates,
+            r.samples,
+            r.received_bytes,
+            number(r.train_loss),
+            number(r.test_loss),
+            number(r.test_accuracy),
+            r.opened_ms,
+            r.ended_ms,
+            r.reason.replace('"', "\"\""),
+        );
+    }
+    csv
+}

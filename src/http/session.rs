@@ -1,0 +1,58 @@
+//! The dashboard's login.
+
+use super::AppState;
+use super::auth::{Admin, SESSION_COOKIE};
+use super::error::{ApiError, ApiResult};
+use app::api::{ErrorBody, ErrorCode, LoginRequest};
+use axum::extract::{FromRequest, Request, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Redirect, Response};
+use axum_extra::extract::CookieJar;
+use axum_extra::extract::cookie::{Cookie, SameSite};
+
+/// How long a login lasts at most; the cookie itself ends with the browser.
+const SESSION_DAYS: u64 = 30;
+
+/// Log in with the admin token. As JSON it answers 204; as an HTML form, which needs no JavaScript, 303.
+#[utoipa::path(
+    post, path = "/session", tag = "admin", security(()),
+    request_body(content((LoginRequest = "application/json"), (LoginRequest = "application/x-www-form-urlencoded"))),
+    responses((status = 204, description = "the session cookie is set"), (status = 401, body = ErrorBody)),
+)]
+pub async fn log_in(State(state): State<AppState>, jar: CookieJar, request: Request) -> ApiResult<Response> {
+    let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let is_form = content_type.starts_with("application/x-www-form-urlencoded");
+    let LoginRequest { token } = if is_form {
+        axum::Form::from_request(request, &state).await?.0
+    } else {
+        axum::Json::from_request(request, &state).await?.0
+    };
+    if !state.coordinator.store().is_admin_token(token.trim()).await? {
+        tracing::warn!("a login with a wrong admin token");
+        if is_form {
+            return Ok(Redirect::to("/login?failed").into_response());
+        }
+        return Err(ApiError::new(ErrorCode::Unauthorized, "this is not the admin token"));
+    }
+    let now = state.coordinator.clock().now_ms();
+    let session = state.coordinator.store().open_session(now, now + SESSION_DAYS * 86_400_000).await?;
+    let jar = jar.add(session_cookie(session.reveal().to_owned()));
+    Ok(if is_form { (jar, Redirect::to("/")).into_response() } else { (jar, StatusCode::NO_CONTENT).into_response() })
+}
+
+/// Log out.
+#[utoipa::path(
+    delete, path = "/session", tag = "admin",
+    responses((status = 204, description = "the session is over"), (status = 401, body = ErrorBody)),
+)]
+pub async fn log_out(_: Admin, State(state): State<AppState>, jar: CookieJar) -> ApiResult<impl IntoResponse> {
+    if let Some(cookie) = jar.get(SESSION_COOKIE) {
+        state.coordinator.store().close_session(cookie.value()).await?;
+    }
+    Ok((jar.remove(session_cookie(String::new())), StatusCode::NO_CONTENT))
+}
+
+fn session_cookie(value: String) -> Cookie<'static> {
+    // Not `Secure`: on loopback and behind a TLS proxy alike the coordinator itself speaks plain HTTP.
+    Cookie::build((SESSION_COOKIE, value)).http_only(true).same_site(SameSite::Strict).path("/").build()
+}

@@ -1,0 +1,104 @@
+//! The update: checked as far as headers go, received onto disk, then decoded, folded in and counted.
+
+use super::auth::Client;
+use super::error::{ApiError, ApiResult};
+use super::extract::{ApiPath, ApiQuery};
+use super::{AppState, header_text};
+use crate::coordinator::{ReceivedUpdate, RunError};
+use crate::round::Reject;
+use crate::store::Spool;
+use crate::wire;
+use app::api::{ClientId, ErrorBody, ErrorCode, RunId, UpdateQuery, UpdateReply};
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use futures::StreamExt;
+use tokio::io::AsyncWriteExt;
+
+/// Send an update. Harmless to repeat: 202 when it is taken, 200 when this very one was in already.
+#[utoipa::path(
+    put, path = "/runs/{run}/rounds/{round}/updates/{id}", tag = "client",
+    params(("run" = RunId, Path), ("round" = u64, Path), ("id" = ClientId, Path), UpdateQuery),
+    request_body(content(
+        (Vec<u8> = "application/vnd.fedlearn.params"), (Vec<u8> = "application/vnd.safetensors"),
+    )),
+    responses(
+        (status = 202, body = UpdateReply), (status = 200, body = UpdateReply), (status = 401, body = ErrorBody),
+        (status = 403, body = ErrorBody), (status = 408, body = ErrorBody), (status = 409, body = ErrorBody),
+        (status = 410, body = ErrorBody), (status = 413, body = ErrorBody), (status = 415, body = ErrorBody),
+        (status = 422, body = ErrorBody), (status = 425, body = ErrorBody), (status = 503, body = ErrorBody),
+    ),
+)]
+pub async fn put_update(
+    State(state): State<AppState>,
+    Client { run, id }: Client,
+    ApiPath((_, round, _)): ApiPath<(RunId, u64, ClientId)>,
+    ApiQuery(query): ApiQuery<UpdateQuery>,
+    headers: HeaderMap,
+    body: Body,
+) -> ApiResult<(StatusCode, Json<UpdateReply>)> {
+    let store = state.coordinator.store();
+    // All that headers tell comes before the first byte of the body is asked for.
+    let earlier = store.contribution(run.run(), round, &id).await?;
+    if earlier.is_none() {
+        run.may_update(&id, round).await?;
+    }
+    if query.samples == 0 || query.samples > 1_000_000_000_000 {
+        let message = format!("samples is {}, allowed are 1 to 10^12", query.samples);
+        return Err(ApiError::new(ErrorCode::Invalid, message));
+    }
+    if query.loss.is_some_and(|loss| !loss.is_finite()) {
+        return Err(ApiError::new(ErrorCode::Invalid, "loss is not finite"));
+    }
+    let format =
+        wire::body_format(header_text(&headers, header::CONTENT_TYPE)?, header_text(&headers, header::CONTENT_ENCODING)?)
+            .map_err(|e| ApiError::new(ErrorCode::UnsupportedMediaType, e.to_string()))?;
+    let cap = wire::max_body_bytes(run.published().models.schema());
+    if let Some(length) = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok())
+        && length > cap
+    {
+        return Err(too_large(length, cap));
+    }
+
+    let spool = receive(store.spool(), body, cap).await?;
+    let reply = Json(UpdateReply { round, sha256: spool.digest().to_string(), bytes: spool.bytes() });
+    if let Some(earlier) = earlier {
+        return if earlier == spool.digest() {
+            Ok((StatusCode::OK, reply))
+        } else {
+            Err(Reject::AlreadyUpdated { client: id, round }.into())
+        };
+    }
+    let (samples, loss, digest) = (query.samples, query.loss, spool.digest());
+    let received = ReceivedUpdate { client: id.clone(), round, samples, loss, format, body: spool };
+    match run.update(received).await {
+        Ok(()) => Ok((StatusCode::ACCEPTED, reply)),
+        // The same update, sent twice at once: the other one was counted first.
+        Err(RunError::Reject(Reject::AlreadyUpdated { .. }))
+            if store.contribution(run.run(), round, &id).await? == Some(digest) =>
+        {
+            Ok((StatusCode::OK, reply))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn receive(mut spool: Spool, body: Body, cap: u64) -> ApiResult<Spool> {
+    let mut file = spool.create().await?;
+    let mut chunks = body.into_data_stream();
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|e| ApiError::from_body(&e))?;
+        let bytes = spool.bytes() + chunk.len() as u64;
+        if bytes > cap {
+            return Err(too_large(bytes, cap));
+        }
+        spool.append(&mut file, &chunk).await?;
+    }
+    file.flush().await.map_err(|e| ApiError::new(ErrorCode::Unavailable, format!("cannot write the update: {e}")))?;
+    Ok(spool)
+}
+
+fn too_large(bytes: u64, cap: u64) -> ApiError {
+    ApiError::new(ErrorCode::TooLarge, format!("the body has {bytes} bytes or more, this model's cap is {cap}"))
+}
