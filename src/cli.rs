@@ -36,7 +36,7 @@ Exit codes:
 
 /// Federated learning over plain REST: a coordinator with a live dashboard, and agents that come and go.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "fedlearn", version, after_help = EXAMPLES, max_term_width = 120)]
+#[command(name = "fedlearn", version, override_usage = "fedlearn [COMMAND]", after_help = EXAMPLES, max_term_width = 120)]
 pub struct Cli {
     /// What to do; `serve` where none is named.
     #[command(subcommand)]

@@ -29,8 +29,8 @@ pub struct CommonSettings {
     /// What to log: a level, or a filter such as info,fedlearn::http=debug
     #[arg(long, value_name = "FILTER", default_value = "info", value_parser = log_filter)]
     pub log: String,
-    /// How to log
-    #[arg(long, value_name = "FORMAT", default_value = "human")]
+    /// How to log: human, or json with one object a line
+    #[arg(long, value_name = "FORMAT", default_value = "human", hide_possible_values = true)]
     pub log_format: LogFormat,
 }
 

@@ -42,7 +42,8 @@ pub(super) fn resolve(
     let mut usage = None;
     let flags = match flags(&command, name, &args) {
         Ok(flags) => flags,
-        Err(help) if !help.use_stderr() => return Err(help.into()),
+        // Asked again of the untouched definition, whose parsers know the possible values; -h is its compact form.
+        Err(help) if !help.use_stderr() => return Ok(Cli::try_parse_from(["fedlearn", name, "-h"])?),
         Err(error) => {
             problems.push(reason(&error));
             usage = Some(error);

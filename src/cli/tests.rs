@@ -60,6 +60,13 @@ fn every_subcommand_has_help_and_it_is_no_error() {
 }
 
 #[test]
+fn help_lists_the_words_that_a_setting_takes() {
+    let Err(Stop::Clap(shown)) = parse(Given { args: "serve --help", ..NOTHING }) else { panic!() };
+    let words: Vec<_> = shown.to_string().split_whitespace().map(str::to_owned).collect();
+    assert!(words.join(" ").contains("[possible values: cnn, resnet18, resnet34, resnet50]"), "{shown}");
+}
+
+#[test]
 fn no_arguments_mean_serve_with_its_defaults() {
     let settings = serve(NOTHING);
     assert_eq!(settings.listen.to_string(), "127.0.0.1:3000");
