@@ -1,1 +1,160 @@
-//! (in work)
+//! The command line: subcommands, where their settings come from, exit codes, logs.
+//!
+//! Decides precedence (file, then `FEDLEARN_*` variables, then flags; the later wins) and that nothing unknown passes.
+//! Refuses to know what the subcommands do.
+
+mod layers;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
+
+use crate::config::{CommonSettings, DemoSettings, JoinSettings, LogFormat, ServeSettings};
+use clap::{Parser, Subcommand};
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// The settings file that is read where none is named.
+const DEFAULT_FILE: &str = "fedlearn.toml";
+
+const EXAMPLES: &str = "\
+Examples:
+  fedlearn                                        the coordinator, on http://127.0.0.1:3000
+  fedlearn demo                                   coordinator and three clients on this machine
+  fedlearn join http://127.0.0.1:3000 --partition 1/3 --split dirichlet-label:0.3
+
+Every long option can also stand in the settings file (listen = \"0.0.0.0:3000\") or in the environment
+(FEDLEARN_LISTEN=0.0.0.0:3000). A flag goes before a variable, a variable before the file. What is unknown is refused.
+
+Exit codes:
+  0    done; a coordinator that was told to stop (Ctrl-C, SIGTERM) and did so in good order
+  1    failed
+  2    wrong arguments or settings
+  3    refused by the coordinator: removed, unknown run, wrong secret
+  130  interrupted by Ctrl-C before the work was done";
+
+/// Federated learning over plain REST: a coordinator with a live dashboard, and agents that come and go.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "fedlearn", version, override_usage = "fedlearn [COMMAND]", after_help = EXAMPLES, max_term_width = 120)]
+pub struct Cli {
+    /// What to do; `serve` where none is named.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Command {
+    /// Run the coordinator: API, dashboard, aggregation (the default)
+    #[command(after_help = "Example: fedlearn serve --listen 0.0.0.0:3000 --min-clients 3 --local-epochs 2")]
+    Serve(Box<ServeSettings>),
+    /// Take part in a run as a client
+    #[command(after_help = "Example: fedlearn join http://10.0.0.5:3000 --dataset cifar10 --data /data/cifar10")]
+    Join(Box<JoinSettings>),
+    /// Run a coordinator and clients on this machine, to look at
+    #[command(after_help = "Example: fedlearn demo --clients 5 --rounds 20")]
+    Demo(DemoSettings),
+}
+
+impl Command {
+    /// File and logs.
+    pub fn common(&self) -> &CommonSettings {
+        match self {
+            Self::Serve(settings) => &settings.common,
+            Self::Join(settings) => &settings.common,
+            Self::Demo(settings) => &settings.common,
+        }
+    }
+
+    fn problems(&self) -> Vec<String> {
+        match self {
+            Self::Serve(settings) => settings.problems(),
+            Self::Join(settings) => settings.problems(),
+            Self::Demo(_) => Vec::new(),
+        }
+    }
+}
+
+/// How the program ends. The table in `--help` says when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// 0.
+    Done,
+    /// 1.
+    Failed,
+    /// 2, which is also clap's.
+    Usage,
+    /// 3.
+    Refused,
+    /// 130: 128 + SIGINT, as shells have it.
+    Interrupted,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::Refused => 3,
+            Exit::Interrupted => 130,
+        })
+    }
+}
+
+/// Why there is nothing to run.
+#[derive(Debug, thiserror::Error)]
+pub enum Stop {
+    /// Help or version was asked for, or clap has better words for what is wrong.
+    #[error("{0}")]
+    Clap(#[from] clap::Error),
+    /// All that is wrong with the settings, each with where it was set.
+    #[error("{}", list(.0))]
+    Settings(Vec<String>),
+}
+
+impl Stop {
+    /// Tells the person, and says how to end.
+    pub fn report(&self) -> Exit {
+        match self {
+            Self::Clap(error) => {
+                // If the terminal is gone, nobody is left to be told.
+                let _ = error.print();
+                if error.use_stderr() { Exit::Usage } else { Exit::Done }
+            }
+            Self::Settings(_) => {
+                eprintln!("error: {self}");
+                Exit::Usage
+            }
+        }
+    }
+}
+
+fn list(problems: &[String]) -> String {
+    match problems {
+        [problem] => problem.clone(),
+        _ => format!("{} problems with the settings\n  - {}", problems.len(), problems.join("\n  - ")),
+    }
+}
+
+/// Reads the command line, the variables of the environment and the settings file.
+///
+/// # Errors
+/// See [`Stop`].
+pub fn parse(
+    args: impl IntoIterator<Item = OsString>,
+    variables: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<Cli, Stop> {
+    layers::resolve(args, variables, Path::new(DEFAULT_FILE))
+}
+
+/// Sends the log to standard error. Call it once, before anything logs.
+pub fn init_logging(settings: &CommonSettings) {
+    let filter = tracing_subscriber::EnvFilter::new(&settings.log);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match settings.log_format {
+        LogFormat::Human => log.with_ansi(std::io::stderr().is_terminal()).with_target(false).init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
+}

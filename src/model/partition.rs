@@ -5,6 +5,7 @@
 //! pixels and files.
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests;
 
 use rand::SeedableRng;

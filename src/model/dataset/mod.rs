@@ -6,6 +6,7 @@
 mod cifar;
 mod idx;
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests;
 
 use super::Images;

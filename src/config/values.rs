@@ -1,0 +1,136 @@
+//! The types of single settings, and how each reads from a text.
+
+use app::api::{CohortSize, Dataset, RegisterRequest};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// A text that no log and no error shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text itself.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+impl FromStr for Secret {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.len() {
+            1..=256 => Ok(Self(text.to_owned())),
+            len => Err(format!("it has {len} bytes, allowed are 1 to 256")),
+        }
+    }
+}
+
+/// Where torch computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The first GPU if there is one, else the CPU.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The GPU of that number.
+    Cuda(usize),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
+            _ => {
+                let number = text.strip_prefix("cuda:").and_then(|n| n.parse().ok()).filter(|&n| n < 256);
+                number.map(Self::Cuda).ok_or_else(|| format!("'{text}' is none of auto, cpu, cuda, cuda:0 to cuda:255"))
+            }
+        }
+    }
+}
+
+/// Where one dataset lies: `cifar10=/data/cifar10`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DatasetPath {
+    /// Which dataset.
+    pub dataset: Dataset,
+    /// Folder or archive, see [`crate::model::dataset::load`].
+    pub path: PathBuf,
+}
+
+impl FromStr for DatasetPath {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (dataset, path) =
+            text.split_once('=').ok_or_else(|| format!("'{text}' is not of the form DATASET=PATH"))?;
+        if path.is_empty() {
+            return Err(format!("'{text}' names no path"));
+        }
+        Ok(Self { dataset: dataset.parse()?, path: path.into() })
+    }
+}
+
+/// Whose test split the coordinator evaluates on, if any.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TestDataset(pub Option<Dataset>);
+
+impl FromStr for TestDataset {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "none" => Ok(Self(None)),
+            _ => text.parse().map(|dataset| Self(Some(dataset))).map_err(|e| format!("{e}, none")),
+        }
+    }
+}
+
+impl fmt::Display for TestDataset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.0.map_or("none", Dataset::as_str))
+    }
+}
+
+/// One of the words of an `app::api` enum; `--help` lists them.
+pub(super) fn words<T>(all: &'static [T]) -> impl TypedValueParser<Value = T>
+where
+    T: Copy + fmt::Display + FromStr<Err = String> + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(all.iter().map(T::to_string)).try_map(|word| word.parse::<T>())
+}
+
+pub(super) fn cohort(text: &str) -> Result<CohortSize, String> {
+    let parsed = match text {
+        "all" => Some(CohortSize::Fraction(1.0)),
+        share if share.contains('.') => share.parse().ok().map(CohortSize::Fraction),
+        size => size.parse().ok().map(CohortSize::Size),
+    };
+    parsed.ok_or_else(|| format!("'{text}' is neither all, nor a share such as 0.5, nor a whole number of clients"))
+}
+
+pub(super) fn log_filter(text: &str) -> Result<String, String> {
+    let filter = tracing_subscriber::EnvFilter::builder().parse(text);
+    filter.map(|_| text.to_owned()).map_err(|e| format!("'{text}' is no log filter: {e}"))
+}
+
+pub(super) fn base_url(text: &str) -> Result<String, String> {
+    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    match rest.map(|rest| rest.trim_end_matches('/')) {
+        Some(rest) if !rest.is_empty() && !rest.contains(['?', '#', ' ']) => Ok(text.trim_end_matches('/').to_owned()),
+        _ => Err(format!("'{text}' is not an address such as http://127.0.0.1:3000")),
+    }
+}
+
+pub(super) fn client_name(text: &str) -> Result<String, String> {
+    let request = RegisterRequest { name: text.to_owned(), samples: 1, device: String::new(), join_secret: None };
+    request.problems().into_iter().next().map_or_else(|| Ok(text.to_owned()), Err)
+}
