@@ -1,7 +1,28 @@
-//! What is trained, and on what: images in memory, the datasets read from disk, their split among clients.
+//! Networks, training, evaluation, datasets and partitioners.
+//!
+//! Decides what a network computes and what local training does to it. Refuses to know of rounds, clients and HTTP:
+//! parameters go in and come out as [`crate::wire::Parameters`], and a closure per batch is all that leads outside.
+//! Random numbers come from seeds through ChaCha, never from torch's generator: that one is shared by the whole
+//! process, so that two networks at work in one coordinator would disturb each other.
 
+mod augment;
+mod batches;
+mod cnn;
 pub mod dataset;
-pub mod images;
+mod device;
+mod error;
+mod evaluate;
+mod images;
+mod layers;
+mod network;
 pub mod partition;
+mod resnet;
+mod train;
 
+pub use device::{choose, describe};
+pub use error::ModelError;
+pub use dataset::DatasetError;
+pub use evaluate::{Evaluation, evaluate};
 pub use images::Images;
+pub use network::Network;
+pub use train::{TrainOutcome, train};
