@@ -150,6 +150,16 @@ pub enum Values {
 }
 
 impl Values {
+    /// As many zeros as the tensor has values.
+    pub(super) fn zeros(spec: &TensorSpec) -> Self {
+        // Of a schema's tensor: at most `MAX_VALUES`.
+        let len = spec.values().unwrap_or(0) as usize;
+        match spec.dtype {
+            Dtype::F32 => Self::F32(vec![0.0; len]),
+            Dtype::I64 => Self::I64(vec![0; len]),
+        }
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         match self {
@@ -208,4 +218,25 @@ impl Parameters {
     pub fn iter(&self) -> impl Iterator<Item = (&TensorSpec, &Values)> {
         self.schema.tensors.iter().zip(&self.values)
     }
+}
+
+/// The Euclidean norm of all F32 values together, summed in f64. Integers do not count: they are no parameters.
+pub fn l2_norm(parameters: &Parameters) -> f64 {
+    // Sixteen sums side by side, because the compiler may not reorder one: so it can vectorise, and the result is the
+    // same on every machine.
+    const LANES: usize = 16;
+    let mut sums = [0.0; LANES];
+    let mut add = |values: &[f32]| {
+        for (sum, value) in sums.iter_mut().zip(values) {
+            *sum += f64::from(*value) * f64::from(*value);
+        }
+    };
+    for values in parameters.values() {
+        if let Values::F32(values) = values {
+            let (chunks, rest) = values.as_chunks::<LANES>();
+            chunks.iter().for_each(|chunk| add(chunk));
+            add(rest);
+        }
+    }
+    sums.iter().sum::<f64>().sqrt()
 }

@@ -1,0 +1,54 @@
+//! Whole bodies in a negotiated format.
+
+use super::error::{DecodeError, EncodeError};
+use super::negotiate::{BodyFormat, ModelFormat};
+use super::tensor::{Parameters, Schema};
+use super::{container, limits, safe};
+use std::sync::Arc;
+
+impl BodyFormat {
+    /// Reads a body of exactly these tensors.
+    ///
+    /// # Errors
+    /// Anything that does not hold of the body.
+    pub fn read(self, body: &[u8], schema: &Arc<Schema>) -> Result<Parameters, DecodeError> {
+        match self {
+            Self::Container => container::decode(body, schema),
+            Self::Safetensors { zstd: false } => safe::read(body, schema),
+            Self::Safetensors { zstd: true } => {
+                let most = usize::try_from(limits::max_body_bytes(schema)).unwrap_or(usize::MAX);
+                safe::read(&safe::decompress(body, most)?, schema)
+            }
+        }
+    }
+
+    /// Reads a body of whatever tensors there are, up to `max_values` values together.
+    ///
+    /// # Errors
+    /// Anything that does not hold of the body.
+    pub fn read_any(self, body: &[u8], max_values: u64) -> Result<Parameters, DecodeError> {
+        match self {
+            Self::Container => container::decode_any(body, max_values),
+            Self::Safetensors { zstd: false } => safe::read_any(body, max_values),
+            Self::Safetensors { zstd: true } => {
+                let most = max_values.saturating_mul(8).saturating_add(limits::MAX_HEADER_BYTES as u64);
+                let most = usize::try_from(most).unwrap_or(usize::MAX);
+                safe::read_any(&safe::decompress(body, most)?, max_values)
+            }
+        }
+    }
+}
+
+impl ModelFormat {
+    /// Writes a body. `base_version`: see [`container::encode`]; safetensors has no place for it.
+    ///
+    /// # Errors
+    /// The parameters cannot be encoded so.
+    pub fn write(self, parameters: &Parameters, base_version: Option<u64>) -> Result<Vec<u8>, EncodeError> {
+        match self {
+            Self::Container(encoding) => container::encode(parameters, encoding, base_version),
+            Self::Safetensors { zstd: false } => safe::write(parameters),
+            Self::Safetensors { zstd: true } => safe::compress(&safe::write(parameters)?),
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! Every reason for which a body is refused or cannot be made.
+
+use super::limits::{MAX_HEADER_BYTES, MAX_ZSTD_WINDOW_LOG};
+use super::tensor::{Dtype, SchemaError};
+
+/// Why parameters cannot be encoded.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum EncodeError {
+    /// NaN or infinity among the values.
+    #[error("tensor '{tensor}' has a value that is NaN or infinite at index {index}")]
+    NotFinite {
+        /// Which tensor.
+        tensor: String,
+        /// Which value, in row-major order.
+        index: usize,
+    },
+    /// A finite value above the largest of bf16, which rounding would make infinite.
+    #[error("tensor '{tensor}' has {value:e} at index {index}, which is beyond bf16")]
+    BeyondBf16 {
+        /// Which tensor.
+        tensor: String,
+        /// Which value, in row-major order.
+        index: usize,
+        /// What it is.
+        value: f32,
+    },
+    /// Names and shapes alone pass the limit that decoders accept.
+    #[error("the header has {0} bytes, at most {MAX_HEADER_BYTES} are allowed")]
+    HeaderTooLong(usize),
+    /// A name that safetensors keeps for itself.
+    #[error("a tensor cannot be named '__metadata__' in safetensors")]
+    ReservedName,
+    /// A library failed: for want of memory, as far as we know.
+    #[error("{library} failed: {reason}")]
+    Library {
+        /// Which one.
+        library: &'static str,
+        /// What it says.
+        reason: String,
+    },
+}
+
+/// Why bytes are no acceptable parameters. Nothing of them is kept.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    // What holds of the body as a whole.
+    /// Another format.
+    #[error("the body does not begin with the signature of application/vnd.fedlearn.params")]
+    Signature,
+    /// Another version of our format.
+    #[error("format version {0}, this program reads version 1")]
+    Version(u32),
+    /// Less than its own header says, or than any body must have.
+    #[error("the body ends after {found} bytes, {expected} are needed")]
+    Truncated {
+        /// Bytes needed.
+        expected: u64,
+        /// Bytes there are.
+        found: u64,
+    },
+    /// More than its own header says.
+    #[error("the body should end after {expected} bytes and has {found}")]
+    Trailing {
+        /// Bytes accounted for.
+        expected: u64,
+        /// Bytes there are.
+        found: u64,
+    },
+    /// Over [`MAX_HEADER_BYTES`].
+    #[error("the header has {0} bytes, at most {MAX_HEADER_BYTES} are allowed")]
+    HeaderTooLong(u64),
+    /// The header changed on its way.
+    #[error("the header's checksum is {found:08x}, its bytes have {computed:08x}")]
+    HeaderChecksum {
+        /// As sent.
+        found: u32,
+        /// As it should be.
+        computed: u32,
+    },
+    /// Not the structure that a header has.
+    #[error("the header cannot be read: {0}")]
+    Header(String),
+    /// More list elements in the header than any schema may have.
+    #[error("the header lists {count} {what}, at most {limit} are allowed")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many.
+        count: u64,
+        /// How many may be.
+        limit: u64,
+    },
+    /// More values than the caller wants to hold.
+    #[error("{values} values, at most {limit} are allowed")]
+    TooManyValues {
+        /// How many.
+        values: u64,
+        /// How many may be.
+        limit: u64,
+    },
+
+    // What holds of tensors.
+    /// A dtype that is not F32, I64 or, in safetensors, F16 or BF16.
+    #[error("tensor '{tensor}' has the unknown dtype {dtype}")]
+    UnknownDtype {
+        /// Which tensor.
+        tensor: String,
+        /// Its dtype: the container's code, or safetensors' word.
+        dtype: String,
+    },
+    /// An encoding of the whole body that is not known.
+    #[error("unknown encoding {0}")]
+    UnknownEncoding(u8),
+    /// An encoding of a tensor that is not known, or not for its dtype.
+    #[error("tensor '{tensor}' is {dtype:?} and cannot have the encoding {encoding}")]
+    TensorEncoding {
+        /// Which tensor.
+        tensor: String,
+        /// Its dtype.
+        dtype: Dtype,
+        /// The code of its encoding.
+        encoding: u8,
+    },
+    /// Tensors must come in the order of their names' bytes.
+    #[error("tensor '{tensor}' comes after '{previous}', the order is by name")]
+    TensorOrder {
+        /// Which tensor.
+        tensor: String,
+        /// The one before it.
+        previous: String,
+    },
+    /// The tensors are no schema: a name twice, or a limit passed.
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
+    /// The header contradicts itself.
+    #[error("the header's schema digest is not that of its tensors")]
+    SchemaDigest,
+    /// The model has a tensor that the body has not.
+    #[error("tensor '{0}' is missing")]
+    MissingTensor(String),
+    /// The body has a tensor that the model has not.
+    #[error("tensor '{0}' is not one of the model's")]
+    UnknownTensor(String),
+    /// Model and body disagree on a dtype.
+    #[error("tensor '{tensor}' has dtype {found:?}, the model's is {expected:?}")]
+    DtypeMismatch {
+        /// Which tensor.
+        tensor: String,
+        /// The model's.
+        expected: Dtype,
+        /// The body's.
+        found: Dtype,
+    },
+    /// Model and body disagree on a shape.
+    #[error("tensor '{tensor}' has shape {found:?}, the model's is {expected:?}")]
+    ShapeMismatch {
+        /// Which tensor.
+        tensor: String,
+        /// The model's.
+        expected: Vec<u64>,
+        /// The body's.
+        found: Vec<u64>,
+    },
+    /// NaN or infinity among the values.
+    #[error("tensor '{tensor}' has a value that is NaN or infinite at index {index}")]
+    NotFinite {
+        /// Which tensor.
+        tensor: String,
+        /// Which value, in row-major order.
+        index: usize,
+    },
+
+    // What holds of the container's blocks.
+    /// Blocks of no values, or above the limit.
+    #[error("blocks of {found} values, allowed are 1 to {limit}")]
+    BlockValues {
+        /// Values a block.
+        found: u32,
+        /// The most there may be.
+        limit: usize,
+    },
+    /// Blocks leave values uncovered, or cover some twice.
+    #[error("{found} blocks, the tensors need {expected}")]
+    BlockCount {
+        /// How many the tensors need.
+        expected: u64,
+        /// How many there are.
+        found: u64,
+    },
+    /// A block changed on its way.
+    #[error("block {block} has the checksum {found:08x}, its bytes have {computed:08x}")]
+    BlockChecksum {
+        /// Which block, from 0.
+        block: usize,
+        /// As sent.
+        found: u32,
+        /// As it should be.
+        computed: u32,
+    },
+    /// The bytes of a block are not as many as its content says.
+    #[error("block {block} has {found} bytes, its content {expected}")]
+    BlockLength {
+        /// Which block, from 0.
+        block: usize,
+        /// Bytes of its content.
+        expected: u64,
+        /// Bytes there are.
+        found: u64,
+    },
+    /// Neither raw nor zstd.
+    #[error("block {block} has a plane of the unknown method {method}")]
+    PlaneMethod {
+        /// Which block, from 0.
+        block: usize,
+        /// The code of the method.
+        method: u8,
+    },
+    /// A plane does not have, or does not expand to, as many bytes as the block's values need.
+    #[error("block {block} has a plane of {found} bytes, its values need {expected}")]
+    PlaneSize {
+        /// Which block, from 0.
+        block: usize,
+        /// Bytes its values need.
+        expected: u64,
+        /// Bytes there are.
+        found: u64,
+    },
+    /// A plane is not one zstd frame.
+    #[error("block {block} has a plane that is no zstd frame: {reason}")]
+    PlaneZstd {
+        /// Which block, from 0.
+        block: usize,
+        /// What the zstd library says.
+        reason: String,
+    },
+
+    // What holds of safetensors, and of zstd around a whole body.
+    /// A gap before a tensor, or an overlap with the one before.
+    #[error("tensor '{tensor}' begins at byte {found} of the data, it should at {expected}")]
+    Offset {
+        /// Which tensor.
+        tensor: String,
+        /// Where the one before ends.
+        expected: u64,
+        /// Where it begins.
+        found: u64,
+    },
+    /// The bytes of a tensor are not as many as its shape needs.
+    #[error("tensor '{tensor}' has {found} bytes, its shape needs {expected}")]
+    TensorSize {
+        /// Which tensor.
+        tensor: String,
+        /// Bytes its shape needs.
+        expected: u64,
+        /// Bytes there are.
+        found: u64,
+    },
+    /// The body is not zstd, or asks for a window above 2^[`MAX_ZSTD_WINDOW_LOG`] bytes.
+    #[error("the body is no zstd of a window up to 2^{MAX_ZSTD_WINDOW_LOG} bytes: {0}")]
+    Zstd(String),
+    /// The body expands to more than it may.
+    #[error("the body expands to more than {limit} bytes")]
+    Expands {
+        /// The most there may be.
+        limit: usize,
+    },
+}

@@ -1,0 +1,29 @@
+//! How large things may be, so that a body's worst case is known before a byte of it is read. The limits of a schema
+//! (tensors, names, dimensions, values) stand in [`super::tensor`].
+
+use super::tensor::{Dtype, Schema};
+
+/// The longest header, of our container and of safetensors alike: 4 MiB. ResNet-152's has 60 kB.
+pub const MAX_HEADER_BYTES: usize = 4 << 20;
+
+/// The most values in a block of the container: 1 Mi, 4 MiB as f32. What the encoder uses.
+///
+/// Large enough that the 13 bytes a block costs vanish, small enough that a block's scratch memory is a few MiB.
+pub const MAX_BLOCK_VALUES: usize = 1 << 20;
+
+/// The largest window a zstd frame around a whole body may ask for, as a power of two: 8 MiB, by RFC 9659.
+pub const MAX_ZSTD_WINDOW_LOG: u32 = 23;
+
+/// The level of every zstd compression here. On parameters, higher levels cost much time for under 1% of size:
+/// what can be gained lies in the distribution of single bytes, and level 1 takes that already.
+pub const ZSTD_LEVEL: i32 = 1;
+
+/// The most bytes a body with these tensors may have, in any format, compressed or not: the values as they are in
+/// memory, and [`MAX_HEADER_BYTES`] for header, block overhead and all else. What a server reads before it says 413.
+pub fn max_body_bytes(schema: &Schema) -> u64 {
+    let of = |dtype| -> u64 {
+        // The sum cannot overflow: a schema has at most `MAX_VALUES` values.
+        schema.tensors().iter().filter(|t| t.dtype == dtype).filter_map(|t| t.values()).sum()
+    };
+    4 * of(Dtype::F32) + 8 * of(Dtype::I64) + MAX_HEADER_BYTES as u64
+}

@@ -1,0 +1,263 @@
+//! `application/vnd.safetensors` (<https://github.com/huggingface/safetensors#format>): what every PyTorch user can
+//! read and write in three lines.
+//!
+//! The `safetensors` crate writes; the reading is done here, for three reasons, all on hostile input: its reader (0.8)
+//! adds up offsets unchecked, so that offsets near 2^64 make it panic; it takes the last of two tensors of one name
+//! in silence; and its errors name no tensor.
+
+use super::container::{expect_at_most, expect_schema};
+use super::error::{DecodeError, EncodeError};
+use super::limits::{MAX_HEADER_BYTES, MAX_ZSTD_WINDOW_LOG, ZSTD_LEVEL};
+use super::plain;
+use super::tensor::{Dtype, MAX_TENSORS, Parameters, Schema, TensorSpec, Values};
+use half::{bf16, f16};
+use safetensors::tensor::{Dtype as FileDtype, View};
+use serde::de::{Deserialize, IgnoredAny, MapAccess, Visitor};
+use std::borrow::Cow;
+use std::io::Read;
+use std::sync::Arc;
+
+/// The key of the header that is no tensor.
+const METADATA: &str = "__metadata__";
+/// Bytes before the header: its length.
+const LENGTH_BYTES: usize = 8;
+
+/// Writes safetensors, F32 and I64.
+///
+/// # Errors
+/// A value is NaN or infinite, a tensor has the name `__metadata__`, or names and shapes alone pass the header's limit.
+pub fn write(parameters: &Parameters) -> Result<Vec<u8>, EncodeError> {
+    let mut tensors = Vec::new();
+    for (spec, values) in parameters.iter() {
+        if spec.name == METADATA {
+            return Err(EncodeError::ReservedName);
+        }
+        if let Values::F32(values) = values
+            && let Some(index) = plain::first_not_finite(values)
+        {
+            return Err(EncodeError::NotFinite { tensor: spec.name.clone(), index });
+        }
+        // Dimensions beyond `usize` need one of 0 beside them: no memory could hold the values otherwise.
+        let shape = spec.shape.iter().map(|&dim| usize::try_from(dim).unwrap_or(usize::MAX)).collect();
+        tensors.push((&spec.name, Tensor { shape, values }));
+    }
+    let file = safetensors::serialize(tensors, None)
+        .map_err(|e| EncodeError::Library { library: "safetensors", reason: e.to_string() })?;
+    let header = file.first_chunk().map_or(0, |length| u64::from_le_bytes(*length)) as usize;
+    if header > MAX_HEADER_BYTES { Err(EncodeError::HeaderTooLong(header)) } else { Ok(file) }
+}
+
+struct Tensor<'a> {
+    shape: Vec<usize>,
+    values: &'a Values,
+}
+
+impl View for Tensor<'_> {
+    fn dtype(&self) -> FileDtype {
+        match self.values.dtype() {
+            Dtype::F32 => FileDtype::F32,
+            Dtype::I64 => FileDtype::I64,
+        }
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        let mut bytes = vec![0; self.data_len()];
+        match self.values {
+            Values::F32(values) => {
+                plain::f32_to_le(values, &mut bytes);
+            }
+            Values::I64(values) => plain::i64_to_le(values, &mut bytes),
+        }
+        bytes.into()
+    }
+
+    fn data_len(&self) -> usize {
+        match self.values {
+            Values::F32(values) => 4 * values.len(),
+            Values::I64(values) => 8 * values.len(),
+        }
+    }
+}
+
+/// Reads safetensors of exactly these tensors. F16 and BF16 are taken for F32.
+///
+/// # Errors
+/// Anything that does not hold of the file. No memory is taken for values before names and shapes are the expected.
+pub fn read(file: &[u8], schema: &Arc<Schema>) -> Result<Parameters, DecodeError> {
+    let tensors = tensors(file)?;
+    expect_schema(schema, &schema_of(&tensors)?)?;
+    values(tensors, Arc::clone(schema))
+}
+
+/// Reads safetensors of whatever tensors there are, up to `max_values` values together. F16 and BF16 become F32.
+///
+/// # Errors
+/// Anything that does not hold of the file. No memory is taken for values before they are counted.
+pub fn read_any(file: &[u8], max_values: u64) -> Result<Parameters, DecodeError> {
+    let tensors = tensors(file)?;
+    let schema = schema_of(&tensors)?;
+    expect_at_most(max_values, &schema)?;
+    values(tensors, Arc::new(schema))
+}
+
+/// A tensor in the file, its bytes as many as its shape needs.
+struct Stored<'a> {
+    spec: TensorSpec,
+    dtype: FileDtype,
+    bytes: &'a [u8],
+}
+
+/// What the header says of a tensor.
+#[derive(serde::Deserialize)]
+struct Entry {
+    dtype: String,
+    shape: Vec<u64>,
+    data_offsets: (u64, u64),
+}
+
+/// The header in its own order, with names as often as they appear: a map would hide the second of two.
+struct Entries(Vec<(String, Entry)>);
+
+impl<'de> Deserialize<'de> for Entries {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct EntriesVisitor;
+        impl<'de> Visitor<'de> for EntriesVisitor {
+            type Value = Entries;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object of tensors")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(name) = map.next_key::<String>()? {
+                    if name == METADATA {
+                        map.next_value::<IgnoredAny>()?;
+                    } else {
+                        entries.push((name, map.next_value()?));
+                    }
+                }
+                Ok(Entries(entries))
+            }
+        }
+        deserializer.deserialize_map(EntriesVisitor)
+    }
+}
+
+/// The tensors by name, after all checks of the header: every byte of the data belongs to one tensor, and none to two.
+fn tensors(file: &[u8]) -> Result<Vec<Stored<'_>>, DecodeError> {
+    let found = file.len() as u64;
+    let truncated = |expected| DecodeError::Truncated { expected, found };
+    let (length, rest) = file.split_first_chunk::<LENGTH_BYTES>().ok_or(truncated(LENGTH_BYTES as u64))?;
+    let length = u64::from_le_bytes(*length);
+    let Some(header_bytes) = usize::try_from(length).ok().filter(|&n| n <= MAX_HEADER_BYTES) else {
+        return Err(DecodeError::HeaderTooLong(length));
+    };
+    let data_start = LENGTH_BYTES as u64 + length;
+    let (header, data) = rest.split_at_checked(header_bytes).ok_or(truncated(data_start))?;
+    let Entries(mut entries) = serde_json::from_slice(header).map_err(|e| DecodeError::Header(e.to_string()))?;
+    if entries.len() > MAX_TENSORS {
+        let (count, limit) = (entries.len() as u64, MAX_TENSORS as u64);
+        return Err(DecodeError::TooMany { what: "tensors", count, limit });
+    }
+
+    entries.sort_by_key(|(_, entry)| entry.data_offsets);
+    let mut stored = Vec::with_capacity(entries.len());
+    let mut end = 0;
+    for (tensor, entry) in entries {
+        let (file_dtype, dtype, value_bytes) = match entry.dtype.as_str() {
+            "F32" => (FileDtype::F32, Dtype::F32, 4),
+            "F16" => (FileDtype::F16, Dtype::F32, 2),
+            "BF16" => (FileDtype::BF16, Dtype::F32, 2),
+            "I64" => (FileDtype::I64, Dtype::I64, 8),
+            _ => return Err(DecodeError::UnknownDtype { tensor, dtype: entry.dtype }),
+        };
+        let (begin, stop) = entry.data_offsets;
+        if begin != end {
+            return Err(DecodeError::Offset { tensor, expected: end, found: begin });
+        }
+        end = stop;
+        let spec = TensorSpec { name: tensor, dtype, shape: entry.shape };
+        let expected = spec.values().and_then(|n| n.checked_mul(value_bytes)).unwrap_or(u64::MAX);
+        let found = stop.saturating_sub(begin);
+        if expected != found || stop < begin {
+            return Err(DecodeError::TensorSize { tensor: spec.name, expected, found });
+        }
+        let bytes = usize::try_from(begin).ok().zip(usize::try_from(stop).ok()).and_then(|(b, s)| data.get(b..s));
+        let bytes = bytes.ok_or(truncated(data_start.saturating_add(stop)))?;
+        stored.push(Stored { spec, dtype: file_dtype, bytes });
+    }
+    if end != data.len() as u64 {
+        return Err(DecodeError::Trailing { expected: data_start + end, found });
+    }
+    stored.sort_by(|a, b| a.spec.name.cmp(&b.spec.name));
+    Ok(stored)
+}
+
+fn schema_of(tensors: &[Stored<'_>]) -> Result<Schema, DecodeError> {
+    Ok(Schema::new(tensors.iter().map(|t| t.spec.clone()).collect())?)
+}
+
+/// `tensors` and `schema` are of one order and shape.
+fn values(tensors: Vec<Stored<'_>>, schema: Arc<Schema>) -> Result<Parameters, DecodeError> {
+    let mut all = Vec::with_capacity(tensors.len());
+    for Stored { spec, dtype, bytes } in tensors {
+        let mut values = Values::zeros(&spec);
+        let finite = match &mut values {
+            Values::F32(values) => {
+                match dtype {
+                    FileDtype::F16 => widen(bytes, values, |half| f16::from_le_bytes(half).to_f32()),
+                    FileDtype::BF16 => widen(bytes, values, |half| bf16::from_le_bytes(half).to_f32()),
+                    _ => {
+                        plain::f32_from_le(bytes, values);
+                    }
+                }
+                plain::first_not_finite(values)
+            }
+            Values::I64(values) => {
+                plain::i64_from_le(bytes, values);
+                None
+            }
+        };
+        if let Some(index) = finite {
+            return Err(DecodeError::NotFinite { tensor: spec.name, index });
+        }
+        all.push(values);
+    }
+    Ok(Parameters::new(schema, all))
+}
+
+fn widen(bytes: &[u8], values: &mut [f32], convert: impl Fn([u8; 2]) -> f32) {
+    for (bytes, value) in bytes.as_chunks().0.iter().zip(values) {
+        *value = convert(*bytes);
+    }
+}
+
+/// One zstd frame of all the bytes: the body of `Content-Encoding: zstd`.
+///
+/// # Errors
+/// The library fails.
+pub fn compress(bytes: &[u8]) -> Result<Vec<u8>, EncodeError> {
+    zstd::bulk::compress(bytes, ZSTD_LEVEL).map_err(|e| EncodeError::Library { library: "zstd", reason: e.to_string() })
+}
+
+/// Expands a body of `Content-Encoding: zstd`. Holds at most `max_bytes` and a window of 2^[`MAX_ZSTD_WINDOW_LOG`].
+///
+/// # Errors
+/// No zstd, cut short, or more than `max_bytes`: if the frame says so, nothing is expanded; else not beyond that.
+pub fn decompress(bytes: &[u8], max_bytes: usize) -> Result<Vec<u8>, DecodeError> {
+    let invalid = |e: std::io::Error| DecodeError::Zstd(e.to_string());
+    let declared = zstd::zstd_safe::get_frame_content_size(bytes).ok().flatten().unwrap_or(0);
+    if declared > max_bytes as u64 {
+        return Err(DecodeError::Expands { limit: max_bytes });
+    }
+    let mut decoder = zstd::stream::read::Decoder::with_buffer(bytes).map_err(invalid)?;
+    decoder.window_log_max(MAX_ZSTD_WINDOW_LOG).map_err(invalid)?;
+    let mut expanded = Vec::with_capacity(declared as usize); // at most `max_bytes`
+    decoder.take((max_bytes as u64).saturating_add(1)).read_to_end(&mut expanded).map_err(invalid)?;
+    if expanded.len() > max_bytes { Err(DecodeError::Expands { limit: max_bytes }) } else { Ok(expanded) }
+}
