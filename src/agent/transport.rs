@@ -1,8 +1,7 @@
 //! The client plane as seen from a client: typed calls, repeated until they are answered.
 
 use app::api::{
-    ClientId, ErrorBody, ErrorCode, RegisterReply, RegisterRequest, RunId, StatusReply, StatusReport, Task,
-    UpdateQuery,
+    ClientId, ErrorBody, ErrorCode, RegisterReply, RegisterRequest, RunId, StatusReply, StatusReport, Task, UpdateQuery,
 };
 use backon::{BackoffBuilder, ExponentialBuilder, Retryable};
 use bytes::Bytes;

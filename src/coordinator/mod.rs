@@ -228,11 +228,7 @@ impl Coordinator {
         self.start_run(stored, &mut splits).await
     }
 
-    async fn start_run(
-        &self,
-        stored: StoredRun,
-        splits: &mut HashMap<Dataset, Arc<Images>>,
-    ) -> Result<(), StartError> {
+    async fn start_run(&self, stored: StoredRun, splits: &mut HashMap<Dataset, Arc<Images>>) -> Result<(), StartError> {
         let run = stored.run.clone();
         let evaluator = self.evaluator(&stored, splits).await?;
         let parameters = {
@@ -308,9 +304,8 @@ impl Coordinator {
             Some(images) => images.clone(),
             None => {
                 let load = move || model::dataset::load(dataset, &path, model::dataset::Split::Test);
-                let loaded = blocking(load)
-                    .await
-                    .map_err(|source| StartError::Dataset { run: stored.run.clone(), source })?;
+                let loaded =
+                    blocking(load).await.map_err(|source| StartError::Dataset { run: stored.run.clone(), source })?;
                 splits.entry(dataset).or_insert(Arc::new(loaded)).clone()
             }
         };

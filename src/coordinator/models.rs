@@ -111,13 +111,12 @@ impl Models {
         if version == current {
             return Ok(parameters);
         }
-        let sha256 =
-            self.store.model_version(&self.run, version).await?.ok_or(ModelError::NoVersion(version))?;
+        let sha256 = self.store.model_version(&self.run, version).await?.ok_or(ModelError::NoVersion(version))?;
         let (store, schema) = (self.store.clone(), self.schema.clone());
         blocking(move || {
             let bytes = store.get_model(&sha256).map_err(StoreError::from)?;
-            let parameters = wire::decode(&bytes, &schema)
-                .map_err(|e| ModelError::Unreadable { version, reason: e.to_string() })?;
+            let parameters =
+                wire::decode(&bytes, &schema).map_err(|e| ModelError::Unreadable { version, reason: e.to_string() })?;
             Ok(Arc::new(parameters))
         })
         .await

@@ -12,9 +12,7 @@ use crate::model::Evaluation;
 use crate::round::{Command, Effect, RoundMachine};
 use crate::store::{NewVersion, Sha256Digest, Standing, Store, StoreError};
 use crate::wire::Parameters;
-use app::api::{
-    BestVersion, Change, ClientId, ClientView, RoundOutcome, RoundSummary, RunConfig, RunId, StatusReply,
-};
+use app::api::{BestVersion, Change, ClientId, ClientView, RoundOutcome, RoundSummary, RunConfig, RunId, StatusReply};
 use std::sync::Arc;
 use std::time::Duration;
 use tch::Device;

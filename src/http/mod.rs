@@ -127,9 +127,9 @@ pub fn router(state: AppState, body_timeout: Duration) -> Router {
         .layer(fixed(header::REFERRER_POLICY, "no-referrer"))
         .layer(fixed(header::CONTENT_SECURITY_POLICY, "frame-ancestors 'none'"))
         // The one place that logs requests. Paths hold no secrets, and queries are left out.
-        .layer(TraceLayer::new_for_http().make_span_with(|request: &Request| {
-            tracing::debug_span!("http", method = %request.method(), path = request.uri().path())
-        }))
+        .layer(TraceLayer::new_for_http().make_span_with(
+            |request: &Request| tracing::debug_span!("http", method = %request.method(), path = request.uri().path()),
+        ))
 }
 
 async fn no_such_address() -> ApiError {

@@ -51,9 +51,11 @@ pub async fn put_update(
     if query.loss.is_some_and(|loss| !loss.is_finite()) {
         return Err(ApiError::new(ErrorCode::Invalid, "loss is not finite"));
     }
-    let format =
-        wire::body_format(header_text(&headers, header::CONTENT_TYPE)?, header_text(&headers, header::CONTENT_ENCODING)?)
-            .map_err(|e| ApiError::new(ErrorCode::UnsupportedMediaType, e.to_string()))?;
+    let format = wire::body_format(
+        header_text(&headers, header::CONTENT_TYPE)?,
+        header_text(&headers, header::CONTENT_ENCODING)?,
+    )
+    .map_err(|e| ApiError::new(ErrorCode::UnsupportedMediaType, e.to_string()))?;
     let cap = wire::max_body_bytes(run.published().models.schema());
     if let Some(length) = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok())
         && length > cap

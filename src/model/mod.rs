@@ -19,9 +19,9 @@ pub mod partition;
 mod resnet;
 mod train;
 
+pub use dataset::DatasetError;
 pub use device::{choose, describe};
 pub use error::ModelError;
-pub use dataset::DatasetError;
 pub use evaluate::{Evaluation, evaluate};
 pub use images::Images;
 pub use network::Network;
