@@ -256,15 +256,9 @@ mod tests {
 
     #[test]
     fn what_we_do_not_have_is_not_acceptable() {
-        for accept in [
-            "text/html",
-            "application/vnd.fedlearn.params; encoding=q3",
-            "*/*;q=0",
-            "*/*;q=2",
-            "*/*;q=high",
-            "",
-            ";,;",
-        ] {
+        for accept in
+            ["text/html", "application/vnd.fedlearn.params; encoding=q3", "*/*;q=0", "*/*;q=2", "*/*;q=high", "", ";,;"]
+        {
             assert_eq!(offered(accept), Err(NotAcceptable { accept: accept.into() }), "{accept}");
         }
     }
