@@ -3,7 +3,7 @@
 
 use super::tensor::{Dtype, Schema};
 
-/// The longest header, of our container and of safetensors alike: 4 MiB, some 50 bytes for each of the most tensors
+/// The longest header, of our container and of safetensors alike: 4 MiB, 64 bytes for each of the most tensors
 /// there may be.
 pub const MAX_HEADER_BYTES: usize = 4 << 20;
 
