@@ -3,7 +3,8 @@
 
 use super::tensor::{Dtype, Schema};
 
-/// The longest header, of our container and of safetensors alike: 4 MiB. ResNet-152's has 60 kB.
+/// The longest header, of our container and of safetensors alike: 4 MiB, 64 bytes for each of the most tensors
+/// there may be.
 pub const MAX_HEADER_BYTES: usize = 4 << 20;
 
 /// The most values in a block of the container: 1 Mi, 4 MiB as f32. What the encoder uses.
@@ -14,8 +15,8 @@ pub const MAX_BLOCK_VALUES: usize = 1 << 20;
 /// The largest window a zstd frame around a whole body may ask for, as a power of two: 8 MiB, by RFC 9659.
 pub const MAX_ZSTD_WINDOW_LOG: u32 = 23;
 
-/// The level of every zstd compression here. On parameters, higher levels cost much time for under 1% of size:
-/// what can be gained lies in the distribution of single bytes, and level 1 takes that already.
+/// The level of every zstd compression here. What can be gained on parameters lies in the distribution of single bytes,
+/// hardly in repetitions, and level 1 takes that already.
 pub const ZSTD_LEVEL: i32 = 1;
 
 /// The most bytes a body with these tensors may have, in any format, compressed or not: the values as they are in

@@ -6,7 +6,7 @@
 mod bf16;
 mod block;
 mod body;
-pub mod container;
+mod container;
 mod error;
 mod header;
 mod layout;

@@ -1,9 +1,9 @@
 //! `application/vnd.safetensors` (<https://github.com/huggingface/safetensors#format>): what every PyTorch user can
 //! read and write in three lines.
 //!
-//! The `safetensors` crate writes; the reading is done here, for three reasons, all on hostile input: its reader (0.8)
-//! adds up offsets unchecked, so that offsets near 2^64 make it panic; it takes the last of two tensors of one name
-//! in silence; and its errors name no tensor.
+//! The `safetensors` crate writes. The reading is done here, because on hostile input its reader (0.8) takes the last of
+//! two tensors of one name in silence, adds up offsets unchecked (near 2^64 it panics where overflow checks are on), and
+//! names no tensor in most of its errors.
 
 use super::container::{expect_at_most, expect_schema};
 use super::error::{DecodeError, EncodeError};

@@ -1,1 +1,60 @@
+//! The tests of bodies: what comes back, what is refused, and what the specification shows.
+#![allow(clippy::unwrap_used)]
 
+mod container_refusals;
+mod example;
+mod round_trip;
+mod safetensors;
+
+use super::*;
+use std::sync::Arc;
+
+/// A schema of F32 and I64 tensors, by name, dtype and shape.
+fn schema(tensors: &[(&str, Dtype, &[u64])]) -> Arc<Schema> {
+    let spec = |&(name, dtype, shape): &(&str, Dtype, &[u64])| TensorSpec {
+        name: name.to_owned(),
+        dtype,
+        shape: shape.to_vec(),
+    };
+    Arc::new(Schema::new(tensors.iter().map(spec).collect()).unwrap())
+}
+
+/// Vectors of F32 and I64, by name.
+fn parameters(tensors: &[(&str, Values)]) -> Parameters {
+    let shapes: Vec<_> = tensors.iter().map(|(_, v)| [v.len() as u64]).collect();
+    let specs: Vec<_> = tensors.iter().zip(&shapes).map(|((name, v), s)| (*name, v.dtype(), &s[..])).collect();
+    let schema = schema(&specs);
+    let mut tensors = tensors.to_vec();
+    tensors.sort_by(|a, b| a.0.cmp(b.0));
+    Parameters::new(schema, tensors.into_iter().map(|(_, values)| values).collect())
+}
+
+/// Three values and a counter.
+fn tiny() -> Parameters {
+    parameters(&[("w", Values::F32(vec![1.0, -2.5, 0.0])), ("n", Values::I64(vec![7]))])
+}
+
+/// The bits of every value: `==` on f32 takes -0.0 for 0.0.
+fn bits(parameters: &Parameters) -> Vec<Vec<u64>> {
+    let of = |values: &Values| match values {
+        Values::F32(v) => v.iter().map(|v| u64::from(v.to_bits())).collect(),
+        Values::I64(v) => v.iter().map(|v| *v as u64).collect(),
+    };
+    parameters.values().iter().map(of).collect()
+}
+
+#[test]
+fn the_norm_is_of_all_floats_and_of_no_integer() {
+    let of = |n| {
+        parameters(&[("a", Values::F32(vec![2.0; n])), ("b", Values::F32(vec![-1.0])), ("n", Values::I64(vec![99]))])
+    };
+    assert_eq!(l2_norm(&of(2)), 3.0);
+    assert_eq!(l2_norm(&of(20)), 9.0);
+    assert_eq!(l2_norm(&parameters(&[("a", Values::F32(vec![f32::MAX; 4]))])), 2.0 * f64::from(f32::MAX));
+}
+
+#[test]
+fn the_largest_body_holds_every_value_and_a_header() {
+    let schema = schema(&[("w", Dtype::F32, &[10]), ("n", Dtype::I64, &[3])]);
+    assert_eq!(max_body_bytes(&schema), 40 + 24 + MAX_HEADER_BYTES as u64);
+}

@@ -1,0 +1,207 @@
+//! Safetensors from other writers, and every refusal of them.
+
+use super::*;
+use ::safetensors::SafeTensors;
+use ::safetensors::tensor::{Dtype as FileDtype, TensorView};
+
+fn file(header: &str, data: &[u8]) -> Vec<u8> {
+    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), data].concat()
+}
+
+/// A file of one tensor `w`.
+fn one(dtype: &str, shape: &str, offsets: &str, data: &[u8]) -> Vec<u8> {
+    file(&format!(r#"{{"w":{{"dtype":"{dtype}","shape":{shape},"data_offsets":{offsets}}}}}"#), data)
+}
+
+fn refusal(file: &[u8]) -> DecodeError {
+    safe::read_any(file, 1000).unwrap_err()
+}
+
+#[test]
+fn what_we_write_the_reference_implementation_reads() {
+    let file = safe::write(&tiny()).unwrap();
+    let read = SafeTensors::deserialize(&file).unwrap();
+    let w = read.tensor("w").unwrap();
+    assert_eq!(
+        (w.dtype(), w.shape(), w.data()),
+        (FileDtype::F32, &[3][..], &[0, 0, 128, 63, 0, 0, 32, 192, 0, 0, 0, 0][..])
+    );
+    let n = read.tensor("n").unwrap();
+    assert_eq!((n.dtype(), n.shape(), n.data()), (FileDtype::I64, &[1][..], &[7, 0, 0, 0, 0, 0, 0, 0][..]));
+}
+
+#[test]
+fn what_the_reference_implementation_writes_we_read_with_metadata_and_halves_widened() {
+    let half = [0x00, 0x3c, 0x00, 0xc0]; // 1, -2
+    let brain = [0x80, 0x3f, 0x00, 0xc0]; // 1, -2
+    let tensors = [
+        ("half", TensorView::new(FileDtype::F16, vec![2], &half).unwrap()),
+        ("brain", TensorView::new(FileDtype::BF16, vec![2, 1], &brain).unwrap()),
+    ];
+    let metadata = Some([("format".to_owned(), "pt".to_owned())].into());
+    let file = ::safetensors::serialize(tensors, metadata).unwrap();
+
+    let schema = schema(&[("half", Dtype::F32, &[2]), ("brain", Dtype::F32, &[2, 1])]);
+    let both = vec![Values::F32(vec![1.0, -2.0]); 2];
+    assert_eq!(safe::read(&file, &schema), Ok(Parameters::new(schema, both)));
+}
+
+#[test]
+fn an_empty_file_is_a_schema_without_tensors() {
+    assert_eq!(safe::read_any(&file("{}", &[]), 0).unwrap().schema().values(), 0);
+}
+
+#[test]
+fn every_truncation_is_refused_as_such() {
+    let file = safe::write(&tiny()).unwrap();
+    for len in 0..file.len() {
+        let error = safe::read(&file[..len], tiny().schema()).unwrap_err();
+        assert!(matches!(error, DecodeError::Truncated { expected, found } if found == len as u64 && expected > found));
+    }
+}
+
+#[test]
+fn trailing_bytes() {
+    let found = one("F32", "[1]", "[0,4]", &[0; 5]).len() as u64;
+    assert_eq!(refusal(&one("F32", "[1]", "[0,4]", &[0; 5])), DecodeError::Trailing { expected: found - 1, found });
+}
+
+#[test]
+fn a_header_over_the_limit() {
+    assert_eq!(refusal(&[0xff; 100]), DecodeError::HeaderTooLong(u64::MAX));
+}
+
+#[test]
+fn a_header_that_is_not_json_or_not_of_tensors() {
+    for header in [
+        "",
+        "{",
+        "[]",
+        r#"{"w":1}"#,
+        r#"{"w":{"dtype":"F32"}}"#,
+        r#"{"w":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}}"#,
+    ] {
+        assert!(matches!(refusal(&file(header, &[0; 4])), DecodeError::Header(_)), "{header}");
+    }
+}
+
+#[test]
+fn more_tensors_than_any_schema_has() {
+    let entry = |i| format!(r#""{i}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}"#);
+    let entries: Vec<_> = (0..=MAX_TENSORS).map(entry).collect();
+    let limit = MAX_TENSORS as u64;
+    let found = refusal(&file(&format!("{{{}}}", entries.join(",")), &[]));
+    assert_eq!(found, DecodeError::TooMany { what: "tensors", count: limit + 1, limit });
+}
+
+#[test]
+fn a_dtype_that_is_not_read() {
+    let error = refusal(&one("F64", "[1]", "[0,8]", &[0; 8]));
+    assert_eq!(error, DecodeError::UnknownDtype { tensor: "w".into(), dtype: "F64".into() });
+}
+
+#[test]
+fn a_tensor_twice() {
+    let entry = r#""w":{"dtype":"F32","shape":[1],"data_offsets":"#;
+    let error = refusal(&file(&format!("{{{entry}[0,4]}},{entry}[4,8]}}}}"), &[0; 8]));
+    assert_eq!(error, DecodeError::Schema(SchemaError::Duplicate("w".into())));
+}
+
+#[test]
+fn a_gap_or_an_overlap() {
+    let gap = refusal(&one("F32", "[1]", "[4,8]", &[0; 8]));
+    assert_eq!(gap, DecodeError::Offset { tensor: "w".into(), expected: 0, found: 4 });
+    let header = r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}"#;
+    let overlap = refusal(&file(header, &[0; 8]));
+    assert_eq!(overlap, DecodeError::Offset { tensor: "b".into(), expected: 8, found: 4 });
+}
+
+#[test]
+fn a_tensor_of_another_size_than_its_shape() {
+    let error = |expected, found| DecodeError::TensorSize { tensor: "w".into(), expected, found };
+    assert_eq!(refusal(&one("F32", "[3]", "[0,8]", &[0; 8])), error(12, 8));
+    assert_eq!(refusal(&one("F32", "[18446744073709551615,2]", "[0,8]", &[0; 8])), error(u64::MAX, 8));
+}
+
+#[test]
+fn offsets_that_go_backwards_or_add_up_beyond_64_bits() {
+    // Given data of 8 bytes and nine tensors of 2^61 - 4 bytes, whose ends come near 2^64: the crate's reader panics.
+    let size = (1u64 << 61) - 4;
+    let entry = |i: u64| {
+        let (begin, end) = (i * size, if i == 8 { u64::MAX - 3 } else { (i + 1) * size });
+        format!(r#""{i}":{{"dtype":"F32","shape":[{}],"data_offsets":[{begin},{end}]}}"#, (end - begin) / 4)
+    };
+    let header = format!("{{{}}}", (0..9).map(entry).collect::<Vec<_>>().join(","));
+    let found = (8 + header.len() + 8) as u64;
+    let expected = (8 + header.len()) as u64 + size;
+    assert_eq!(refusal(&file(&header, &[0; 8])), DecodeError::Truncated { expected, found });
+
+    let backwards = refusal(&one("F32", "[0]", "[0,-4]", &[]));
+    assert!(matches!(backwards, DecodeError::Header(_)));
+    let header = r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[0],"data_offsets":[8,4]}}"#;
+    let backwards = refusal(&file(header, &[0; 8]));
+    assert_eq!(backwards, DecodeError::TensorSize { tensor: "b".into(), expected: 0, found: 0 });
+}
+
+#[test]
+fn another_schema_than_the_models() {
+    let file = safe::write(&tiny()).unwrap(); // n: I64 [1], w: F32 [3]
+    let refusal = |tensors| safe::read(&file, &schema(tensors)).unwrap_err();
+    use Dtype::{F32, I64};
+
+    assert_eq!(refusal(&[("n", I64, &[1])]), DecodeError::UnknownTensor("w".into()));
+    assert_eq!(refusal(&[("n", I64, &[1]), ("p", F32, &[]), ("w", F32, &[3])]), DecodeError::MissingTensor("p".into()));
+    assert_eq!(
+        refusal(&[("n", I64, &[1]), ("w", I64, &[3])]),
+        DecodeError::DtypeMismatch { tensor: "w".into(), expected: I64, found: F32 }
+    );
+    assert_eq!(
+        refusal(&[("n", I64, &[]), ("w", F32, &[3])]),
+        DecodeError::ShapeMismatch { tensor: "n".into(), expected: vec![], found: vec![1] }
+    );
+}
+
+#[test]
+fn more_values_than_the_caller_wants() {
+    let error = safe::read_any(&safe::write(&tiny()).unwrap(), 3).unwrap_err();
+    assert_eq!(error, DecodeError::TooManyValues { values: 4, limit: 3 });
+}
+
+#[test]
+fn nan_and_infinity_are_refused_by_tensor_and_index() {
+    let refused = DecodeError::NotFinite { tensor: "w".into(), index: 1 };
+    assert_eq!(refusal(&one("F32", "[2]", "[0,8]", &[0, 0, 0, 0, 0, 0, 0x80, 0x7f])), refused);
+    assert_eq!(refusal(&one("F16", "[2]", "[0,4]", &[0, 0, 0, 0x7c])), refused);
+    assert_eq!(refusal(&one("BF16", "[2]", "[0,4]", &[0, 0, 0xc0, 0xff])), refused);
+}
+
+#[test]
+fn zstd_expands_up_to_the_limit_and_not_beyond() {
+    let bytes = vec![7; 100_000];
+    let declared = safe::compress(&bytes).unwrap();
+    let mut silent = Vec::new();
+    zstd::stream::copy_encode(&bytes[..], &mut silent, 1).unwrap();
+    for compressed in [declared, silent] {
+        assert_eq!(safe::decompress(&compressed, 100_000), Ok(bytes.clone()));
+        assert_eq!(safe::decompress(&compressed, 99_999), Err(DecodeError::Expands { limit: 99_999 }));
+    }
+}
+
+#[test]
+fn a_body_that_is_no_zstd_or_cut() {
+    let whole = safe::compress(&[7; 1000]).unwrap();
+    for bytes in [b"no zstd".to_vec(), whole[..whole.len() - 1].to_vec()] {
+        assert!(matches!(safe::decompress(&bytes, 1000), Err(DecodeError::Zstd(_))));
+    }
+}
+
+#[test]
+fn a_zstd_window_over_the_limit() {
+    let window = |log: u8| {
+        // Magic, a frame without content size, its window (RFC 8878: exponent above 10, in the upper five bits), an
+        // empty last block.
+        safe::decompress(&[0x28, 0xb5, 0x2f, 0xfd, 0, (log - 10) << 3, 1, 0, 0], 1000)
+    };
+    assert_eq!(window(23), Ok(vec![]));
+    assert!(matches!(window(24), Err(DecodeError::Zstd(_))));
+}
