@@ -15,8 +15,9 @@ impl RoundMachine {
             self.pause = None;
             self.is_course_stale = true;
         }
-        let is_wanted = self.round.is_none() && self.autorun.is_some() && self.pause.is_none();
-        if is_wanted && self.roster.eligible() >= self.min_clients() {
+        let is_next = self.autorun.is_some() && self.pause.is_none();
+        let is_wanted = std::mem::take(&mut self.is_round_wanted) || is_next;
+        if self.round.is_none() && is_wanted && self.roster.eligible() >= self.min_clients() {
             self.open(now);
         }
         self.tell();
@@ -50,7 +51,7 @@ impl RoundMachine {
         }
     }
 
-    pub(super) fn open(&mut self, now: UnixMs) {
+    fn open(&mut self, now: UnixMs) {
         let size = self.config.cohort.of(self.roster.eligible()).max(self.min_clients());
         let cohort = cohort::choose(self.seed, self.next_round, size, self.roster.candidates());
         self.roster.set_asked(&cohort, self.next_round);
@@ -100,8 +101,7 @@ impl RoundMachine {
 
     /// The one way to change a client: keeps the round in step, and has the client shown.
     pub(super) fn change(&mut self, id: &ClientId, edit: impl FnOnce(&mut ClientView)) {
-        let Some(before) = self.roster.get(id).map(|c| c.state) else { return };
-        let Some(after) = self.roster.edit(id, edit) else { return };
+        let Some((before, after)) = self.roster.edit(id, edit) else { return };
         if before != after {
             if let Some(round) = &mut self.round {
                 round.place(id, Some(after));

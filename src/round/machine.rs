@@ -88,6 +88,8 @@ pub struct RoundMachine {
     pub(super) effects: VecDeque<Effect>,
     /// Clients to be shown at the end of this call; empty between calls.
     pub(super) to_show: BTreeSet<ClientId>,
+    /// The operator wants a round in this call; false between calls.
+    pub(super) is_round_wanted: bool,
     /// Something of the course may have changed in this call; false between calls.
     pub(super) is_course_stale: bool,
     pub(super) shown: Course,
@@ -108,6 +110,7 @@ impl RoundMachine {
             round: None,
             effects: VecDeque::new(),
             to_show: BTreeSet::new(),
+            is_round_wanted: false,
             is_course_stale: false,
             shown: Course { phase: Phase::Idle, waiting: String::new(), autorun: None, round: None },
         };
@@ -329,11 +332,11 @@ impl RoundMachine {
         if let Some(round) = &self.round {
             return Err(Reject::RoundInWork { round: round.open.number });
         }
-        let (eligible, min_clients) = (self.roster.eligible(), self.config.min_clients);
+        let eligible = self.roster.eligible_at(now);
         if eligible < self.min_clients() {
-            return Err(Reject::TooFewClients { eligible, min_clients });
+            return Err(Reject::TooFewClients { eligible, min_clients: self.config.min_clients });
         }
-        self.open(now);
+        self.is_round_wanted = true;
         Ok(())
     }
 
@@ -355,8 +358,7 @@ impl RoundMachine {
     /// now register and be in is let in.
     fn configure(&mut self, now: UnixMs, config: RunConfig, config_version: u64) {
         if config.admission == Admission::Open {
-            let pending = self.roster.iter().filter(|c| c.state == ClientState::Pending);
-            for id in pending.map(|c| c.id.clone()).collect::<Vec<_>>() {
+            for id in self.roster.pending().clone() {
                 // Cannot fail: the client is known.
                 _ = self.admit(now, &id);
             }

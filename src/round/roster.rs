@@ -27,28 +27,39 @@ pub(super) struct Roster {
     clients: BTreeMap<ClientId, Entry>,
     /// The eligible ones by when they were heard of: the first is the next to go offline.
     online: BTreeSet<(UnixMs, ClientId)>,
+    /// Those who await admission.
+    pending: BTreeSet<ClientId>,
+    /// Those who are admitted, but `offline` or in `error`.
+    absent: BTreeSet<ClientId>,
     banned: BTreeSet<String>,
 }
 
 impl Roster {
     /// The roster as it was stored. Nobody has been heard of yet, hence whoever is admitted is `offline`.
     pub fn restored(clients: Vec<ClientView>, banned: BTreeSet<String>) -> Self {
-        let entry = |mut view: ClientView| {
+        let mut roster = Self {
+            clients: BTreeMap::new(),
+            online: BTreeSet::new(),
+            pending: BTreeSet::new(),
+            absent: BTreeSet::new(),
+            banned,
+        };
+        for mut view in clients {
             if !matches!(view.state, ClientState::Pending | ClientState::Kicked) {
                 view.state = ClientState::Offline;
             }
             view.progress = None;
             view.error = None;
-            (view.id.clone(), Entry { view, asked: 0 })
-        };
-        Self { clients: clients.into_iter().map(entry).collect(), online: BTreeSet::new(), banned }
+            roster.insert(view);
+        }
+        roster
     }
 
     pub fn get(&self, id: &ClientId) -> Option<&ClientView> {
         self.clients.get(id).map(|entry| &entry.view)
     }
 
-    /// In no particular order.
+    /// By id.
     pub fn iter(&self) -> impl Iterator<Item = &ClientView> {
         self.clients.values().map(|entry| &entry.view)
     }
@@ -69,38 +80,65 @@ impl Roster {
     }
 
     pub fn insert(&mut self, view: ClientView) {
-        if is_eligible(view.state) {
-            self.online.insert((view.seen_ms, view.id.clone()));
-        }
+        self.list(&view.id, view.state, view.seen_ms);
         self.clients.insert(view.id.clone(), Entry { view, asked: 0 });
     }
 
     pub fn remove(&mut self, id: &ClientId) -> Option<ClientView> {
         let view = self.clients.remove(id)?.view;
-        self.online.remove(&(view.seen_ms, view.id.clone()));
+        self.unlist(id, view.state, view.seen_ms);
         Some(view)
     }
 
-    /// The one way to change a client: keeps `online` in step.
-    pub fn edit(&mut self, id: &ClientId, edit: impl FnOnce(&mut ClientView)) -> Option<ClientState> {
+    /// The one way to change a client: keeps the lists in step. Returns its state before and after.
+    pub fn edit(&mut self, id: &ClientId, edit: impl FnOnce(&mut ClientView)) -> Option<(ClientState, ClientState)> {
         let view = &mut self.clients.get_mut(id)?.view;
-        let (state, seen_ms) = (view.state, view.seen_ms);
+        let before = (view.state, view.seen_ms);
         edit(view);
-        let (before, after) = (is_eligible(state), is_eligible(view.state));
-        if (before, seen_ms) != (after, view.seen_ms) {
-            if before {
-                self.online.remove(&(seen_ms, id.clone()));
-            }
-            if after {
-                self.online.insert((view.seen_ms, id.clone()));
-            }
+        let after = (view.state, view.seen_ms);
+        if before != after {
+            self.unlist(id, before.0, before.1);
+            self.list(id, after.0, after.1);
         }
-        Some(view.state)
+        Some((before.0, after.0))
+    }
+
+    fn list(&mut self, id: &ClientId, state: ClientState, seen_ms: UnixMs) {
+        match state {
+            ClientState::Pending => _ = self.pending.insert(id.clone()),
+            ClientState::Offline | ClientState::Error => _ = self.absent.insert(id.clone()),
+            state if is_eligible(state) => _ = self.online.insert((seen_ms, id.clone())),
+            _ => {}
+        }
+    }
+
+    fn unlist(&mut self, id: &ClientId, state: ClientState, seen_ms: UnixMs) {
+        match state {
+            ClientState::Pending => _ = self.pending.remove(id),
+            ClientState::Offline | ClientState::Error => _ = self.absent.remove(id),
+            state if is_eligible(state) => _ = self.online.remove(&(seen_ms, id.clone())),
+            _ => {}
+        }
+    }
+
+    /// Those who await admission.
+    pub fn pending(&self) -> &BTreeSet<ClientId> {
+        &self.pending
+    }
+
+    /// Those who are admitted, but `offline` or in `error`.
+    pub fn absent(&self) -> &BTreeSet<ClientId> {
+        &self.absent
     }
 
     /// How many may be asked to train.
     pub fn eligible(&self) -> usize {
         self.online.len()
+    }
+
+    /// The same, less those whose time to go offline has come without anybody having taken note of it yet.
+    pub fn eligible_at(&self, now: UnixMs) -> usize {
+        self.online.iter().rev().take_while(|(seen_ms, _)| now < seen_ms.saturating_add(OFFLINE_AFTER_MS)).count()
     }
 
     /// Those who may be asked to train, with the round they were last asked in.

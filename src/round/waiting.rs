@@ -2,7 +2,8 @@
 
 use super::RoundMachine;
 use super::current::CurrentRound;
-use app::api::{ClientId, ClientState, ClientView};
+use app::api::ClientId;
+use std::collections::BTreeSet;
 
 /// So many clients are named, the others are counted.
 const NAMED: usize = 3;
@@ -25,8 +26,12 @@ impl RoundMachine {
             (round.open.number, round.open.cohort.len(), round.updates(), round.min_clients());
         let absent = round.absent().len();
         let out_of_reach = format!("{absent} offline or in error ({})", self.names_of(round.absent()));
-        let mut missing =
-            format!("waiting for {} of {} ({})", round.awaited().len(), clients(asked), self.names_of(round.awaited()));
+        let mut missing = format!(
+            "waiting for {} of {} ({})",
+            round.awaited().len(),
+            counted(asked, "client"),
+            self.names_of(round.awaited())
+        );
         if round.awaited().is_empty() {
             missing = format!("{updates} of at least {min} updates in, {out_of_reach} may come back");
         } else if absent > 0 {
@@ -35,14 +40,13 @@ impl RoundMachine {
         let next = if updates >= min {
             "it closes with what is in".to_owned()
         } else {
-            format!("it is void if fewer than {min} updates are in, {updates} so far")
+            format!("it is void unless it has {}, {updates} so far", counted(min, "update"))
         };
         format!("Round {number}: {missing}; at the deadline {next}.")
     }
 
     fn aggregating(&self, round: &CurrentRound) -> String {
-        let updates = round.updates();
-        let updates = if updates == 1 { "1 update".to_owned() } else { format!("{updates} updates") };
+        let updates = counted(round.updates(), "update");
         let next = match self.autorun {
             Some(autorun) if autorun.rounds > 1 => "then the next round opens",
             Some(_) => "then the auto-run is complete",
@@ -58,7 +62,7 @@ impl RoundMachine {
         }
         let (eligible, min, next) = (self.roster.eligible(), self.min_clients(), self.next_round);
         let is = if eligible == 1 { "is" } else { "are" };
-        let gone = self.listed("offline or in error", |c| matches!(c.state, ClientState::Offline | ClientState::Error));
+        let gone = self.listed(self.roster.absent(), "offline or in error");
         let pending = self.pending();
         format!(
             "Waiting for clients: {eligible} of at least {min} {is} ready{gone}{pending}; \
@@ -67,34 +71,30 @@ impl RoundMachine {
     }
 
     fn pending(&self) -> String {
-        self.listed("awaiting admission", |c| c.state == ClientState::Pending)
+        self.listed(self.roster.pending(), "awaiting admission")
     }
 
-    /// `; 2 <what> (alice, bob)`; empty if there are none. By name: an order that lasts.
-    fn listed(&self, what: &str, which: impl Fn(&ClientView) -> bool) -> String {
-        let mut names: Vec<_> = self.roster.iter().filter(|c| which(c)).map(|c| c.name.as_str()).collect();
-        if names.is_empty() {
+    /// `; 2 <what> (alice, bob)`; empty if there are none.
+    fn listed(&self, ids: &BTreeSet<ClientId>, what: &str) -> String {
+        if ids.is_empty() {
             return String::new();
         }
-        names.sort_unstable();
-        format!("; {} {what} ({})", names.len(), first(names.len(), names.into_iter()))
+        format!("; {} {what} ({})", ids.len(), self.names_of(ids))
     }
 
-    fn names_of<'a>(&'a self, ids: impl IntoIterator<Item = &'a ClientId, IntoIter: ExactSizeIterator>) -> String {
-        let ids = ids.into_iter();
-        let count = ids.len();
-        first(count, ids.filter_map(|id| self.client(id)).map(|c| c.name.as_str()))
+    /// The first few by name, the others by number. Never a walk over all: it is asked for at every change.
+    fn names_of(&self, ids: &BTreeSet<ClientId>) -> String {
+        let names = ids.iter().filter_map(|id| self.client(id)).map(|c| c.name.as_str());
+        let mut list = names.take(NAMED).collect::<Vec<_>>().join(", ");
+        if ids.len() > NAMED {
+            list += &format!(" and {} more", ids.len() - NAMED);
+        }
+        list
     }
 }
 
-fn first<'a>(count: usize, names: impl Iterator<Item = &'a str>) -> String {
-    let mut list = names.take(NAMED).collect::<Vec<_>>().join(", ");
-    if count > NAMED {
-        list += &format!(" and {} more", count - NAMED);
-    }
-    list
-}
-
-fn clients(count: usize) -> String {
-    if count == 1 { "1 client".to_owned() } else { format!("{count} clients") }
+/// `1 client`, `2 clients`.
+fn counted(count: usize, what: &str) -> String {
+    let s = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{s}")
 }
