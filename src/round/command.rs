@@ -8,7 +8,7 @@ pub type UnixMs = u64;
 /// What happened, or what somebody wants.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Command {
-    /// A client registered; its id is new and unguessable.
+    /// A client registered; its id is new and unguessable. Said twice, it is [`Command::Seen`].
     Join {
         /// Its id.
         client: ClientId,
@@ -24,7 +24,8 @@ pub enum Command {
         /// Which client.
         client: ClientId,
     },
-    /// The operator removes a client.
+    /// The operator removes a client. No update of it is taken any more; one that was counted before stays counted, for
+    /// it is folded into the aggregate already.
     Kick {
         /// Which client.
         client: ClientId,
@@ -62,18 +63,19 @@ pub enum Command {
         /// Bytes of its body.
         bytes: u64,
     },
-    /// Complete that many more rounds, one after the other.
+    /// Complete that many more rounds, one after the other, the open one included. Void rounds do not count.
     StartAutorun {
-        /// How many.
+        /// How many; 0 is [`Command::StopAutorun`].
         rounds: u32,
     },
     /// Finish the open round, then stop.
     StopAutorun,
     /// One round, now.
     StartRound,
-    /// Close the open round now with the updates that are in.
+    /// Close the open round now with the updates that are in: at least 1, whatever `min_clients` says.
     AggregateNow,
-    /// A new configuration, already checked: taken by the next round.
+    /// A new configuration, already checked: taken by the next round. Admission changes at once: where it becomes
+    /// `open`, those who wait for it are let in.
     Configure {
         /// The configuration.
         config: Box<RunConfig>,
@@ -175,7 +177,8 @@ pub enum Reject {
 /// What the owner of the machine has to do. Drain after every call, carry out in order.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
-    /// A client's standing changed (joined, admitted, kicked, counted): store it, then broadcast it.
+    /// A client's standing changed (joined, admitted, kicked, counted): store it, with
+    /// [`super::RoundMachine::is_banned`] of its name if it is kicked, then broadcast it.
     StoreClient(ClientId),
     /// Only what is seen of a client changed (state, progress, last seen): broadcast it.
     ShowClient(ClientId),
@@ -191,6 +194,7 @@ pub enum Effect {
     },
     /// A round is over, complete or void. If void, its updates are to be dropped; if complete, all is stored already.
     RoundEnded(Box<RoundSummary>),
-    /// Phase, sentence, autorun or the round in work changed: broadcast them.
+    /// Phase, sentence, autorun or the round in work changed: store the autorun, broadcast them. At most once an input,
+    /// and last.
     Course,
 }

@@ -1,5 +1,20 @@
 //! The round machine, sans-IO: [`Command`] in, [`Effect`] out, the clock a parameter.
+//!
+//! Decides who takes part, when a round opens, closes, counts or is void, and says why it waits.
+//! Refuses to know how anything is sent, stored, decoded, trained or combined: no IO, no clock, no randomness of its
+//! own, no parameters.
 
+mod cohort;
 mod command;
+mod course;
+mod current;
+mod machine;
+mod roster;
+#[cfg(test)]
+mod tests;
+mod view;
+mod waiting;
 
 pub use command::{Command, Effect, Reject, UnixMs};
+pub use machine::{Restored, RoundMachine, VOID_PAUSE_MS};
+pub use roster::{MAX_CLIENTS, OFFLINE_AFTER_MS};

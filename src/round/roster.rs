@@ -1,0 +1,177 @@
+//! Who is known to the run, and who of them is there.
+
+use super::{Reject, UnixMs};
+use app::api::{ClientId, ClientState, ClientView};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The most clients a roster holds, kicked ones included: what bounds the memory that registrations can take.
+pub const MAX_CLIENTS: usize = 100_000;
+/// A client not heard of for so long is `offline`: two long-polls of 25 s, and some.
+pub const OFFLINE_AFTER_MS: u64 = 60_000;
+
+/// Whether a client in that state may be asked to train. One in `join` may: it fetches the model anyway.
+pub(super) fn is_eligible(state: ClientState) -> bool {
+    use ClientState::{Finish, Join, Ready, Training, Update};
+    matches!(state, Join | Ready | Training | Update | Finish)
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Entry {
+    view: ClientView,
+    /// The round it was last asked in; 0: in none.
+    asked: u64,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Roster {
+    clients: BTreeMap<ClientId, Entry>,
+    /// The eligible ones by when they were heard of: the first is the next to go offline.
+    online: BTreeSet<(UnixMs, ClientId)>,
+    /// Those who await admission.
+    pending: BTreeSet<ClientId>,
+    /// Those who are admitted, but `offline` or in `error`.
+    absent: BTreeSet<ClientId>,
+    banned: BTreeSet<String>,
+}
+
+impl Roster {
+    /// The roster as it was stored. Nobody has been heard of yet, hence whoever is admitted is `offline`.
+    pub fn restored(clients: Vec<ClientView>, banned: BTreeSet<String>) -> Self {
+        let mut roster = Self {
+            clients: BTreeMap::new(),
+            online: BTreeSet::new(),
+            pending: BTreeSet::new(),
+            absent: BTreeSet::new(),
+            banned,
+        };
+        for mut view in clients {
+            if !matches!(view.state, ClientState::Pending | ClientState::Kicked) {
+                view.state = ClientState::Offline;
+            }
+            view.progress = None;
+            view.error = None;
+            roster.insert(view);
+        }
+        roster
+    }
+
+    pub fn get(&self, id: &ClientId) -> Option<&ClientView> {
+        self.clients.get(id).map(|entry| &entry.view)
+    }
+
+    /// By id.
+    pub fn iter(&self) -> impl Iterator<Item = &ClientView> {
+        self.clients.values().map(|entry| &entry.view)
+    }
+
+    pub fn len(&self) -> usize {
+        self.clients.len()
+    }
+
+    /// The client, whatever its state.
+    pub fn known(&self, id: &ClientId) -> Result<&ClientView, Reject> {
+        self.get(id).ok_or_else(|| Reject::UnknownClient(id.clone()))
+    }
+
+    /// The client, unless the operator removed it.
+    pub fn welcome(&self, id: &ClientId) -> Result<&ClientView, Reject> {
+        self.known(id)
+            .and_then(|view| if view.state == ClientState::Kicked { Err(Reject::Kicked(id.clone())) } else { Ok(view) })
+    }
+
+    pub fn insert(&mut self, view: ClientView) {
+        self.list(&view.id, view.state, view.seen_ms);
+        self.clients.insert(view.id.clone(), Entry { view, asked: 0 });
+    }
+
+    pub fn remove(&mut self, id: &ClientId) -> Option<ClientView> {
+        let view = self.clients.remove(id)?.view;
+        self.unlist(id, view.state, view.seen_ms);
+        Some(view)
+    }
+
+    /// The one way to change a client: keeps the lists in step. Returns its state before and after.
+    pub fn edit(&mut self, id: &ClientId, edit: impl FnOnce(&mut ClientView)) -> Option<(ClientState, ClientState)> {
+        let view = &mut self.clients.get_mut(id)?.view;
+        let before = (view.state, view.seen_ms);
+        edit(view);
+        let after = (view.state, view.seen_ms);
+        if before != after {
+            self.unlist(id, before.0, before.1);
+            self.list(id, after.0, after.1);
+        }
+        Some((before.0, after.0))
+    }
+
+    fn list(&mut self, id: &ClientId, state: ClientState, seen_ms: UnixMs) {
+        match state {
+            ClientState::Pending => _ = self.pending.insert(id.clone()),
+            ClientState::Offline | ClientState::Error => _ = self.absent.insert(id.clone()),
+            state if is_eligible(state) => _ = self.online.insert((seen_ms, id.clone())),
+            _ => {}
+        }
+    }
+
+    fn unlist(&mut self, id: &ClientId, state: ClientState, seen_ms: UnixMs) {
+        match state {
+            ClientState::Pending => _ = self.pending.remove(id),
+            ClientState::Offline | ClientState::Error => _ = self.absent.remove(id),
+            state if is_eligible(state) => _ = self.online.remove(&(seen_ms, id.clone())),
+            _ => {}
+        }
+    }
+
+    /// Those who await admission.
+    pub fn pending(&self) -> &BTreeSet<ClientId> {
+        &self.pending
+    }
+
+    /// Those who are admitted, but `offline` or in `error`.
+    pub fn absent(&self) -> &BTreeSet<ClientId> {
+        &self.absent
+    }
+
+    /// How many may be asked to train.
+    pub fn eligible(&self) -> usize {
+        self.online.len()
+    }
+
+    /// The same, less those whose time to go offline has come without anybody having taken note of it yet.
+    pub fn eligible_at(&self, now: UnixMs) -> usize {
+        self.online.iter().rev().take_while(|(seen_ms, _)| now < seen_ms.saturating_add(OFFLINE_AFTER_MS)).count()
+    }
+
+    /// Those who may be asked to train, with the round they were last asked in.
+    pub fn candidates(&self) -> impl Iterator<Item = (u64, ClientId)> {
+        self.online.iter().filter_map(|(_, id)| self.clients.get(id).map(|entry| (entry.asked, id.clone())))
+    }
+
+    pub fn set_asked(&mut self, cohort: &[ClientId], round: u64) {
+        for id in cohort {
+            if let Some(entry) = self.clients.get_mut(id) {
+                entry.asked = round;
+            }
+        }
+    }
+
+    /// When the next client goes offline, and which, if none is heard of.
+    pub fn next_offline(&self) -> Option<(UnixMs, &ClientId)> {
+        self.online.first().map(|(seen_ms, id)| (seen_ms.saturating_add(OFFLINE_AFTER_MS), id))
+    }
+
+    pub fn is_banned(&self, name: &str) -> bool {
+        self.banned.contains(name)
+    }
+
+    pub fn ban(&mut self, id: &ClientId) {
+        if let Some(entry) = self.clients.get(id) {
+            self.banned.insert(entry.view.name.clone());
+        }
+    }
+
+    pub fn lift_ban(&mut self, id: &ClientId) {
+        if let Some(entry) = self.clients.get(id) {
+            self.banned.remove(&entry.view.name);
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Rounds that follow by themselves.
+
+use super::super::{OFFLINE_AFTER_MS, VOID_PAUSE_MS};
+use super::*;
+use app::api::{Autorun, Phase};
+
+fn start(rounds: u32) -> Command {
+    Command::StartAutorun { rounds }
+}
+
+#[test]
+fn an_autorun_waits_for_enough_clients_and_then_opens_by_itself() {
+    let mut world = World::new(quorum(2));
+    world.ok(start(3));
+    assert_eq!(world.machine.phase(), Phase::Waiting);
+    world.ok(join("alice"));
+    assert_eq!(world.machine.phase(), Phase::Waiting);
+    let effects = world.ok(join("bob"));
+    assert_eq!(effects, [Effect::StoreClient(id("bob")), Effect::RoundOpened, Effect::Course]);
+    assert_eq!(world.cohort(), ["alice", "bob"]);
+}
+
+#[test]
+fn a_lower_quorum_opens_a_round_that_waits() {
+    let mut world = World::with(quorum(2), &["alice"]);
+    world.ok(start(1));
+    world.ok(Command::Configure { config: Box::new(quorum(1)), config_version: 2 });
+    assert_eq!(world.round(), Some(1));
+}
+
+#[test]
+fn an_autorun_completes_its_rounds_and_stops() {
+    let mut world = World::with(quorum(1), &["alice"]);
+    world.ok(start(2));
+    world.ok(update("alice", 1));
+    let effects = world.ok(committed(1));
+    assert!(matches!(effects[..2], [Effect::RoundEnded(_), Effect::RoundOpened]), "{effects:?}");
+    assert_eq!(world.machine.autorun(), Some(Autorun { rounds: 1 }));
+    world.ok(update("alice", 2));
+    world.ok(committed(2));
+    assert_eq!((world.machine.autorun(), world.machine.phase()), (None, Phase::Idle));
+}
+
+#[test]
+fn an_autorun_started_in_mid_round_counts_that_round() {
+    let mut world = World::in_round(quorum(1), &["alice"]);
+    world.ok(start(1));
+    world.ok(update("alice", 1));
+    world.ok(committed(1));
+    assert_eq!((world.machine.autorun(), world.machine.phase()), (None, Phase::Idle));
+}
+
+#[test]
+fn a_stopped_autorun_finishes_the_open_round() {
+    let mut world = World::with(quorum(1), &["alice"]);
+    world.ok(start(5));
+    world.ok(Command::StopAutorun);
+    assert_eq!((world.machine.autorun(), world.machine.phase()), (None, Phase::Training));
+    world.ok(update("alice", 1));
+    world.ok(committed(1));
+    assert_eq!(world.machine.phase(), Phase::Idle);
+}
+
+#[test]
+fn a_stopped_autorun_that_waited_is_idle() {
+    let mut world = World::new(quorum(1));
+    world.ok(start(5));
+    world.ok(Command::StopAutorun);
+    assert_eq!(world.machine.phase(), Phase::Idle);
+}
+
+#[test]
+fn a_void_round_does_not_count_and_the_next_opens_after_a_pause() {
+    let mut world = World::with(quorum(1), &["alice"]);
+    world.ok(start(1));
+    world.pass_with(&["alice"], DEADLINE_MS);
+    assert_eq!(world.last().0, RoundOutcome::Void);
+    assert_eq!((world.machine.phase(), world.machine.autorun()), (Phase::Waiting, Some(Autorun { rounds: 1 })));
+    world.pass(VOID_PAUSE_MS - 1);
+    assert_eq!(world.round(), None);
+    world.pass(1);
+    assert_eq!(world.round(), Some(2));
+}
+
+#[test]
+fn the_operator_need_not_sit_out_the_pause() {
+    let with_pause = || {
+        let mut world = World::with(quorum(1), &["alice"]);
+        world.ok(start(1));
+        world.ok(update("alice", 1));
+        world.ok(Command::AggregationFailed { reason: "disk full".to_owned() });
+        assert_eq!(world.round(), None);
+        world
+    };
+    for command in [start(2), Command::StartRound] {
+        let mut world = with_pause();
+        world.ok(command);
+        assert_eq!(world.round(), Some(2));
+    }
+}
+
+#[test]
+fn an_autorun_outlives_the_loss_of_all_clients() {
+    let mut world = World::with(quorum(1), &["alice"]);
+    world.ok(start(1));
+    world.pass(3 * DEADLINE_MS);
+    assert_eq!(world.state("alice"), ClientState::Offline);
+    assert_eq!(world.ended().len(), 1, "no round is opened for nobody");
+    world.ok(Command::Seen { client: id("alice") });
+    assert_eq!(world.round(), Some(2));
+}
+
+#[test]
+fn a_restored_autorun_goes_on_once_a_client_is_heard_of() {
+    let mut before = World::with(quorum(1), &["alice"]);
+    before.pass(OFFLINE_AFTER_MS);
+    let roster = before.machine.clients().cloned().collect();
+    let autorun = Some(Autorun { rounds: 4 });
+    let mut world = World::from(Restored { roster, autorun, next_round: 3, ..Restored::fresh(quorum(1), 7) });
+    assert_eq!(world.machine.phase(), Phase::Waiting);
+    world.now = before.now;
+    world.ok(Command::Seen { client: id("alice") });
+    assert_eq!(world.round(), Some(3));
+}

@@ -1,0 +1,170 @@
+//! The machine in a world whose clock the test turns. Clients are named by their ids.
+#![allow(clippy::unwrap_used)]
+
+mod autorun;
+mod membership;
+mod rounds;
+mod schedules;
+mod sentences;
+
+use super::{Command, Effect, Reject, Restored, RoundMachine, UnixMs};
+use app::api::{
+    Admission, ClientId, ClientState, CohortSize, Progress, ReportedState, RoundOutcome, RoundSummary, RunConfig,
+    StatusReport,
+};
+
+const START_MS: UnixMs = 1_700_000_000_000;
+const DEADLINE_MS: u64 = 600_000;
+
+fn id(name: &str) -> ClientId {
+    name.parse().unwrap()
+}
+
+fn quorum(min_clients: u32) -> RunConfig {
+    RunConfig { min_clients, ..RunConfig::default() }
+}
+
+fn by_approval() -> RunConfig {
+    RunConfig { admission: Admission::Approval, ..RunConfig::default() }
+}
+
+fn join(name: &str) -> Command {
+    Command::Join { client: id(name), name: name.to_owned(), samples: 100, device: "cpu".to_owned() }
+}
+
+fn update(name: &str, round: u64) -> Command {
+    Command::Update { client: id(name), round, samples: 100, loss: Some(1.0), bytes: 1_000 }
+}
+
+fn kick(name: &str, ban: bool) -> Command {
+    Command::Kick { client: id(name), ban }
+}
+
+fn report(name: &str, state: ReportedState, round: Option<u64>) -> Command {
+    let progress = Progress { epoch: 1, epochs: 2, batch: 3, batches: 4, loss: 0.5 };
+    let report = StatusReport {
+        state,
+        round,
+        progress: (state == ReportedState::Training).then_some(progress),
+        error: (state == ReportedState::Error).then(|| "no memory".to_owned()),
+    };
+    Command::Status { client: id(name), report }
+}
+
+fn committed(version: u64) -> Command {
+    Command::Committed { version, test_loss: Some(0.5), test_accuracy: Some(0.9) }
+}
+
+struct World {
+    machine: RoundMachine,
+    now: UnixMs,
+    /// All effects so far.
+    effects: Vec<Effect>,
+}
+
+impl World {
+    fn new(config: RunConfig) -> Self {
+        Self::from(Restored::fresh(config, 7))
+    }
+
+    fn from(restored: Restored) -> Self {
+        Self { machine: RoundMachine::new(restored), now: START_MS, effects: Vec::new() }
+    }
+
+    /// A world where these have joined and reported ready.
+    fn with(config: RunConfig, names: &[&str]) -> Self {
+        let mut world = Self::new(config);
+        for name in names {
+            world.ok(join(name));
+            world.ok(report(name, ReportedState::Ready, None));
+        }
+        world
+    }
+
+    /// The same, in round 1, started by hand.
+    fn in_round(config: RunConfig, names: &[&str]) -> Self {
+        let mut world = Self::with(config, names);
+        world.ok(Command::StartRound);
+        world
+    }
+
+    /// The command is taken. Returns what it brought about.
+    fn ok(&mut self, command: Command) -> Vec<Effect> {
+        let text = format!("{command:?}");
+        if let Err(reject) = self.machine.handle(self.now, command) {
+            panic!("{text} was refused: {reject}");
+        }
+        self.drain()
+    }
+
+    /// The command is refused and leaves the machine as it was. Returns why.
+    fn refused(&mut self, command: Command) -> Reject {
+        let before = self.machine.clone();
+        let reject = self.machine.handle(self.now, command).unwrap_err();
+        assert_eq!(self.machine, before, "a refusal changed the machine: {reject}");
+        reject
+    }
+
+    /// Time passes, and every timer is served.
+    fn pass(&mut self, ms: u64) -> Vec<Effect> {
+        let end = self.now + ms;
+        let from = self.effects.len();
+        while let Some(at) = self.machine.poll_timeout().filter(|at| *at <= end) {
+            self.now = at.max(self.now);
+            self.machine.handle_timeout(self.now);
+            self.drain();
+            assert!(self.machine.poll_timeout().is_none_or(|at| at > self.now), "a timer that does not go off");
+        }
+        self.now = end;
+        self.effects[from..].to_vec()
+    }
+
+    /// Time passes while these are heard of every 20 s.
+    fn pass_with(&mut self, names: &[&str], ms: u64) -> Vec<Effect> {
+        let from = self.effects.len();
+        let mut left = ms;
+        while left > 0 {
+            let step = left.min(20_000);
+            self.pass(step);
+            left -= step;
+            for name in names {
+                self.ok(Command::Seen { client: id(name) });
+            }
+        }
+        self.effects[from..].to_vec()
+    }
+
+    fn drain(&mut self) -> Vec<Effect> {
+        let new: Vec<_> = std::iter::from_fn(|| self.machine.poll_effect()).collect();
+        self.effects.extend(new.iter().cloned());
+        new
+    }
+
+    fn state(&self, name: &str) -> ClientState {
+        self.machine.client(&id(name)).unwrap().state
+    }
+
+    fn cohort(&self) -> Vec<&str> {
+        self.machine.open_round().unwrap().cohort.iter().map(ClientId::as_str).collect()
+    }
+
+    fn round(&self) -> Option<u64> {
+        self.machine.open_round().map(|r| r.number)
+    }
+
+    /// The rounds that are over.
+    fn ended(&self) -> Vec<&RoundSummary> {
+        let ended = |effect| if let &Effect::RoundEnded(ref summary) = effect { Some(&**summary) } else { None };
+        self.effects.iter().filter_map(ended).collect()
+    }
+
+    /// The last round that is over: how it ended and why.
+    fn last(&self) -> (RoundOutcome, &str) {
+        let last = self.ended().pop().unwrap();
+        (last.outcome, &last.reason)
+    }
+}
+
+fn cohort_of(size: u32, min_clients: u32) -> RunConfig {
+    RunConfig { cohort: CohortSize::Size(size), min_clients, ..RunConfig::default() }
+}
