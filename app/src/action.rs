@@ -1,0 +1,110 @@
+//! What the operator can do from the page: each action as the request that does it.
+//!
+//! Decides method, address and body. Refuses to know how a request is sent: see `rest`.
+
+use crate::api::{Autorun, ClientId, KickRequest, LoginRequest, RunId};
+use crate::board::{Board, Notice};
+use serde::Serialize;
+
+/// A request of the admin plane.
+#[derive(Clone, PartialEq, Eq)]
+#[cfg_attr(test, derive(Debug))]
+pub struct Request {
+    pub method: &'static str,
+    pub path: String,
+    /// JSON.
+    pub body: Option<String>,
+}
+
+impl Request {
+    fn new(method: &'static str, path: String, body: Option<&impl Serialize>) -> Self {
+        let body = body.map(|body| serde_json::to_string(body).expect("plain structs always serialize"));
+        Self { method, path, body }
+    }
+
+    /// Exchanges the admin token for a session cookie.
+    pub fn login(token: String) -> Self {
+        Self::new("POST", "/api/v1/session".to_owned(), Some(&LoginRequest { token }))
+    }
+
+    /// Ends the session.
+    pub fn logout() -> Self {
+        Self::new("DELETE", "/api/v1/session".to_owned(), None::<&()>)
+    }
+}
+
+/// What can be done to a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    Admit(ClientId),
+    Kick { id: ClientId, ban: bool },
+    StartAutorun { rounds: u32 },
+    StopAutorun,
+    RunRound,
+    AggregateNow,
+}
+
+impl Action {
+    /// The request that does it.
+    pub fn request(&self, run: &RunId) -> Request {
+        let none = None::<&()>;
+        let at = |path: &str| format!("/api/v1/runs/{run}/{path}");
+        match self {
+            Self::Admit(id) => Request::new("POST", at(&format!("clients/{id}/admit")), none),
+            Self::Kick { id, ban } => {
+                Request::new("POST", at(&format!("clients/{id}/kick")), Some(&KickRequest { ban: *ban }))
+            }
+            Self::StartAutorun { rounds } => Request::new("POST", at("autorun"), Some(&Autorun { rounds: *rounds })),
+            Self::StopAutorun => Request::new("DELETE", at("autorun"), none),
+            Self::RunRound => Request::new("POST", at("rounds"), none),
+            Self::AggregateNow => Request::new("POST", at("rounds/current/aggregate"), none),
+        }
+    }
+}
+
+/// Does it, and says in the notice line that it is done, or why it was refused.
+pub fn perform(board: Board, action: &Action, done: String) {
+    send(action.request(&board.run()), move |result| {
+        use leptos::prelude::Set;
+        board.notice.set(Some(match result {
+            Ok(()) => Notice { refused: false, text: done },
+            Err(text) => Notice { refused: true, text },
+        }));
+    });
+}
+
+/// Sends the request and hands on what came of it: nothing, or the refusal in words.
+#[cfg(feature = "hydrate")]
+pub fn send(request: Request, then: impl FnOnce(Result<(), String>) + 'static) {
+    leptos::task::spawn_local(async move { then(crate::rest::send(request).await) });
+}
+
+/// The server renders buttons and never presses them.
+#[cfg(not(feature = "hydrate"))]
+pub fn send(_: Request, _: impl FnOnce(Result<(), String>) + 'static) {}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kick_names_run_and_client_and_says_whether_it_bans() {
+        let kick = Action::Kick { id: "c1".parse().unwrap(), ban: true };
+        assert_eq!(
+            kick.request(&"default".parse().unwrap()),
+            Request {
+                method: "POST",
+                path: "/api/v1/runs/default/clients/c1/kick".to_owned(),
+                body: Some(r#"{"ban":true}"#.to_owned())
+            }
+        );
+    }
+
+    #[test]
+    fn an_action_without_details_has_no_body() {
+        let request = Action::AggregateNow.request(&"default".parse().unwrap());
+        assert_eq!(request.path, "/api/v1/runs/default/rounds/current/aggregate");
+        assert_eq!(request.body, None);
+    }
+}

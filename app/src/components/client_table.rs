@@ -1,0 +1,150 @@
+//! The roster: who takes part, how it goes for each, and admission.
+
+use crate::action::{Action, perform};
+use crate::api::{ClientState, ClientView};
+use crate::board::{Board, ClientRow};
+use crate::format;
+use leptos::prelude::*;
+
+/// A row a client; on a narrow screen, a card a client.
+#[component]
+pub fn ClientTable(board: Board, origin: String) -> impl IntoView {
+    let rows = Memo::new(move |_| board.roster());
+    let empty = Memo::new(move |_| rows.with(Vec::is_empty));
+    let command = match board.run().as_str() {
+        "default" => format!("fedlearn join {origin}"),
+        run => format!("fedlearn join {origin} --run {run}"),
+    };
+    view! {
+        <section class="card" aria-labelledby="clients-title">
+            <div class="card-head">
+                <h2 id="clients-title">"Clients"</h2>
+                <p class="join small">"Add one: " <code>{command}</code></p>
+            </div>
+            {move || if empty.get() {
+                view! {
+                    <div class="empty">
+                        <p>"Nobody has joined yet."</p>
+                        <p class="muted">
+                            "Run the command above on any machine that reaches this one. Clients appear here as they register."
+                        </p>
+                    </div>
+                }.into_any()
+            } else {
+                view! {
+                    <table class="cards clients">
+                        <thead>
+                            <tr>
+                                <th scope="col">"Name"</th>
+                                <th scope="col">"State"</th>
+                                <th scope="col" class="num">"Samples"</th>
+                                <th scope="col">"Device"</th>
+                                <th scope="col">"Local progress"</th>
+                                <th scope="col" class="num">"Last loss"</th>
+                                <th scope="col" class="num">"Sent"</th>
+                                <th scope="col" class="num">"Last seen"</th>
+                                {board.admin.then(|| view! { <th scope="col"><span class="sr-only">"Actions"</span></th> })}
+                            </tr>
+                        </thead>
+                        <tbody>
+                            <For each=move || rows.get() key=|row| row.id.clone() let:row>
+                                <Row board row/>
+                            </For>
+                        </tbody>
+                    </table>
+                }.into_any()
+            }}
+        </section>
+    }
+    .into_any()
+}
+
+#[component]
+fn Row(board: Board, row: ClientRow) -> impl IntoView {
+    let view = RwSignal::from(row.view.clone());
+    let id = row.id.to_string();
+    let short: String = id.chars().take(8).collect();
+    let state = Memo::new(move |_| view.with(|client| client.state));
+    let seen = move || view.with(|client| format::ago(client.seen_ms, board.now_ms.get()));
+    view! {
+        <tr data-testid="client-row" data-client=id.clone() data-state=move || state.get().as_str()>
+            <th scope="row" class="who">
+                <span class="name">{move || view.with(|client| client.name.clone())}</span>
+                <span class="id muted" title=id.clone()>{short}</span>
+            </th>
+            <td class="state-cell">
+                <span class="state" data-state=move || state.get().as_str()>{move || state.get().as_str()}</span>
+                {move || view.with(|client| client.error.clone()).map(|error| view! {
+                    <span class="error-text small">{error}</span>
+                })}
+            </td>
+            <td class="num" data-label="Samples">{move || view.with(|client| format::count(client.samples))}</td>
+            <td data-label="Device">{move || view.with(device)}</td>
+            <td class="local" data-label="Local progress"><LocalProgress view/></td>
+            <td class="num" data-label="Last loss">
+                {move || view.with(|client| client.last_loss.map_or("–".to_owned(), format::loss))}
+            </td>
+            <td class="num" data-label="Sent">{move || view.with(|client| format::bytes(client.sent_bytes))}</td>
+            <td class="num" data-label="Last seen">{seen}</td>
+            {board.admin.then(|| view! { <td class="acts"><Acts board row state/></td> })}
+        </tr>
+    }
+    .into_any()
+}
+
+fn device(client: &ClientView) -> String {
+    if client.device.is_empty() { "–".to_owned() } else { client.device.clone() }
+}
+
+/// The bar stays in place while it moves: only its value and text change.
+#[component]
+fn LocalProgress(view: RwSignal<ClientView>) -> impl IntoView {
+    let progress = Memo::new(move |_| view.with(|client| client.progress));
+    let there = Memo::new(move |_| progress.get().is_some());
+    let percent = move || progress.get().map_or(0.0, |progress| (progress.fraction() * 1000.0).round() / 10.0);
+    let epoch = move || progress.get().map(|progress| format!("epoch {}/{}", progress.epoch, progress.epochs));
+    move || {
+        if there.get() {
+            view! {
+                <span class="local-row">
+                    <progress max="100" value=move || percent().to_string() aria-label="Local training"></progress>
+                    <span class="small muted">{epoch}</span>
+                </span>
+            }
+            .into_any()
+        } else {
+            view! { <span class="muted">"–"</span> }.into_any()
+        }
+    }
+}
+
+#[component]
+fn Acts(board: Board, row: ClientRow, state: Memo<ClientState>) -> impl IntoView {
+    let row = StoredValue::new(row);
+    let name = move || row.with_value(|row| row.view.with(|client| client.name.clone()));
+    let admit = move |_| {
+        let done = format!("{} is admitted.", name());
+        perform(board, &Action::Admit(row.with_value(|row| row.id.clone())), done);
+    };
+    let may_admit = Memo::new(move |_| matches!(state.get(), ClientState::Pending | ClientState::Kicked));
+    let may_kick = Memo::new(move |_| state.get() != ClientState::Kicked);
+    view! {
+        <span class="acts-row needs-js">
+            {move || may_admit.get().then(|| view! {
+                <button
+                    class="button small-button primary" type="button" data-testid="admit"
+                    aria-label=move || format!("Admit {}", name())
+                    on:click=admit
+                >"Admit"</button>
+            })}
+            {move || may_kick.get().then(|| view! {
+                <button
+                    class="button small-button" type="button" data-testid="kick"
+                    aria-label=move || format!("Kick {}", name())
+                    on:click=move |_| board.kicking.set(Some(row.get_value()))
+                >"Kick"</button>
+            })}
+        </span>
+    }
+    .into_any()
+}

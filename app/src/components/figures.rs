@@ -1,0 +1,74 @@
+//! The figures that one looks for first.
+
+use crate::board::{Board, History};
+use crate::format;
+use leptos::prelude::*;
+
+/// Round, accuracy, version, clients.
+#[component]
+pub fn Figures(board: Board) -> impl IntoView {
+    let round = Memo::new(move |_| {
+        let open = board.course.with(|course| course.round.as_ref().map(|round| round.number));
+        open.or_else(|| board.history.with(|history| history.rounds.last().map(|round| round.number)))
+    });
+    let planned = move || {
+        board.course.with(|course| match course.autorun {
+            Some(autorun) => format!("{} to go", format::plural(autorun.rounds.into(), "round")),
+            None => "no auto-run".to_owned(),
+        })
+    };
+    let accuracy = move || board.history.with(|history| latest(history).map_or("–".to_owned(), format::percent));
+    let version = move || board.history.with(|history| format!("v{}", history.version));
+    let counts = Memo::new(move |_| board.counts());
+    let clients = move || counts.with(|counts| counts.iter().map(|(_, n)| n).sum::<usize>());
+
+    view! {
+        <dl class="figures">
+            <div class="card figure">
+                <dt>"Round"</dt>
+                <dd class="value" data-testid="round">{move || round.get().map_or("–".to_owned(), |n| n.to_string())}</dd>
+                <dd class="sub">{planned}</dd>
+            </div>
+            <div class="card figure">
+                <dt>"Test accuracy"</dt>
+                <dd class="value" data-testid="accuracy">{accuracy}</dd>
+                <dd class="sub">{move || board.history.with(best_line)}</dd>
+            </div>
+            <div class="card figure">
+                <dt>"Global version"</dt>
+                <dd class="value" data-testid="version">{version}</dd>
+                <dd class="sub">{move || board.history.with(origin_line)}</dd>
+            </div>
+            <div class="card figure">
+                <dt>"Clients"</dt>
+                <dd class="value">{clients}</dd>
+                <dd class="sub">
+                    {move || counts.with(|counts| {
+                        let words: Vec<_> = counts.iter().map(|(state, n)| format!("{n} {state}")).collect();
+                        if words.is_empty() { "none has joined yet".to_owned() } else { words.join(" · ") }
+                    })}
+                </dd>
+            </div>
+        </dl>
+    }
+    .into_any()
+}
+
+fn latest(history: &History) -> Option<f64> {
+    history.rounds.iter().rev().find_map(|round| round.test_accuracy)
+}
+
+fn best_line(history: &History) -> String {
+    match history.best {
+        None => "nothing evaluated yet".to_owned(),
+        Some(best) if best.version == history.version => "★ the best so far".to_owned(),
+        Some(best) => format!("★ best {} in round {}", format::percent(best.test_accuracy), best.round),
+    }
+}
+
+fn origin_line(history: &History) -> String {
+    match history.rounds.iter().rev().find(|round| round.version.is_some()) {
+        None => "the initial model".to_owned(),
+        Some(round) => format!("from {}", format::plural(round.updates.into(), "update")),
+    }
+}

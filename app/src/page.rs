@@ -1,0 +1,109 @@
+//! The document, its addresses, and what the coordinator hands in to have it rendered.
+
+use crate::api::{RunId, RunLine, RunSnapshot};
+use crate::pages::{Dashboard, Login, NotFound};
+use leptos::prelude::*;
+use leptos_meta::{MetaTags, provide_meta_context};
+use leptos_router::components::{Route, Router, Routes};
+use leptos_router::path;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// What the coordinator provides, as Leptos context, for each request that renders a page.
+#[derive(Clone)]
+pub struct ServerContext {
+    /// The run of that name, if there is one.
+    pub snapshot: Arc<dyn Fn(&RunId) -> Option<RunSnapshot> + Send + Sync>,
+    /// Every run, in the order to list them.
+    pub runs: Arc<dyn Fn() -> Vec<RunLine> + Send + Sync>,
+    /// Sets the HTTP status of the response: 404 for a run that does not exist.
+    pub set_status: Arc<dyn Fn(u16) + Send + Sync>,
+    /// Whether the request carries a valid admin session.
+    pub admin: bool,
+    /// Now, by the coordinator's clock.
+    pub now_ms: u64,
+    /// How this coordinator was addressed, for the join command: `http://host:port`.
+    pub origin: String,
+}
+
+/// What a page is rendered from. The server sends it along, so that the browser starts from the same state.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PageData {
+    pub snapshot: Option<RunSnapshot>,
+    pub runs: Vec<RunLine>,
+    pub admin: bool,
+    pub now_ms: u64,
+    pub origin: String,
+}
+
+impl PageData {
+    /// For the page of `run`. In the browser this reads what the server sent; all links load a page anew, so the
+    /// browser never has to make one up.
+    pub fn load(run: Option<RunId>) -> Self {
+        SharedValue::new(move || match use_context::<ServerContext>() {
+            Some(server) => {
+                let snapshot = run.as_ref().and_then(|run| (server.snapshot)(run));
+                Self {
+                    snapshot,
+                    runs: (server.runs)(),
+                    admin: server.admin,
+                    now_ms: server.now_ms,
+                    origin: server.origin,
+                }
+            }
+            None => Self { snapshot: None, runs: Vec::new(), admin: false, now_ms: 0, origin: String::new() },
+        })
+        .into_inner()
+    }
+}
+
+/// Makes the response a 404; in the browser, nothing.
+pub fn say_not_found() {
+    if let Some(server) = use_context::<ServerContext>() {
+        (server.set_status)(404);
+    }
+}
+
+/// The HTML document around [`App`].
+pub fn shell(options: LeptosOptions) -> impl IntoView {
+    let stylesheet = format!("/{}/{}.css", options.site_pkg_dir, options.output_name);
+    view! {
+        <!DOCTYPE html>
+        <html lang="en">
+            <head>
+                <meta charset="utf-8"/>
+                <meta name="viewport" content="width=device-width, initial-scale=1"/>
+                <meta name="color-scheme" content="light dark"/>
+                <link rel="icon" type="image/svg+xml" href="/favicon.svg"/>
+                <link id="leptos" rel="stylesheet" href=stylesheet/>
+                <AutoReload options=options.clone()/>
+                <HydrationScripts options/>
+                <MetaTags/>
+            </head>
+            <body>
+                <App/>
+            </body>
+        </html>
+    }
+}
+
+/// The dashboard: `/` (the run `default`), `/runs/{run}`, `/login`.
+#[component]
+pub fn App() -> impl IntoView {
+    provide_meta_context();
+    // Effects run only in the browser, and only once the page is taken over.
+    Effect::new(|_| {
+        if let Some(html) = document().document_element() {
+            let _ = html.set_attribute("data-hydrated", "true");
+        }
+    });
+    view! {
+        <Router>
+            <Routes fallback=|| view! { <NotFound what="page".to_owned()/> }>
+                <Route path=path!("/") view=Dashboard/>
+                <Route path=path!("/runs/:run") view=Dashboard/>
+                <Route path=path!("/login") view=Login/>
+            </Routes>
+        </Router>
+    }
+}
