@@ -8,7 +8,7 @@ mod layers;
 #[allow(clippy::unwrap_used)]
 mod tests;
 
-use crate::config::{CommonSettings, DemoSettings, JoinSettings, LogFormat, ServeSettings};
+use crate::config::{CommonSettings, DemoSettings, JoinSettings, LogFormat, ServeSettings, TokenSettings};
 use clap::{Parser, Subcommand};
 use std::ffi::OsString;
 use std::io::IsTerminal;
@@ -55,6 +55,8 @@ pub enum Command {
     /// Run a coordinator and clients on this machine, to look at
     #[command(after_help = "Example: fedlearn demo --clients 5 --rounds 20")]
     Demo(DemoSettings),
+    /// Make a new admin token in place of a lost one; it is shown once
+    Token(TokenSettings),
 }
 
 impl Command {
@@ -64,6 +66,7 @@ impl Command {
             Self::Serve(settings) => &settings.common,
             Self::Join(settings) => &settings.common,
             Self::Demo(settings) => &settings.common,
+            Self::Token(settings) => &settings.common,
         }
     }
 
@@ -71,7 +74,7 @@ impl Command {
         match self {
             Self::Serve(settings) => settings.problems(),
             Self::Join(settings) => settings.problems(),
-            Self::Demo(_) => Vec::new(),
+            Self::Demo(_) | Self::Token(_) => Vec::new(),
         }
     }
 }
@@ -80,26 +83,20 @@ impl Command {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
     /// 0.
-    Done,
+    Done = 0,
     /// 1.
-    Failed,
+    Failed = 1,
     /// 2, which is also clap's.
-    Usage,
+    Usage = 2,
     /// 3.
-    Refused,
+    Refused = 3,
     /// 130: 128 + SIGINT, as shells have it.
-    Interrupted,
+    Interrupted = 130,
 }
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
-        Self::from(match exit {
-            Exit::Done => 0,
-            Exit::Failed => 1,
-            Exit::Usage => 2,
-            Exit::Refused => 3,
-            Exit::Interrupted => 130,
-        })
+        Self::from(exit as u8)
     }
 }
 

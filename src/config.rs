@@ -5,7 +5,9 @@
 
 mod values;
 
-pub use values::{DatasetPath, DeviceChoice, Secret, TestDataset};
+pub use values::{DatasetPath, Secret, TestDataset};
+
+use crate::model::DeviceChoice;
 
 use crate::model::dataset::default_path;
 use crate::model::partition::{PartitionChoice, Partitioner};
@@ -176,6 +178,7 @@ impl FirstRun {
             deadline_s: self.deadline_s,
             encoding: self.encoding,
             train,
+            ..RunConfig::default()
         };
         problems.extend(model.problems());
         // Here these settings are flat.
@@ -275,6 +278,17 @@ impl JoinSettings {
         };
         self.name.clone().or_else(|| hostname().ok()).unwrap_or_else(|| "client".to_owned())
     }
+}
+
+/// Settings of `fedlearn token`.
+#[derive(Debug, Clone, Args)]
+pub struct TokenSettings {
+    /// Folder of the coordinator's database
+    #[arg(long, value_name = "FOLDER", default_value = "data")]
+    pub data_dir: PathBuf,
+    /// File and logs.
+    #[command(flatten)]
+    pub common: CommonSettings,
 }
 
 /// Settings of `fedlearn demo`.

@@ -16,7 +16,7 @@
 //! - `coordinator`: one task a run; carries out what the round machine decides.
 //! - `http`: the REST resources, events, the page.
 //! - `agent`: the native client.
-//! - `cli`, `config`: the command line and the settings behind it.
+//! - `cli`, `config`: the command line and the settings behind it; `commands`: what the subcommands do.
 
 #[cfg(feature = "agent")]
 pub mod agent;
@@ -24,6 +24,8 @@ pub mod agent;
 pub mod aggregate;
 #[cfg(feature = "cli")]
 pub mod cli;
+#[cfg(all(feature = "server", feature = "agent"))]
+pub mod commands;
 #[cfg(feature = "cli")]
 pub mod config;
 #[cfg(feature = "server")]

@@ -1,14 +1,17 @@
 //! The program: reads its settings and runs the subcommand.
 
-use fedlearn::cli;
+use fedlearn::{cli, commands};
 use std::process::ExitCode;
 
-fn main() -> ExitCode {
+#[tokio::main]
+async fn main() -> ExitCode {
     let cli = match cli::parse(std::env::args_os(), std::env::vars_os()) {
         Ok(cli) => cli,
         Err(stop) => return stop.report().into(),
     };
     cli::init_logging(cli.command.common());
     tracing::debug!(settings = ?cli.command, "settings");
-    cli::Exit::Done.into()
+    let exit = commands::run(cli.command).await;
+    // A batch that still computes must not keep the program from ending, nor be torn down under libtorch's feet.
+    exit.into()
 }

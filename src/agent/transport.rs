@@ -1,7 +1,8 @@
 //! The client plane as seen from a client: typed calls, repeated until they are answered.
 
 use app::api::{
-    ClientId, ErrorBody, ErrorCode, RegisterReply, RegisterRequest, RunId, StatusReply, StatusReport, Task, UpdateQuery,
+    ClientId, ErrorBody, ErrorCode, RegisterReply, RegisterRequest, RunId, RunSnapshot, StatusReply, StatusReport,
+    Task, UpdateQuery,
 };
 use backon::{BackoffBuilder, ExponentialBuilder, Retryable};
 use bytes::Bytes;
@@ -101,6 +102,14 @@ impl Transport {
     /// Our id, once registered.
     pub fn id(&self) -> Option<&ClientId> {
         self.identity.as_ref().map(|i| &i.id)
+    }
+
+    /// The run as everybody sees it.
+    ///
+    /// # Errors
+    /// The coordinator refuses.
+    pub async fn snapshot(&self) -> Result<RunSnapshot, CallError> {
+        Ok(self.call(|| self.request(Method::GET, "")).await?.json().await?)
     }
 
     /// Registers, and is that client from then on.

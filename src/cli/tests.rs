@@ -1,5 +1,6 @@
 use super::*;
-use crate::config::{DeviceChoice, LogFormat};
+use crate::config::LogFormat;
+use crate::model::DeviceChoice;
 use app::api::{CohortSize, Dataset};
 use clap::CommandFactory;
 use std::path::PathBuf;

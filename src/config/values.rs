@@ -33,32 +33,6 @@ impl FromStr for Secret {
     }
 }
 
-/// Where torch computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DeviceChoice {
-    /// The first GPU if there is one, else the CPU.
-    Auto,
-    /// The CPU.
-    Cpu,
-    /// The GPU of that number.
-    Cuda(usize),
-}
-
-impl FromStr for DeviceChoice {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "cpu" => Ok(Self::Cpu),
-            "cuda" => Ok(Self::Cuda(0)),
-            _ => {
-                let number = text.strip_prefix("cuda:").and_then(|n| n.parse().ok()).filter(|&n| n < 256);
-                number.map(Self::Cuda).ok_or_else(|| format!("'{text}' is none of auto, cpu, cuda, cuda:0 to cuda:255"))
-            }
-        }
-    }
-}
-
 /// Where one dataset lies: `cifar10=/data/cifar10`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DatasetPath {

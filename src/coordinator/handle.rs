@@ -1,7 +1,7 @@
 //! How the rest of the program speaks to a run: questions and wishes, each answered.
 
 use super::published::Published;
-use crate::round::{ClientTask, Command, Reject};
+use crate::round::{Command, Reject};
 use crate::store::{Sha256Digest, Spool, StoreError};
 use crate::wire::{self, BodyFormat, Parameters};
 use app::api::{ClientId, ClientState, RegisterRequest, RunId, StatusReply, StatusReport, Task};
@@ -53,7 +53,7 @@ pub(super) enum Message {
     Command(Command, Reply<()>),
     Register { client: ClientId, token: Sha256Digest, request: RegisterRequest, reply: Reply<ClientState> },
     Status { client: ClientId, report: StatusReport, reply: Reply<StatusReply> },
-    Task(ClientId, Reply<ClientTask>),
+    Task(ClientId, Reply<Task>),
     MayUpdate { client: ClientId, round: u64, reply: Reply<()> },
     Update(Box<DecodedUpdate>, Reply<()>),
     Configure { expected: u64, patch: serde_json::Value, reply: Reply<u64> },
@@ -160,12 +160,12 @@ impl RunHandle {
         loop {
             changes.mark_unchanged();
             match self.ask(|reply| Message::Task(client.clone(), reply)).await? {
-                ClientTask::Train(task) => return Ok(Task::Train(task)),
-                ClientTask::Wait { state } => match tokio::time::timeout_at(until, changes.changed()).await {
+                Task::Wait { state } => match tokio::time::timeout_at(until, changes.changed()).await {
                     Ok(Ok(())) => {}
                     Ok(Err(_)) => return Err(RunError::Stopping),
                     Err(_) => return Ok(Task::Wait { state }),
                 },
+                task => return Ok(task),
             }
         }
     }

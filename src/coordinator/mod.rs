@@ -6,6 +6,7 @@
 mod clock;
 mod evaluator;
 mod handle;
+mod ledger;
 mod models;
 mod published;
 mod run_task;
@@ -21,6 +22,7 @@ use crate::store::{NewRun, Store, StoreError, StoredRun};
 use crate::wire::{self, Parameters};
 use app::api::{Autorun, Dataset, ModelSpec, Phase, RunConfig, RunId, RunLine, RunSnapshot};
 use evaluator::Evaluator;
+use ledger::Ledger;
 use models::{Models, blocking, to_blob};
 use run_task::RunTask;
 use std::collections::{BTreeMap, HashMap};
@@ -245,7 +247,9 @@ impl Coordinator {
             config_version: stored.config_version,
             version: stored.version,
             next_round: stored.rounds.last().map_or(1, |r| r.number + 1),
-            clients: stored.clients.iter().map(|c| (c.view.clone(), c.banned)).collect(),
+            roster: stored.clients.iter().map(|c| c.view.clone()).collect(),
+            banned: stored.clients.iter().filter(|c| c.banned).map(|c| c.view.name.clone()).collect(),
+            seed: stored.config.train.seed,
             autorun: (stored.autorun_rounds > 0).then_some(Autorun { rounds: stored.autorun_rounds }),
         });
         let snapshot = RunSnapshot {
@@ -270,16 +274,18 @@ impl Coordinator {
         let published = Arc::new(Published::new(RunSnapshot { phase: machine.phase(), ..snapshot }, models));
         let (sender, inbox) = mpsc::channel(INBOX);
         let task = RunTask {
-            run: run.clone(),
+            ledger: Ledger {
+                run: run.clone(),
+                store: self.store.clone(),
+                clock: self.clock,
+                shutdown: self.shutdown.clone(),
+            },
             machine,
-            store: self.store.clone(),
-            clock: self.clock,
             device: self.device,
             published: published.clone(),
             evaluator,
             inbox,
             outbox: sender.downgrade(),
-            shutdown: self.shutdown.clone(),
             mean: None,
             new_model: None,
             autorun_rounds: stored.autorun_rounds,

@@ -2,22 +2,20 @@
 //!
 //! The order is always: durable, then visible, then answered.
 
-use super::clock::Clock;
 use super::evaluator::Evaluator;
 use super::handle::{DecodedUpdate, Message, RunError};
+use super::ledger::Ledger;
 use super::models::{blocking, to_blob};
 use super::published::Published;
 use crate::aggregate::WeightedMean;
 use crate::model::Evaluation;
 use crate::round::{Command, Effect, RoundMachine};
-use crate::store::{NewVersion, Sha256Digest, Standing, Store, StoreError};
+use crate::store::{NewVersion, Sha256Digest, Standing};
 use crate::wire::Parameters;
-use app::api::{BestVersion, Change, ClientId, ClientView, RoundOutcome, RoundSummary, RunConfig, RunId, StatusReply};
+use app::api::{BestVersion, Change, ClientId, RoundOutcome, RoundSummary, RunConfig, StatusReply};
 use std::sync::Arc;
-use std::time::Duration;
 use tch::Device;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
 /// Global versions whose blobs are kept behind the current one, the best one aside.
 const KEEP_VERSIONS: u64 = 10;
@@ -30,17 +28,14 @@ pub(super) struct NewModel {
 }
 
 pub(super) struct RunTask {
-    pub(super) run: RunId,
+    pub(super) ledger: Ledger,
     pub(super) machine: RoundMachine,
-    pub(super) store: Store,
-    pub(super) clock: Clock,
     pub(super) device: Device,
     pub(super) published: Arc<Published>,
     pub(super) evaluator: Option<Arc<Evaluator>>,
     pub(super) inbox: mpsc::Receiver<Message>,
     /// To itself, from work that runs beside it.
     pub(super) outbox: mpsc::WeakSender<Message>,
-    pub(super) shutdown: CancellationToken,
     /// The open round's running sum; an error if folding failed.
     pub(super) mean: Option<Result<WeightedMean, String>>,
     /// What the round being committed made.
@@ -53,7 +48,7 @@ impl RunTask {
     pub(super) async fn run(mut self) {
         self.drain().await;
         loop {
-            let timeout = self.machine.poll_timeout().map(|at| self.clock.instant(at));
+            let timeout = self.machine.poll_timeout().map(|at| self.ledger.clock.instant(at));
             let timer = async {
                 match timeout {
                     Some(at) => tokio::time::sleep_until(at).await,
@@ -61,13 +56,13 @@ impl RunTask {
                 }
             };
             tokio::select! {
-                () = self.shutdown.cancelled() => return,
+                () = self.ledger.shutdown.cancelled() => return,
                 message = self.inbox.recv() => match message {
                     Some(message) => self.receive(message).await,
                     None => return,
                 },
                 () = timer => {
-                    self.machine.handle_timeout(self.clock.now_ms());
+                    self.machine.handle_timeout(self.ledger.clock.now_ms());
                     self.drain().await;
                 }
             }
@@ -95,7 +90,7 @@ impl RunTask {
             }
             Message::Task(client, reply) => {
                 let seen = self.command(Command::Seen { client: client.clone() }).await;
-                let _ = reply.send(seen.and_then(|()| Ok(self.machine.task(&client, self.clock.now_ms())?)));
+                let _ = reply.send(seen.and_then(|()| Ok(self.machine.task(self.ledger.clock.now_ms(), &client)?)));
             }
             Message::MayUpdate { client, round, reply } => {
                 let _ = reply.send(self.machine.may_update(&client, round).map_err(RunError::from));
@@ -113,7 +108,7 @@ impl RunTask {
     }
 
     async fn command(&mut self, command: Command) -> Result<(), RunError> {
-        self.machine.handle(self.clock.now_ms(), command)?;
+        self.machine.handle(self.ledger.clock.now_ms(), command)?;
         self.drain().await;
         Ok(())
     }
@@ -124,7 +119,7 @@ impl RunTask {
         token: Sha256Digest,
         request: app::api::RegisterRequest,
     ) -> Result<app::api::ClientState, RunError> {
-        let now = self.clock.now_ms();
+        let now = self.ledger.clock.now_ms();
         let join = Command::Join {
             client: client.clone(),
             name: request.name,
@@ -134,12 +129,12 @@ impl RunTask {
         self.machine.handle(now, join)?;
         let view = self.machine.client(&client).cloned().ok_or_else(|| RunError::Internal("no client".into()))?;
         // With its token, and before the machine's effects touch its row.
-        if let Err(error) = self.store.add_client(&self.run, &view, token).await {
+        if let Err(error) = self.ledger.store.add_client(&self.ledger.run, &view, token).await {
             self.machine.handle(now, Command::Leave { client })?;
             self.drain().await;
             return Err(error.into());
         }
-        self.note("joined", Some(&view), None, &view.name).await;
+        self.ledger.note("joined", Some(&view), None, &view.name).await;
         self.drain().await;
         Ok(view.state)
     }
@@ -159,8 +154,18 @@ impl RunTask {
         let folded = mean.as_ref().map(|_| ()).map_err(|e| RunError::Internal(e.clone()));
         self.mean = Some(mean);
         folded?;
-        self.store
-            .add_contribution(&self.run, round, &client, sha256, bytes, samples, loss, self.clock.now_ms())
+        self.ledger
+            .store
+            .add_contribution(
+                &self.ledger.run,
+                round,
+                &client,
+                sha256,
+                bytes,
+                samples,
+                loss,
+                self.ledger.clock.now_ms(),
+            )
             .await?;
         self.command(Command::Update { client, round, samples, loss, bytes }).await
     }
@@ -172,9 +177,9 @@ impl RunTask {
         }
         let config: RunConfig = self.machine.config().patched(patch).map_err(RunError::BadConfig)?;
         let config_version = current + 1;
-        self.store.add_config(&self.run, config_version, &config, self.clock.now_ms()).await?;
+        self.ledger.store.add_config(&self.ledger.run, config_version, &config, self.ledger.clock.now_ms()).await?;
         self.published.publish(Change::Config { config: Box::new(config.clone()), config_version });
-        self.note("configured", None, None, &patch.to_string()).await;
+        self.ledger.note("configured", None, None, &patch.to_string()).await;
         self.command(Command::Configure { config: Box::new(config), config_version }).await?;
         Ok(config_version)
     }
@@ -193,7 +198,7 @@ impl RunTask {
             Err(reason) => Command::AggregationFailed { reason },
         };
         if let Err(error) = self.command(command).await {
-            tracing::error!(run = %self.run, %error, "a result of aggregation was not wanted");
+            tracing::error!(run = %self.ledger.run, %error, "a result of aggregation was not wanted");
         }
     }
 
@@ -204,12 +209,13 @@ impl RunTask {
                 Effect::StoreClient(id) => self.store_client(&id).await,
                 Effect::ShowClient(id) => self.show_client(&id),
                 Effect::RemoveClient(client) => {
-                    self.persist(|task| {
-                        let (store, run, id) = (task.store.clone(), task.run.clone(), client.id.clone());
-                        async move { store.remove_client(&run, &id).await }
-                    })
-                    .await;
-                    self.note("left", Some(&client), None, &client.name).await;
+                    self.ledger
+                        .persist(|store, run| {
+                            let id = client.id.clone();
+                            async move { store.remove_client(&run, &id).await }
+                        })
+                        .await;
+                    self.ledger.note("left", Some(&client), None, &client.name).await;
                     self.published.publish(Change::ClientLeft { id: client.id });
                 }
                 Effect::RoundOpened => self.round_opened().await,
@@ -220,34 +226,20 @@ impl RunTask {
         }
     }
 
-    /// Tries until it is stored or the coordinator stops: a full disk delays a run, it does not make it forget.
-    async fn persist<F>(&self, write: impl Fn(&Self) -> F)
-    where
-        F: Future<Output = Result<(), StoreError>>,
-    {
-        let mut pause = Duration::from_millis(100);
-        while let Err(error) = write(self).await {
-            tracing::error!(run = %self.run, %error, "cannot store; trying again");
-            tokio::select! {
-                () = self.shutdown.cancelled() => return,
-                () = tokio::time::sleep(pause) => pause = (pause * 2).min(Duration::from_secs(5)),
-            }
-        }
-    }
-
     async fn store_client(&mut self, id: &ClientId) {
         let Some(client) = self.machine.client(id).cloned() else { return };
-        let banned = self.machine.is_banned(id);
-        self.persist(|task| {
-            let (store, run, client) = (task.store.clone(), task.run.clone(), client.clone());
-            async move { store.update_client(&run, &client, banned).await }
-        })
-        .await;
+        let banned = self.machine.is_banned(&client.name);
+        self.ledger
+            .persist(|store, run| {
+                let client = client.clone();
+                async move { store.update_client(&run, &client, banned).await }
+            })
+            .await;
         let before = self.published.read(|s| s.client(id).map(|c| Standing::of(c.state)));
         let now = Standing::of(client.state);
         if before.is_some_and(|before| before != now) {
             let kind = if now == Standing::Kicked { "kicked" } else { "admitted" };
-            self.note(kind, Some(&client), None, &client.name).await;
+            self.ledger.note(kind, Some(&client), None, &client.name).await;
             self.published.wake_clients();
         }
         self.show_client(id);
@@ -262,19 +254,22 @@ impl RunTask {
     async fn round_opened(&mut self) {
         let Some(round) = self.machine.open_round().cloned() else { return };
         self.mean = None;
-        self.persist(|task| {
-            let (store, run, round) = (task.store.clone(), task.run.clone(), round.clone());
-            async move { store.open_round(&run, &round).await }
-        })
-        .await;
-        self.note("round opened", None, Some(round.number), &format!("{} clients asked", round.cohort.len())).await;
+        self.ledger
+            .persist(|store, run| {
+                let round = round.clone();
+                async move { store.open_round(&run, &round).await }
+            })
+            .await;
+        self.ledger
+            .note("round opened", None, Some(round.number), &format!("{} clients asked", round.cohort.len()))
+            .await;
         self.published.wake_clients();
     }
 
     /// Starts the heavy part beside this task, which stays responsive; its result comes back as a message.
     fn aggregate(&mut self, round: u64) {
         let mean = self.mean.take().unwrap_or_else(|| Err("no update was folded in".into()));
-        let (store, evaluator, outbox) = (self.store.clone(), self.evaluator.clone(), self.outbox.clone());
+        let (store, evaluator, outbox) = (self.ledger.store.clone(), self.evaluator.clone(), self.outbox.clone());
         let version = self.machine.version() + 1;
         tokio::spawn(async move {
             let result = blocking(move || {
@@ -306,15 +301,16 @@ impl RunTask {
             test_accuracy: summary.test_accuracy,
             is_best: summary.test_accuracy.is_some_and(|a| old_best.is_none_or(|best| a > best.test_accuracy)),
         });
-        self.persist(|task| {
-            let (store, run, summary) = (task.store.clone(), task.run.clone(), summary.clone());
-            async move { store.end_round(&run, &summary, new_version).await }
-        })
-        .await;
+        self.ledger
+            .persist(|store, run| {
+                let summary = summary.clone();
+                async move { store.end_round(&run, &summary, new_version).await }
+            })
+            .await;
         if let Some((new, version)) = made {
             self.published.models.swap(version, Arc::new(new.parameters));
-            if let Err(error) = self.store.prune_models(&self.run, KEEP_VERSIONS).await {
-                tracing::warn!(run = %self.run, %error, "cannot remove old models");
+            if let Err(error) = self.ledger.store.prune_models(&self.ledger.run, KEEP_VERSIONS).await {
+                tracing::warn!(run = %self.ledger.run, %error, "cannot remove old models");
             }
         }
         let best = match (new_version, summary.test_accuracy) {
@@ -327,7 +323,7 @@ impl RunTask {
             Some(accuracy) => format!("{}; test accuracy {:.2}%", summary.reason, accuracy * 100.0),
             None => summary.reason.clone(),
         };
-        self.note("round ended", None, Some(summary.number), &detail).await;
+        self.ledger.note("round ended", None, Some(summary.number), &detail).await;
         self.mean = None;
         let version = self.machine.version();
         self.published.publish(Change::RoundEnded { summary: Box::new(summary), version, best });
@@ -337,11 +333,7 @@ impl RunTask {
         let autorun = self.machine.autorun();
         let rounds = autorun.map_or(0, |a| a.rounds);
         if rounds != self.autorun_rounds {
-            self.persist(|task| {
-                let (store, run) = (task.store.clone(), task.run.clone());
-                async move { store.set_autorun(&run, rounds).await }
-            })
-            .await;
+            self.ledger.persist(|store, run| async move { store.set_autorun(&run, rounds).await }).await;
             self.autorun_rounds = rounds;
         }
         self.published.publish(Change::Course {
@@ -350,14 +342,5 @@ impl RunTask {
             autorun,
             round: self.machine.open_round().cloned(),
         });
-    }
-
-    /// Notes what happened, in the log and in the database. The latter is for people: a failure is only logged.
-    async fn note(&self, kind: &str, client: Option<&ClientView>, round: Option<u64>, detail: &str) {
-        let id = client.map(|c| &c.id);
-        tracing::info!(run = %self.run, client = id.map(tracing::field::display), round, detail, "{kind}");
-        if let Err(error) = self.store.log_event(&self.run, self.clock.now_ms(), kind, id, round, detail).await {
-            tracing::warn!(run = %self.run, %error, "cannot note an event");
-        }
     }
 }

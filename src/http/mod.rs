@@ -13,19 +13,21 @@ mod health;
 mod models;
 mod page;
 mod runs;
+mod server;
 mod session;
 mod updates;
 
 pub use error::{ApiError, ApiResult};
-pub use page::options as leptos_options;
+pub use server::{ServeError, Server};
+
+use page::options as leptos_options;
 
 use crate::coordinator::Coordinator;
 use crate::store::Sha256Digest;
-use app::api::{ErrorBody, ErrorCode};
+use app::api::ErrorCode;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, FromRef, Request};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
-use axum::response::Response;
 use axum::{Json, Router};
 use leptos::config::LeptosOptions;
 use std::sync::Arc;
@@ -50,6 +52,8 @@ pub struct AppState {
     pub coordinator: Arc<Coordinator>,
     /// Hash of the join secret, where one is asked for.
     pub join_secret: Option<Sha256Digest>,
+    /// The largest body taken, whatever the model.
+    pub max_body_bytes: u64,
     /// Where the page's files are.
     pub leptos: LeptosOptions,
 }

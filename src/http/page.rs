@@ -5,11 +5,12 @@ use super::auth::is_admin;
 use app::ServerContext;
 use axum::Router;
 use axum::extract::{Request, State};
+use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use leptos::config::{Env, LeptosOptions, ReloadWSProtocol};
 use leptos::prelude::{provide_context, use_context};
-use leptos_axum::{LeptosRoutes, generate_route_list};
+use leptos_axum::{LeptosRoutes, ResponseOptions, generate_route_list};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -36,14 +37,22 @@ pub fn routes(state: AppState) -> Router {
     let context = {
         let state = state.clone();
         move || {
-            let admin = use_context::<axum::http::request::Parts>()
-                .and_then(|parts| parts.extensions.get::<IsAdmin>().copied())
-                .is_some_and(|IsAdmin(admin)| admin);
+            let parts = use_context::<axum::http::request::Parts>();
+            let admin = parts.as_ref().and_then(|parts| parts.extensions.get::<IsAdmin>().copied());
+            let host = parts.as_ref().and_then(|parts| parts.headers.get(header::HOST)?.to_str().ok());
+            let response = use_context::<ResponseOptions>();
             let (one, all) = (state.coordinator.clone(), state.coordinator.clone());
             provide_context(ServerContext {
                 snapshot: Arc::new(move |run| one.run(run).map(|handle| handle.published().snapshot())),
                 runs: Arc::new(move || all.lines()),
-                admin,
+                set_status: Arc::new(move |status| {
+                    if let (Some(response), Ok(status)) = (&response, StatusCode::from_u16(status)) {
+                        response.set_status(status);
+                    }
+                }),
+                admin: admin.is_some_and(|IsAdmin(admin)| admin),
+                // Behind a TLS proxy the operator knows better; it is a line to copy, not an address to follow.
+                origin: format!("http://{}", host.unwrap_or("localhost")),
                 now_ms: state.coordinator.clock().now_ms(),
             });
         }

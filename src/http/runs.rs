@@ -16,9 +16,6 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use std::fmt::Write;
 
-/// The largest initial parameters that may be uploaded: 2 GiB.
-pub const MAX_INITIAL_BYTES: usize = 2 << 30;
-
 /// Every run.
 #[utoipa::path(get, path = "/runs", tag = "read", security(()), responses((status = 200, body = Vec<RunLine>)))]
 pub async fn list(State(state): State<AppState>) -> Json<Vec<RunLine>> {
@@ -45,9 +42,10 @@ pub async fn create(_: Admin, State(state): State<AppState>, request: Request) -
             .map_err(|e| ApiError::new(ErrorCode::UnsupportedMediaType, e.to_string()))?;
         let (mut parts, body) = request.into_parts();
         let ApiQuery(CreateRunQuery { run }) = ApiQuery::from_request_parts(&mut parts, &state).await?;
-        let body = axum::body::to_bytes(body, MAX_INITIAL_BYTES)
+        let cap = state.max_body_bytes;
+        let body = axum::body::to_bytes(body, usize::try_from(cap).unwrap_or(usize::MAX))
             .await
-            .map_err(|_| ApiError::new(ErrorCode::TooLarge, format!("more than {MAX_INITIAL_BYTES} bytes")))?;
+            .map_err(|_| ApiError::new(ErrorCode::TooLarge, format!("the body has more than {cap} bytes")))?;
         let parameters = tokio::task::spawn_blocking(move || format.read_any(&body, wire::MAX_VALUES))
             .await
             .map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))?

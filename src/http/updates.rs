@@ -56,7 +56,7 @@ pub async fn put_update(
         header_text(&headers, header::CONTENT_ENCODING)?,
     )
     .map_err(|e| ApiError::new(ErrorCode::UnsupportedMediaType, e.to_string()))?;
-    let cap = wire::max_body_bytes(run.published().models.schema());
+    let cap = wire::max_body_bytes(run.published().models.schema()).min(state.max_body_bytes);
     if let Some(length) = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok())
         && length > cap
     {
@@ -102,5 +102,5 @@ async fn receive(mut spool: Spool, body: Body, cap: u64) -> ApiResult<Spool> {
 }
 
 fn too_large(bytes: u64, cap: u64) -> ApiError {
-    ApiError::new(ErrorCode::TooLarge, format!("the body has {bytes} bytes or more, this model's cap is {cap}"))
+    ApiError::new(ErrorCode::TooLarge, format!("the body has {bytes} bytes or more, the cap is {cap}"))
 }

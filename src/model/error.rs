@@ -6,14 +6,11 @@ use tch::TchError;
 /// Why a network was not built, loaded, trained or evaluated.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
-    /// Not a name for a device.
-    #[error("'{0}' names no device; known are auto, cpu, cuda and cuda:N")]
-    UnknownDevice(String),
     /// A CUDA device that is not there.
-    #[error("there is no device '{choice}': {cuda_devices} CUDA devices are visible")]
+    #[error("there is no device cuda:{index}: {cuda_devices} CUDA devices are visible")]
     NoSuchDevice {
-        /// What was asked for.
-        choice: String,
+        /// Which was asked for.
+        index: usize,
         /// How many there are.
         cuda_devices: usize,
     },

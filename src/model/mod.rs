@@ -20,7 +20,7 @@ mod resnet;
 mod train;
 
 pub use dataset::DatasetError;
-pub use device::{choose, describe};
+pub use device::{DeviceChoice, describe};
 pub use error::ModelError;
 pub use evaluate::{Evaluation, evaluate};
 pub use images::Images;

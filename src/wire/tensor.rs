@@ -220,22 +220,28 @@ impl Parameters {
     }
 }
 
-/// The Euclidean norm of all F32 values together, summed in f64. Integers do not count: they are no parameters.
-pub fn l2_norm(parameters: &Parameters) -> f64 {
+/// The Euclidean norm of the difference of all F32 values together, summed in f64. Integers do not count: they are no
+/// parameters.
+///
+/// # Panics
+/// If the two are not of one schema.
+pub fn l2_distance(a: &Parameters, b: &Parameters) -> f64 {
     // Sixteen sums side by side, because the compiler may not reorder one: so it can vectorise, and the result is the
     // same on every machine.
     const LANES: usize = 16;
+    assert_eq!(a.schema.digest, b.schema.digest, "parameters of one model");
     let mut sums = [0.0; LANES];
-    let mut add = |values: &[f32]| {
-        for (sum, value) in sums.iter_mut().zip(values) {
-            *sum += f64::from(*value) * f64::from(*value);
+    let mut add = |a: &[f32], b: &[f32]| {
+        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
+            let difference = f64::from(*a) - f64::from(*b);
+            *sum += difference * difference;
         }
     };
-    for values in parameters.values() {
-        if let Values::F32(values) = values {
-            let (chunks, rest) = values.as_chunks::<LANES>();
-            chunks.iter().for_each(|chunk| add(chunk));
-            add(rest);
+    for pair in a.values.iter().zip(&b.values) {
+        if let (Values::F32(a), Values::F32(b)) = pair {
+            let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+            a.iter().zip(b).for_each(|(a, b)| add(a, b));
+            add(a_rest, b_rest);
         }
     }
     sums.iter().sum::<f64>().sqrt()

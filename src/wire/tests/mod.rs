@@ -44,13 +44,14 @@ fn bits(parameters: &Parameters) -> Vec<Vec<u64>> {
 }
 
 #[test]
-fn the_norm_is_of_all_floats_and_of_no_integer() {
-    let of = |n| {
-        parameters(&[("a", Values::F32(vec![2.0; n])), ("b", Values::F32(vec![-1.0])), ("n", Values::I64(vec![99]))])
+fn the_distance_is_of_all_floats_and_of_no_integer() {
+    let of = |value, n, count| {
+        let (a, b) = (Values::F32(vec![value; n]), Values::F32(vec![-value / 2.0]));
+        parameters(&[("a", a), ("b", b), ("n", Values::I64(vec![count]))])
     };
-    assert_eq!(l2_norm(&of(2)), 3.0);
-    assert_eq!(l2_norm(&of(20)), 9.0);
-    assert_eq!(l2_norm(&parameters(&[("a", Values::F32(vec![f32::MAX; 4]))])), 2.0 * f64::from(f32::MAX));
+    assert_eq!(l2_distance(&of(3.0, 2, 99), &of(1.0, 2, 0)), 3.0);
+    assert_eq!(l2_distance(&of(3.0, 20, 99), &of(1.0, 20, 0)), 9.0);
+    assert_eq!(l2_distance(&of(f32::MAX, 1, 0), &of(0.0, 1, 0)), f64::from(f32::MAX) * 1.25f64.sqrt());
 }
 
 #[test]

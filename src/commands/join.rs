@@ -1,0 +1,91 @@
+//! `fedlearn join`.
+
+use super::failed;
+use crate::agent::{self, AgentError, AgentSettings, CallError, Transport};
+use crate::cli::Exit;
+use crate::config::{DataSettings, JoinSettings};
+use crate::model::dataset::{self, Split, default_path};
+use crate::model::partition::{self, PartitionError};
+use crate::model::{DatasetError, Images, ModelError};
+use app::api::Dataset;
+use tokio_util::sync::CancellationToken;
+
+#[derive(Debug, thiserror::Error)]
+enum JoinError {
+    #[error("the coordinator refuses: {0}")]
+    Refused(#[from] CallError),
+    #[error("the run names no dataset: say which one with --dataset")]
+    NoDataset,
+    #[error("say with --data where {0} lies")]
+    NoPath(Dataset),
+    #[error(transparent)]
+    Dataset(#[from] DatasetError),
+    #[error(transparent)]
+    Partition(#[from] PartitionError),
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+}
+
+pub(super) async fn run(settings: JoinSettings, stop: CancellationToken) -> Exit {
+    let joined = tokio::select! {
+        prepared = prepare(&settings) => match prepared {
+            Ok(prepared) => agent::join(prepared, stop).await.map_err(JoinError::from),
+            Err(error) => Err(error),
+        },
+        () = stop.cancelled() => return Exit::Interrupted,
+    };
+    match joined {
+        Ok(()) => Exit::Done,
+        Err(error @ (JoinError::Refused(_) | JoinError::Agent(AgentError::Refused(_) | AgentError::Stopped(_)))) => {
+            failed(&error, Exit::Refused)
+        }
+        Err(error) => failed(&error, Exit::Failed),
+    }
+}
+
+async fn prepare(settings: &JoinSettings) -> Result<AgentSettings, JoinError> {
+    let device = settings.device.find()?;
+    if let Some(threads) = settings.threads {
+        tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
+    }
+    let dataset = match settings.data.dataset {
+        Some(dataset) => dataset,
+        None => {
+            let run = Transport::new(&settings.url, &settings.run)?.snapshot().await?;
+            run.dataset.ok_or(JoinError::NoDataset)?
+        }
+    };
+    let images = load(dataset, &settings.data)?;
+    Ok(AgentSettings {
+        coordinator_url: settings.url.clone(),
+        run: settings.run.clone(),
+        name: settings.client_name(),
+        join_secret: settings.join_secret.as_ref().map(|secret| secret.expose().to_owned()),
+        device,
+        images,
+    })
+}
+
+fn load(dataset: Dataset, settings: &DataSettings) -> Result<Images, JoinError> {
+    let path = settings.path.clone().or_else(|| default_path(dataset)).ok_or(JoinError::NoPath(dataset))?;
+    let mut images = dataset::load(dataset, &path, Split::Train)?;
+    if let Some(choice) = settings.partition {
+        let parts = settings.split.partition(&images.labels, images.classes, choice.of, settings.seed)?;
+        tracing::info!(
+            "split {} of {dataset} in {} parts, seed {}:\n{}",
+            settings.split,
+            choice.of,
+            settings.seed,
+            partition::describe(&parts, &images.labels, images.classes)
+        );
+        let part = parts.get(choice.part - 1).map(Vec::as_slice).unwrap_or_default();
+        images = images.select(part);
+    }
+    if let Some(limit) = settings.limit {
+        let keep: Vec<usize> = (0..images.len().min(limit as usize)).collect();
+        images = images.select(&keep);
+    }
+    Ok(images)
+}

@@ -1,0 +1,49 @@
+//! `fedlearn serve`, and `fedlearn token`.
+
+use super::failed;
+use crate::cli::Exit;
+use crate::config::{ServeSettings, TokenSettings};
+use crate::http::Server;
+use crate::store::Store;
+use tokio_util::sync::CancellationToken;
+
+pub(super) async fn run(settings: &ServeSettings, stop: CancellationToken) -> Exit {
+    let server = match Server::start(settings).await {
+        Ok(server) => server,
+        Err(error) => return failed(&error, Exit::Failed),
+    };
+    show_admin_token(&server);
+    stop.cancelled().await;
+    server.stop().await;
+    Exit::Done
+}
+
+/// Puts another admin token in place of the one that was lost.
+pub(super) async fn renew_token(settings: &TokenSettings) -> Exit {
+    let renewed = async { Store::open(&settings.data_dir).await?.renew_admin_token().await };
+    match renewed.await {
+        Ok(token) => {
+            say(&format!("New admin token: {}\nThe old one and all log-ins are void.", token.reveal()));
+            Exit::Done
+        }
+        Err(error) => failed(&error, Exit::Failed),
+    }
+}
+
+/// Shows the dashboard's address; at the very first start with the admin token, which is not kept anywhere. It goes to
+/// standard output, never to the log.
+pub(super) fn show_admin_token(server: &Server) {
+    let dashboard = format!("http://{}", server.address());
+    match server.new_admin_token() {
+        Some(token) => say(&format!(
+            "Dashboard:   {dashboard}/login#{token}\nAdmin token: {token}   (shown this once; `fedlearn token` makes another)",
+            token = token.reveal(),
+        )),
+        None => say(&format!("Dashboard:   {dashboard}")),
+    }
+}
+
+#[allow(clippy::print_stdout)] // this is what the operator asked for, not a log
+fn say(text: &str) {
+    println!("{text}");
+}

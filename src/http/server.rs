@@ -1,0 +1,135 @@
+//! A coordinator that listens: put together from its settings, started, stopped in good order.
+
+use super::{AppState, leptos_options, router};
+use crate::config::ServeSettings;
+use crate::coordinator::{Coordinator, Origin, StartError};
+use crate::model::ModelError;
+use crate::store::{Sha256Digest, Store, StoreError, Token};
+use app::api::{CreateRun, Dataset};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// How long running requests may take to end once the coordinator is told to stop.
+const DRAIN: Duration = Duration::from_secs(8);
+
+/// Why the coordinator did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The address is taken or not ours.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// Which address.
+        address: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The device is not there.
+    #[error(transparent)]
+    Device(#[from] ModelError),
+    /// The data folder.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A run.
+    #[error(transparent)]
+    Run(#[from] StartError),
+    /// The first run's settings do not fit together.
+    #[error("{}", .0.join("; "))]
+    Settings(Vec<String>),
+}
+
+/// A coordinator that listens.
+pub struct Server {
+    address: SocketAddr,
+    new_admin_token: Option<Token>,
+    coordinator: Arc<Coordinator>,
+    serving: JoinHandle<()>,
+}
+
+impl Server {
+    /// Starts. When this returns, requests are answered.
+    ///
+    /// # Errors
+    /// See [`ServeError`].
+    pub async fn start(settings: &ServeSettings) -> Result<Self, ServeError> {
+        let device = settings.device.find()?;
+        let first = settings.first_run.create().map_err(ServeError::Settings)?;
+        let listener = TcpListener::bind(settings.listen).await;
+        let listen_failed = |source| ServeError::Listen { address: settings.listen, source };
+        let listener = listener.map_err(listen_failed)?;
+        let address = listener.local_addr().map_err(listen_failed)?;
+
+        let store = Store::open(&settings.data_dir).await?;
+        let new_admin_token = store.make_admin_token().await?;
+        let paths = Dataset::ALL.iter().filter_map(|d| Some((*d, settings.dataset_path(*d)?))).collect();
+        let coordinator = Coordinator::start(store, device, paths, CancellationToken::new()).await?;
+        let CreateRun { run, model, dataset, config } = first;
+        if coordinator.run(&run).is_none() {
+            coordinator.create_run(run, Origin::BuiltIn { model, dataset }, config).await?;
+        }
+        let join_secret = settings.join_secret.as_ref().map(|secret| Sha256Digest::of(secret.expose()));
+        let state = AppState {
+            coordinator: coordinator.clone(),
+            join_secret,
+            leptos: leptos_options(&site_root()),
+            max_body_bytes: u64::from(settings.max_upload_mb) << 20,
+        };
+        let router = router(state, Duration::from_secs(settings.body_timeout_s.into()));
+        let shutdown = coordinator.shutdown().clone();
+        let serving = tokio::spawn(async move {
+            let drained = axum::serve(listener, router).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+            let late = async {
+                shutdown.cancelled().await;
+                tokio::time::sleep(DRAIN).await;
+            };
+            tokio::select! {
+                result = drained => if let Err(error) = result {
+                    tracing::error!(%error, "the server failed");
+                },
+                () = late => tracing::warn!("requests still running after {} s are cut off", DRAIN.as_secs()),
+            }
+        });
+        tracing::info!(%address, device = crate::model::describe(device), "coordinator started");
+        Ok(Self { address, new_admin_token, coordinator, serving })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The admin token, if this is the first start with this data folder: show it, it is not to be had again.
+    pub fn new_admin_token(&self) -> Option<&Token> {
+        self.new_admin_token.as_ref()
+    }
+
+    /// The runs.
+    pub fn coordinator(&self) -> &Arc<Coordinator> {
+        &self.coordinator
+    }
+
+    /// Lets running requests end, then stops.
+    pub async fn stop(self) {
+        self.coordinator.shutdown().cancel();
+        if let Err(error) = self.serving.await {
+            tracing::error!(%error, "the server broke down");
+        }
+        self.coordinator.stopped().await;
+        tracing::info!("coordinator stopped");
+    }
+}
+
+/// Where cargo-leptos has put the page's files: as it says itself, in this checkout, or beside the program.
+fn site_root() -> PathBuf {
+    if let Some(told) = std::env::var_os("LEPTOS_SITE_ROOT") {
+        return told.into();
+    }
+    let program = std::env::current_exe().unwrap_or_default();
+    let beside = program.ancestors().skip(1).take(2).map(|folder| folder.join("site"));
+    let here = Path::new("target/site").to_owned();
+    beside.chain([here.clone()]).find(|path| path.join("pkg").is_dir()).unwrap_or(here)
+}
