@@ -41,7 +41,6 @@ pub(super) async fn run(settings: &DemoSettings, stop: CancellationToken) -> Exi
     }
     stop.cancelled().await;
     for client in &clients {
-        // Ctrl-C on a terminal has reached them already; a second word does no harm.
         if let Some(pid) = client.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)) {
             let _ = kill_process(pid, Signal::TERM);
         }
@@ -64,6 +63,7 @@ fn client(settings: &DemoSettings, server: &Server, number: u32) -> Option<Child
         .args(["join", &format!("http://{}", server.address()), "--name", &format!("client-{number}")])
         .args(["--partition", &format!("{number}/{}", settings.clients), "--threads", &threads.to_string()])
         .args(["--log", "warn"])
+        .process_group(0) // Ctrl-C on the terminal reaches this process alone, which then tells them once
         .kill_on_drop(true)
         .spawn();
     started.inspect_err(|error| tracing::error!(%error, "client {number} cannot start")).ok()
