@@ -1,0 +1,12 @@
+//! The whole path, from outside: the real coordinator on a port of its own, spoken to over HTTP.
+#![allow(dead_code, unused_imports)]
+#![allow(clippy::unwrap_used)]
+
+mod events;
+mod federated;
+mod harness;
+mod hostile;
+mod other_clients;
+mod processes;
+mod restart;
+mod rounds;
