@@ -143,17 +143,7 @@ impl RunTask {
         // Asked once more: the round may have closed while the body came in.
         self.machine.may_update(&update.client, update.round)?;
         let DecodedUpdate { client, round, samples, loss, bytes, sha256, parameters } = update;
-        let mean = match self.mean.take() {
-            Some(mean) => mean,
-            None => WeightedMean::new(self.published.models.schema().clone(), self.device).map_err(|e| e.to_string()),
-        };
-        let mean = blocking(move || {
-            mean.and_then(|mut mean| mean.fold(&parameters, samples).map(|()| mean).map_err(|e| e.to_string()))
-        })
-        .await;
-        let folded = mean.as_ref().map(|_| ()).map_err(|e| RunError::Internal(e.clone()));
-        self.mean = Some(mean);
-        folded?;
+        // Stored before it is folded in: one that cannot be stored is sent again, and must not weigh twice.
         self.ledger
             .store
             .add_contribution(
@@ -167,6 +157,16 @@ impl RunTask {
                 self.ledger.clock.now_ms(),
             )
             .await?;
+        let mean = match self.mean.take() {
+            Some(mean) => mean,
+            None => WeightedMean::new(self.published.models.schema().clone(), self.device).map_err(|e| e.to_string()),
+        };
+        let mean = blocking(move || {
+            mean.and_then(|mut mean| mean.fold(&parameters, samples).map(|()| mean).map_err(|e| e.to_string()))
+        })
+        .await;
+        // A sum that failed is kept as such: it makes the round void, and says why.
+        self.mean = Some(mean);
         self.command(Command::Update { client, round, samples, loss, bytes }).await
     }
 
