@@ -22,7 +22,11 @@ async fn three_agents_learn_fashion_mnist_together() {
     assert!(accuracies[3] >= 0.72, "{accuracies:?}");
     assert!(accuracies[3] > accuracies[0], "{accuracies:?}");
     // from everybody's images,
-    assert!(run.rounds.iter().all(|round| (round.updates, round.samples) == (3, 3 * IMAGES as u64)), "{:?}", run.rounds);
+    assert!(
+        run.rounds.iter().all(|round| (round.updates, round.samples) == (3, 3 * IMAGES as u64)),
+        "{:?}",
+        run.rounds
+    );
     // and the best version is marked.
     let best = run.best.unwrap();
     assert_eq!(best.test_accuracy, accuracies.iter().copied().fold(0.0, f64::max));
@@ -36,7 +40,7 @@ async fn three_agents_learn_fashion_mnist_together() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_joins_in_mid_run_takes_part_from_the_next_round() {
     let coordinator = Coordinator::start(&[]).await;
-    let first = Agent::start(&coordinator, "first", fashion_mnist(0, 2_000));
+    let first = Agent::start(&coordinator, "first", fashion_mnist(0, 500));
     coordinator.autorun("default", 1_000).await;
     coordinator.until("default", "a round is over", |run| !run.rounds.is_empty()).await;
     let second = Agent::start(&coordinator, "second", fashion_mnist(1, 500));

@@ -38,7 +38,8 @@ async fn one_round_by_hand_makes_the_mean_weighted_by_samples() {
     // when one sends 1 behind 10 samples, and the other 5 behind 30,
     guests[0].sends(1, 1.0).await;
     let five = crate::harness::safetensors(&crate::harness::with(5.0));
-    let update = guests[1].update_of(1, "samples=30&loss=0.5").header(header::CONTENT_TYPE, "application/vnd.safetensors");
+    let update =
+        guests[1].update_of(1, "samples=30&loss=0.5").header(header::CONTENT_TYPE, "application/vnd.safetensors");
     take(202, update.body(five)).await;
     // then version 1 is (10 * 1 + 30 * 5) / 40, and the run is idle again.
     let run = coordinator.until("tiny", "the round is over", is_over(1)).await;
@@ -231,7 +232,10 @@ async fn runs_side_by_side_do_not_disturb_each_other() {
     coordinator.until("tiny", "the round is over", is_over(1)).await;
     assert_eq!(coordinator.snapshot("default").await.version, 0);
     let lines: Value = take(200, coordinator.anybody(Method::GET, "/runs")).await.json().await.unwrap();
-    assert_eq!((&lines[0]["run"], &lines[1]["run"], &lines[1]["version"]), (&json!("default"), &json!("tiny"), &json!(1)));
+    assert_eq!(
+        (&lines[0]["run"], &lines[1]["run"], &lines[1]["version"]),
+        (&json!("default"), &json!("tiny"), &json!(1))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -254,7 +258,8 @@ async fn an_update_that_could_not_be_stored_is_not_folded_in_twice() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_run_is_made_as_the_flags_say() {
-    let flags = ["--admission", "approval", "--cohort", "3", "--min-clients", "2", "--local-epochs", "4", "--encoding", "f32"];
+    let flags =
+        ["--admission", "approval", "--cohort", "3", "--min-clients", "2", "--local-epochs", "4", "--encoding", "f32"];
     let coordinator = Coordinator::start(&[&NO_DATASET[..], &flags].concat()).await;
     let run = coordinator.snapshot("default").await;
     let said = serde_json::to_value(&run.config).unwrap();

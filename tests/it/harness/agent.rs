@@ -12,7 +12,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 pub fn fashion_mnist(part: usize, count: usize) -> Images {
     static TRAINING: OnceLock<Images> = OnceLock::new();
     let all = TRAINING.get_or_init(|| {
-        let path = default_path(app::api::Dataset::FashionMnist).expect("Fashion-MNIST lies where `make setup` puts it");
+        let path =
+            default_path(app::api::Dataset::FashionMnist).expect("Fashion-MNIST lies where `make setup` puts it");
         dataset::load(app::api::Dataset::FashionMnist, &path, Split::Train).unwrap()
     });
     all.select(&Vec::from_iter(part * count..(part + 1) * count))

@@ -1,1 +1,30 @@
-//! x
+//! Every refusal of the protocol: its status, its code, and that nothing is kept of what was refused.
+
+mod bodies;
+mod models;
+mod requests;
+mod secrets;
+mod slow;
+
+use crate::harness::{Coordinator, Guest};
+use app::api::ClientState;
+
+/// The run `tiny` with two clients, of whom one is asked in round 1, which is open.
+async fn open_round(flags: &[&str]) -> (Coordinator, Guest) {
+    let coordinator = Coordinator::tiny(flags).await;
+    let guest = Guest::join(&coordinator, "tiny", "guest").await;
+    coordinator.order("/runs/tiny/rounds").await;
+    (coordinator, guest)
+}
+
+/// Nothing is kept, the round goes on, and the right update of the same client is still welcome.
+async fn nothing_was_kept(coordinator: &Coordinator, guest: &Guest) {
+    assert_eq!(coordinator.incoming(), Vec::<std::path::PathBuf>::new(), "no upload is left behind");
+    let run = coordinator.snapshot("tiny").await;
+    let round = run.round.as_ref().expect("the round is still open");
+    assert_eq!((round.number, round.updated.len(), run.version), (1, 0, 0));
+    assert_ne!(run.client(&guest.id).unwrap().state, ClientState::Error);
+    guest.sends(1, 2.0).await;
+    let run = coordinator.until("tiny", "the round is over", |run| run.rounds.len() == 1).await;
+    assert_eq!((run.version, run.rounds[0].updates), (1, 1));
+}
