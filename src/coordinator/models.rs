@@ -86,7 +86,7 @@ impl Models {
         let cell = {
             let mut encoded = self.encoded.lock().unwrap_or_else(PoisonError::into_inner);
             let (current, _) = self.current();
-            if version + VERSIONS_IN_MEMORY > current && version <= current {
+            if current.checked_sub(version).is_some_and(|behind| behind < VERSIONS_IN_MEMORY) {
                 encoded.entry((version, format)).or_default().clone()
             } else {
                 Cell::default() // rarely asked for: not worth the memory
