@@ -67,7 +67,8 @@ pub async fn get_model(
     head.insert(header::ETAG, text(&etag)?);
     head.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, max-age=31536000, immutable"));
     head.insert(header::VARY, HeaderValue::from_static("accept, accept-encoding, authorization"));
-    if names(&headers, header::IF_NONE_MATCH, &etag) {
+    // Compared weakly (RFC 9110, 13.1.2): proxies that compress make tags weak.
+    if names(&headers, header::IF_NONE_MATCH, &etag) || names(&headers, header::IF_NONE_MATCH, &format!("W/{etag}")) {
         return Ok((StatusCode::NOT_MODIFIED, head).into_response());
     }
     head.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
@@ -96,7 +97,7 @@ pub async fn get_model(
 
 fn names(headers: &HeaderMap, header: header::HeaderName, etag: &str) -> bool {
     let values = headers.get_all(header).into_iter().filter_map(|v| v.to_str().ok());
-    values.flat_map(|v| v.split(',')).any(|tag| matches!(tag.trim(), "*") || tag.trim() == etag)
+    values.flat_map(|v| v.split(',')).map(str::trim).any(|tag| tag == "*" || tag == etag)
 }
 
 /// First and last byte. None where the whole body is to be sent: several ranges, or not understood (RFC 9110, 14.2).
