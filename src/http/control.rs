@@ -6,6 +6,7 @@ use super::extract::{ApiJson, ApiPath, Run};
 use crate::round::Command;
 use app::api::{Autorun, ClientId, ErrorBody, ErrorCode, KickRequest, RunId};
 use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
 use axum::http::StatusCode;
 
 /// Run that many rounds, one after the other.
@@ -72,8 +73,9 @@ pub async fn kick(
     _: Admin,
     Run(run): Run,
     ApiPath((_, client)): ApiPath<(RunId, ClientId)>,
-    body: Bytes,
+    body: Result<Bytes, BytesRejection>,
 ) -> ApiResult<StatusCode> {
+    let body = body?;
     let KickRequest { ban } = if body.is_empty() {
         KickRequest::default()
     } else {
