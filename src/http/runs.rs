@@ -4,14 +4,15 @@ use super::AppState;
 use super::auth::Admin;
 use super::error::{ApiError, ApiResult};
 use super::extract::{ApiJson, ApiQuery, Run};
-use super::header_text;
+use super::updates::receive;
+use super::{MAX_JSON_BYTES, header_text};
 use crate::coordinator::Origin;
 use crate::wire;
 use app::api::{
     ClientView, CreateRun, CreateRunQuery, ErrorBody, ErrorCode, RoundSummary, RunConfig, RunId, RunLine, RunSnapshot,
 };
 use axum::Json;
-use axum::extract::{FromRequest, FromRequestParts, Request, State};
+use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use std::fmt::Write;
@@ -31,9 +32,10 @@ pub async fn list(State(state): State<AppState>) -> Json<Vec<RunLine>> {
         (status = 415, body = ErrorBody), (status = 422, body = ErrorBody),
     ),
 )]
-pub async fn create(_: Admin, State(state): State<AppState>, request: Request) -> ApiResult<impl IntoResponse> {
+pub async fn create(_: Admin, State(state): State<AppState>, mut request: Request) -> ApiResult<impl IntoResponse> {
     let content_type = header_text(request.headers(), header::CONTENT_TYPE)?.unwrap_or_default();
     let (run, origin, config) = if content_type.starts_with("application/json") {
+        DefaultBodyLimit::max(MAX_JSON_BYTES).apply(&mut request);
         let ApiJson(CreateRun { run, model, dataset, config }) = ApiJson::from_request(request, &state).await?;
         (run, Origin::BuiltIn { model, dataset }, config)
     } else {
@@ -42,14 +44,13 @@ pub async fn create(_: Admin, State(state): State<AppState>, request: Request) -
             .map_err(|e| ApiError::new(ErrorCode::UnsupportedMediaType, e.to_string()))?;
         let (mut parts, body) = request.into_parts();
         let ApiQuery(CreateRunQuery { run }) = ApiQuery::from_request_parts(&mut parts, &state).await?;
-        let cap = state.max_body_bytes;
-        let body = axum::body::to_bytes(body, usize::try_from(cap).unwrap_or(usize::MAX))
-            .await
-            .map_err(|_| ApiError::new(ErrorCode::TooLarge, format!("the body has more than {cap} bytes")))?;
-        let parameters = tokio::task::spawn_blocking(move || format.read_any(&body, wire::MAX_VALUES))
-            .await
-            .map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))?
-            .map_err(|e| ApiError::new(ErrorCode::Invalid, e.to_string()))?;
+        let body = receive(state.coordinator.store().spool(), body, state.max_body_bytes).await?;
+        let parameters = tokio::task::spawn_blocking(move || {
+            let invalid = |e: wire::DecodeError| ApiError::new(ErrorCode::Invalid, e.to_string());
+            format.read_any(&body.read()?, wire::MAX_VALUES).map_err(invalid)
+        })
+        .await
+        .map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))??;
         (run, Origin::Parameters(parameters), RunConfig::default())
     };
     state.coordinator.create_run(run.clone(), origin, config).await?;

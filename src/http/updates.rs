@@ -86,7 +86,8 @@ pub async fn put_update(
     }
 }
 
-async fn receive(mut spool: Spool, body: Body, cap: u64) -> ApiResult<Spool> {
+/// Takes a body onto disk, up to `cap` bytes.
+pub(super) async fn receive(mut spool: Spool, body: Body, cap: u64) -> ApiResult<Spool> {
     let mut file = spool.create().await?;
     let mut chunks = body.into_data_stream();
     while let Some(chunk) = chunks.next().await {
