@@ -204,8 +204,14 @@ fn decode(published: &Published, received: ReceivedUpdate) -> Result<DecodedUpda
     let schema = published.models.schema();
     let bad = |reason: String| RunError::BadUpdate(reason);
     let parameters = received.format.read(&bytes, schema).map_err(|e| bad(e.to_string()))?;
+    let (version, base) = published.models.current();
+    if received.format == BodyFormat::Container {
+        let header = wire::read_header(&bytes).map_err(|e| bad(e.to_string()))?;
+        if let Some(from) = header.base_version.filter(|from| *from != version) {
+            return Err(bad(format!("it was trained from version {from}, the round is of version {version}")));
+        }
+    }
     if let Some(limit) = published.read(|snapshot| snapshot.config.max_update_norm) {
-        let (_, base) = published.models.current();
         let norm = wire::l2_distance(&parameters, &base);
         if norm > limit {
             return Err(bad(format!("its distance from the base version is {norm:.4}, max_update_norm is {limit}")));
