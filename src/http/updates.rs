@@ -41,8 +41,10 @@ pub async fn put_update(
     let store = state.coordinator.store();
     // All that headers tell comes before the first byte of the body is asked for.
     let earlier = store.contribution(run.run(), round, &id).await?;
-    if earlier.is_none() {
-        run.may_update(&id, round).await?;
+    match run.may_update(&id, round).await {
+        // The first answer may have been lost.
+        Err(RunError::Reject(Reject::AlreadyUpdated { .. } | Reject::RoundClosed { .. })) if earlier.is_some() => {}
+        answer => answer?,
     }
     if query.samples == 0 || query.samples > 1_000_000_000_000 {
         let message = format!("samples is {}, allowed are 1 to 10^12", query.samples);
