@@ -119,6 +119,8 @@ pub fn router(state: AppState, body_timeout: Duration) -> Router {
     }
     let api = api
         .route("/api/openapi.json", axum::routing::get(move || async move { Json(document) }))
+        .route("/api", axum::routing::any(no_such_address))
+        .route("/api/", axum::routing::any(no_such_address))
         .route("/api/{*rest}", axum::routing::any(no_such_address))
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(state.clone());
