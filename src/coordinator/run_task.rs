@@ -301,10 +301,11 @@ impl RunTask {
             test_accuracy: summary.test_accuracy,
             is_best: summary.test_accuracy.is_some_and(|a| old_best.is_none_or(|best| a > best.test_accuracy)),
         });
+        let autorun_rounds = self.machine.autorun().map_or(0, |a| a.rounds);
         self.ledger
             .persist(|store, run| {
                 let summary = summary.clone();
-                async move { store.end_round(&run, &summary, new_version).await }
+                async move { store.end_round(&run, &summary, new_version, autorun_rounds).await }
             })
             .await;
         if let Some((new, version)) = made {

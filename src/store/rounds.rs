@@ -120,7 +120,8 @@ impl Store {
         found.flatten().map(|bytes| Sha256Digest::from_slice(&bytes).map_err(corrupt("contribution"))).transpose()
     }
 
-    /// Stores how a round ended, and the version that came of it, in one transaction.
+    /// Stores how a round ended, the version that came of it, and the rounds that are still to follow by themselves, in
+    /// one transaction.
     ///
     /// # Errors
     /// The database; then nothing of it is stored.
@@ -129,6 +130,7 @@ impl Store {
         run: &RunId,
         round: &RoundSummary,
         version: Option<NewVersion>,
+        autorun_rounds: u32,
     ) -> Result<(), StoreError> {
         let mut tx = self.pool.begin().await?;
         if let Some(new) = version {
@@ -145,11 +147,13 @@ impl Store {
             .execute(&mut *tx)
             .await?;
             sqlx::query(
-                "UPDATE runs SET version = ?, best_version = CASE WHEN ? THEN ? ELSE best_version END WHERE run = ?",
+                "UPDATE runs SET version = ?, best_version = CASE WHEN ? THEN ? ELSE best_version END, \
+                 autorun_rounds = ? WHERE run = ?",
             )
             .bind(int(new.version))
             .bind(new.is_best)
             .bind(int(new.version))
+            .bind(autorun_rounds)
             .bind(run.as_str())
             .execute(&mut *tx)
             .await?;
