@@ -152,17 +152,18 @@ fn those_who_waited_longest_are_asked_first() {
 }
 
 #[test]
-fn the_seed_decides_between_equals() {
-    let cohort = |seed| {
-        let mut world = World::from(Restored::fresh(cohort_of(4, 1), seed));
+fn seed_and_round_decide_between_equals() {
+    let cohort = |seed, next_round| {
+        let mut world = World::from(Restored { next_round, ..Restored::fresh(cohort_of(4, 1), seed) });
         for n in 0..40 {
             world.ok(join(&n.to_string()));
         }
         world.ok(Command::StartRound);
         world.cohort().into_iter().map(str::to_owned).collect::<Vec<_>>()
     };
-    assert_eq!(cohort(1), cohort(1));
-    assert_ne!(cohort(1), cohort(2));
+    assert_eq!(cohort(1, 1), cohort(1, 1));
+    assert_ne!(cohort(1, 1), cohort(2, 1));
+    assert_ne!(cohort(1, 1), cohort(1, 2));
 }
 
 #[test]
