@@ -180,7 +180,8 @@ fn whoever_joins_in_mid_round_takes_part_from_the_next_one_on() {
 
 #[test]
 fn one_that_leaves_is_kicked_fails_or_falls_silent_does_not_hold_up_the_others() {
-    let gone: [(&str, fn(&mut World)); 4] = [
+    type Go = fn(&mut World);
+    let gone: [(&str, Go); 4] = [
         ("leaves", |w| _ = w.ok(Command::Leave { client: id("carol") })),
         ("is kicked", |w| _ = w.ok(kick("carol", false))),
         ("fails", |w| _ = w.ok(report("carol", ReportedState::Error, Some(1)))),
