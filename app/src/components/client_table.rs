@@ -19,15 +19,19 @@ pub fn ClientTable(board: Board, origin: String) -> impl IntoView {
         <section class="card" aria-labelledby="clients-title">
             <div class="card-head">
                 <h2 id="clients-title">"Clients"</h2>
-                <p class="join small">"Add one: " <code>{command}</code></p>
+                {
+                    let command = command.clone();
+                    move || (!empty.get()).then(|| view! {
+                        <p class="small">"Add one: " <code>{command.clone()}</code></p>
+                    })
+                }
             </div>
             {move || if empty.get() {
                 view! {
                     <div class="empty">
-                        <p>"Nobody has joined yet."</p>
-                        <p class="muted">
-                            "Run the command above on any machine that reaches this one. Clients appear here as they register."
-                        </p>
+                        <p>"Nobody has joined yet. On any machine that reaches this one, run"</p>
+                        <p class="command"><code>{command.clone()}</code></p>
+                        <p class="muted">"Clients appear here as they register."</p>
                     </div>
                 }.into_any()
             } else {
@@ -132,7 +136,8 @@ fn Acts(board: Board, row: ClientRow, state: Memo<ClientState>) -> impl IntoView
         <span class="acts-row needs-js">
             {move || may_admit.get().then(|| view! {
                 <button
-                    class="button small-button primary" type="button" data-testid="admit"
+                    class="button small-button" class:primary=move || state.get() == ClientState::Pending
+                    type="button" data-testid="admit"
                     aria-label=move || format!("Admit {}", name())
                     on:click=admit
                 >"Admit"</button>

@@ -74,7 +74,7 @@ fn Buttons(board: Board) -> impl IntoView {
                     }}
                 </p>
             </form>
-            <div class="field-row">
+            <div class="pair">
                 <button
                     class="button" type="button" data-testid="run-round"
                     disabled=move || phase.get() != Phase::Idle

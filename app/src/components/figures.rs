@@ -1,5 +1,6 @@
 //! The figures that one looks for first.
 
+use crate::api::ClientState;
 use crate::board::{Board, History};
 use crate::format;
 use leptos::prelude::*;
@@ -42,16 +43,20 @@ pub fn Figures(board: Board) -> impl IntoView {
             <div class="card figure">
                 <dt>"Clients"</dt>
                 <dd class="value">{clients}</dd>
-                <dd class="sub">
-                    {move || counts.with(|counts| {
-                        let words: Vec<_> = counts.iter().map(|(state, n)| format!("{n} {state}")).collect();
-                        if words.is_empty() { "none has joined yet".to_owned() } else { words.join(" · ") }
+                <dd class="sub tally">
+                    {move || counts.with(|counts| match counts.as_slice() {
+                        [] => view! { <span>"none has joined yet"</span> }.into_any(),
+                        counts => counts.iter().map(tally).collect_view().into_any(),
                     })}
                 </dd>
             </div>
         </dl>
     }
     .into_any()
+}
+
+fn tally((state, n): &(ClientState, usize)) -> impl IntoView + use<> {
+    view! { <span class="tone" data-state=state.as_str()>{format!("{n} {state}")}</span> }
 }
 
 fn latest(history: &History) -> Option<f64> {

@@ -55,7 +55,7 @@ pub fn KickDialog(board: Board) -> impl IntoView {
                 <span>"Ban this name too: refuse to register it again until it is admitted"</span>
             </label>
             <div class="dialog-end">
-                <button class="button" type="button" on:click=move |_| close()>"Cancel"</button>
+                <button class="button" type="button" autofocus=true on:click=move |_| close()>"Cancel"</button>
                 <button class="button danger" type="button" data-testid="confirm-kick" on:click=kick>"Kick"</button>
             </div>
         </dialog>

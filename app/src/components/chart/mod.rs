@@ -21,10 +21,12 @@ pub fn Chart(board: Board) -> impl IntoView {
         <section class="card charts" aria-labelledby="charts-title">
             <div class="card-head">
                 <h2 id="charts-title">"Progress"</h2>
-                <p class="legend">
-                    <span class="key key-test">"test split"</span>
-                    <span class="key key-train">"clients' training"</span>
-                </p>
+                {move || (!empty.get()).then(|| view! {
+                    <p class="legend">
+                        <span class="key key-test">"test split"</span>
+                        <span class="key key-train">"clients' training"</span>
+                    </p>
+                })}
             </div>
             {move || if empty.get() { view! { <Empty/> }.into_any() } else { view! { <Panels board/> }.into_any() }}
         </section>
