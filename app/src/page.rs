@@ -9,11 +9,14 @@ use leptos_router::path;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
+/// Finds a run by its name.
+pub type FindRun = Arc<dyn Fn(&RunId) -> Option<RunSnapshot> + Send + Sync>;
+
 /// What the coordinator provides, as Leptos context, for each request that renders a page.
 #[derive(Clone)]
 pub struct ServerContext {
     /// The run of that name, if there is one.
-    pub snapshot: Arc<dyn Fn(&RunId) -> Option<RunSnapshot> + Send + Sync>,
+    pub snapshot: FindRun,
     /// Every run, in the order to list them.
     pub runs: Arc<dyn Fn() -> Vec<RunLine> + Send + Sync>,
     /// Sets the HTTP status of the response: 404 for a run that does not exist.
