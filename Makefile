@@ -39,7 +39,7 @@ test-rust:
 	cargo test --workspace
 
 test-browser: build
-	cd end2end && node run.mjs
+	cd end2end && node --test --test-concurrency=1
 
 wasm-size:
 	@bytes=$$(gzip -9c $(WASM) | wc -c); echo "WASM: $$(stat -c %s $(WASM)) bytes, $$bytes gzipped (limit $(WASM_LIMIT_BYTES))"; \
