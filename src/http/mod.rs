@@ -141,7 +141,7 @@ fn within(limit: Duration, body: Body) -> Body {
         return body;
     }
     let deadline = tokio::time::Instant::now() + limit;
-    Body::from_stream(stream::unfold(Some(body.into_data_stream()), async move |chunks| {
+    Body::from_stream(stream::unfold(Some(body.into_data_stream()), move |chunks| async move {
         let mut chunks = chunks?;
         match tokio::time::timeout_at(deadline, chunks.next()).await {
             Ok(Some(Ok(chunk))) => Some((Ok(chunk), Some(chunks))),

@@ -43,7 +43,7 @@ fn snapshot(clients: Vec<ClientView>) -> RunSnapshot {
 /// A board inside an owner, which must outlive it.
 fn board(clients: Vec<ClientView>) -> (Owner, Board) {
     let owner = Owner::new();
-    let page = PageData { snapshot: None, runs: Vec::new(), admin: true, now_ms: 0, origin: String::new() };
+    let page = PageData { admin: true, ..PageData::default() };
     let board = owner.with(|| Board::new(snapshot(clients), &page));
     (owner, board)
 }
