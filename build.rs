@@ -1,4 +1,4 @@
-//! Links libtorch so that the binary finds it again without LD_LIBRARY_PATH.
+//! Links libtorch so that the binary finds it again without LD_LIBRARY_PATH, and CUDA with it where there is one.
 use std::path::Path;
 
 fn main() {
@@ -14,8 +14,8 @@ fn main() {
         return;
     };
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
-    if lib.join("libtorch_cuda.so").exists() {
-        // Nothing of ours calls into it, so the linker would drop it; loading it is what registers CUDA.
-        println!("cargo:rustc-link-arg=-Wl,--no-as-needed,{},--as-needed", lib.join("libtorch_cuda.so").display());
-    }
+    // Nothing of ours calls into libtorch.so, so the linker would drop it. In a CUDA build it is what loads
+    // libtorch_cuda.so; in a CPU build it is empty. So one binary serves both, by whichever it finds at run time.
+    println!("cargo:rustc-link-arg=-L{}", lib.display());
+    println!("cargo:rustc-link-arg=-Wl,--no-as-needed,-ltorch,--as-needed");
 }

@@ -4,7 +4,9 @@
 
 use crate::api::{Autorun, ClientId, KickRequest, LoginRequest, RunId};
 use crate::board::{Board, Notice};
+use leptos::prelude::*;
 use serde::Serialize;
+use std::time::Duration;
 
 /// A request of the admin plane.
 #[derive(Clone, PartialEq, Eq)]
@@ -62,14 +64,26 @@ impl Action {
     }
 }
 
+/// How long the notice of something done stays; a refusal stays until it is dismissed.
+const DONE_SHOWN: Duration = Duration::from_secs(8);
+
 /// Does it, and says in the notice line that it is done, or why it was refused.
 pub fn perform(board: Board, action: &Action, done: String) {
     send(action.request(&board.run()), move |result| {
-        use leptos::prelude::Set;
-        board.notice.set(Some(match result {
+        let said = match result {
             Ok(()) => Notice { refused: false, text: done },
             Err(text) => Notice { refused: true, text },
-        }));
+        };
+        board.notice.set(Some(said.clone()));
+        if !said.refused {
+            let clear = move || {
+                // Not a later one.
+                if board.notice.with_untracked(|notice| notice.as_ref() == Some(&said)) {
+                    board.notice.set(None);
+                }
+            };
+            set_timeout(clear, DONE_SHOWN);
+        }
     });
 }
 

@@ -201,3 +201,6 @@ fn course(snapshot: &RunSnapshot) -> Course {
 fn history(snapshot: &RunSnapshot) -> History {
     History { rounds: snapshot.rounds.clone(), version: snapshot.version, best: snapshot.best }
 }
+
+#[cfg(test)]
+mod tests;

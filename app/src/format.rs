@@ -56,15 +56,19 @@ pub fn loss(value: f64) -> String {
     }
 }
 
-/// `850 ms`, `42 s`, `3 min 05 s`, `1 h 02 min`, `4 d 03 h`.
+/// `850 ms`, `42 s`, `3 min 05 s`, `10 min`, `1 h 02 min`, `4 d 03 h`.
 pub fn duration(ms: u64) -> String {
     let s = ms / 1000;
+    let two = |large: u64, large_unit: &str, small: u64, small_unit: &str| match small {
+        0 => format!("{large} {large_unit}"),
+        _ => format!("{large} {large_unit} {small:02} {small_unit}"),
+    };
     match s {
         0 => format!("{ms} ms"),
         1..60 => format!("{s} s"),
-        60..3_600 => format!("{} min {:02} s", s / 60, s % 60),
-        3_600..86_400 => format!("{} h {:02} min", s / 3_600, s / 60 % 60),
-        _ => format!("{} d {:02} h", s / 86_400, s / 3_600 % 24),
+        60..3_600 => two(s / 60, "min", s % 60, "s"),
+        3_600..86_400 => two(s / 3_600, "h", s / 60 % 60, "min"),
+        _ => two(s / 86_400, "d", s / 3_600 % 24, "h"),
     }
 }
 
@@ -119,10 +123,10 @@ mod tests {
     }
 
     #[test]
-    fn a_duration_names_its_two_largest_units() {
+    fn a_duration_names_its_two_largest_units_unless_the_second_is_zero() {
         assert_eq!(
-            [850, 42_000, 185_000, 3_720_000, 356_400_000].map(duration),
-            ["850 ms", "42 s", "3 min 05 s", "1 h 02 min", "4 d 03 h"]
+            [850, 42_000, 185_000, 600_000, 3_720_000, 356_400_000].map(duration),
+            ["850 ms", "42 s", "3 min 05 s", "10 min", "1 h 02 min", "4 d 03 h"]
         );
     }
 

@@ -24,7 +24,7 @@ mod pages;
 mod rest;
 
 #[cfg(feature = "ui")]
-pub use page::{App, ServerContext, shell};
+pub use page::{App, FindRun, ServerContext, shell};
 
 /// What the browser calls once the WASM is loaded: takes over the page that the coordinator rendered.
 #[cfg(feature = "hydrate")]

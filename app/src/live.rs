@@ -5,12 +5,14 @@
 use crate::api::{Change, Event, RunSnapshot};
 use crate::board::{Board, Link};
 use futures::StreamExt;
-use futures::stream::{PollNext, select_with_strategy};
-use gloo_net::eventsource::futures::EventSource;
+use futures::channel::mpsc;
 use gloo_timers::future::TimeoutFuture;
 use leptos::prelude::*;
-use leptos::web_sys::js_sys::{Date, Math};
+use leptos::web_sys::js_sys::{Date, Function, Math};
 use std::time::Duration;
+use wasm_bindgen::JsCast;
+use wasm_bindgen::closure::Closure;
+use web_sys::{EventSource, MessageEvent};
 
 const FIRST_PAUSE_MS: u32 = 500;
 const LONGEST_PAUSE_MS: u32 = 15_000;
@@ -33,28 +35,59 @@ pub fn start(board: Board, page_ms: u64) {
     });
 }
 
+enum Message {
+    Snapshot(String),
+    Change(String),
+    Broken,
+}
+
 /// One connection, until it breaks or an event is missing. Says whether it ever gave a snapshot.
+///
+/// The browser would connect again by itself, without telling the page in a way that gloo-net passes on; so this uses
+/// the browser's own object, and gives it up at the first error.
 async fn follow(board: Board) -> bool {
-    let mut connected = false;
-    let Ok(mut source) = EventSource::new(&format!("/api/v1/runs/{}/events", board.run())) else { return connected };
-    let (Ok(snapshots), Ok(changes)) = (source.subscribe("snapshot"), source.subscribe("change")) else {
-        return connected;
+    let Ok(source) = EventSource::new(&format!("/api/v1/runs/{}/events", board.run())) else { return false };
+    let (say, messages) = mpsc::unbounded();
+    // One queue for all: the order in which they came is the order in which they count.
+    let listener = |message: fn(String) -> Message| {
+        let say = say.clone();
+        Closure::<dyn FnMut(MessageEvent)>::new(move |event: MessageEvent| {
+            let _ = say.unbounded_send(event.data().as_string().map_or(Message::Broken, message));
+        })
     };
-    // A snapshot that has arrived goes first. Changes that it holds already are then passed over by number, whereas
-    // changes after it, taken before it, would look like a gap.
-    let mut messages = select_with_strategy(snapshots, changes, |(): &mut ()| PollNext::Left);
-    while let Some(Ok((kind, message))) = messages.next().await {
-        let Some(json) = message.data().as_string() else { break };
-        if kind == "snapshot" {
-            let Ok(snapshot) = serde_json::from_str::<RunSnapshot>(&json) else { break };
-            board.reset(snapshot);
-            board.link.set(Link::Live);
-            connected = true;
-        } else {
-            let Ok(event) = serde_json::from_str::<Event>(&json) else { break };
-            hear_clock(board, &event);
-            if !board.apply(&event) {
-                break;
+    let (on_snapshot, on_change) = (listener(Message::Snapshot), listener(Message::Change));
+    let on_error = Closure::<dyn FnMut()>::new(move || {
+        let _ = say.unbounded_send(Message::Broken);
+    });
+    let snapshot_fn: &Function = on_snapshot.as_ref().unchecked_ref();
+    let change_fn: &Function = on_change.as_ref().unchecked_ref();
+    let listening = source.add_event_listener_with_callback("snapshot", snapshot_fn).is_ok()
+        && source.add_event_listener_with_callback("change", change_fn).is_ok();
+    source.set_onerror(Some(on_error.as_ref().unchecked_ref()));
+    let connected = listening && take(board, messages).await;
+    // Before the listeners go: a closed source calls none of them.
+    source.close();
+    connected
+}
+
+/// Brings the board up to date until a message cannot be taken.
+async fn take(board: Board, mut messages: mpsc::UnboundedReceiver<Message>) -> bool {
+    let mut connected = false;
+    while let Some(message) = messages.next().await {
+        match message {
+            Message::Broken => break,
+            Message::Snapshot(json) => {
+                let Ok(snapshot) = serde_json::from_str::<RunSnapshot>(&json) else { break };
+                board.reset(snapshot);
+                board.link.set(Link::Live);
+                connected = true;
+            }
+            Message::Change(json) => {
+                let Ok(event) = serde_json::from_str::<Event>(&json) else { break };
+                hear_clock(board, &event);
+                if !board.apply(&event) {
+                    break;
+                }
             }
         }
     }

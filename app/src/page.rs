@@ -9,11 +9,14 @@ use leptos_router::path;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
+/// Looks a run up.
+pub type FindRun = Arc<dyn Fn(&RunId) -> Option<RunSnapshot> + Send + Sync>;
+
 /// What the coordinator provides, as Leptos context, for each request that renders a page.
 #[derive(Clone)]
 pub struct ServerContext {
     /// The run of that name, if there is one.
-    pub snapshot: Arc<dyn Fn(&RunId) -> Option<RunSnapshot> + Send + Sync>,
+    pub snapshot: FindRun,
     /// Every run, in the order to list them.
     pub runs: Arc<dyn Fn() -> Vec<RunLine> + Send + Sync>,
     /// Sets the HTTP status of the response: 404 for a run that does not exist.
@@ -27,7 +30,7 @@ pub struct ServerContext {
 }
 
 /// What a page is rendered from. The server sends it along, so that the browser starts from the same state.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct PageData {
     pub snapshot: Option<RunSnapshot>,
     pub runs: Vec<RunLine>,
@@ -40,7 +43,13 @@ impl PageData {
     /// For the page of `run`. In the browser this reads what the server sent; all links load a page anew, so the
     /// browser never has to make one up.
     pub fn load(run: Option<RunId>) -> Self {
-        SharedValue::new(move || match use_context::<ServerContext>() {
+        // As text, and written by the server alone: so the browser gets no code to write JSON with.
+        let json = SharedValue::new_str(move || Self::of_request(run).to_json()).into_inner();
+        serde_json::from_str(&json).unwrap_or_default()
+    }
+
+    fn of_request(run: Option<RunId>) -> Self {
+        match use_context::<ServerContext>() {
             Some(server) => {
                 let snapshot = run.as_ref().and_then(|run| (server.snapshot)(run));
                 Self {
@@ -51,9 +60,18 @@ impl PageData {
                     origin: server.origin,
                 }
             }
-            None => Self { snapshot: None, runs: Vec::new(), admin: false, now_ms: 0, origin: String::new() },
-        })
-        .into_inner()
+            None => Self::default(),
+        }
+    }
+
+    #[cfg(feature = "ssr")]
+    fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("plain data always serializes")
+    }
+
+    #[cfg(not(feature = "ssr"))]
+    fn to_json(&self) -> String {
+        String::new()
     }
 }
 

@@ -9,6 +9,7 @@ mod transport;
 
 pub use transport::{CallError, Transport};
 
+use crate::model::Device;
 use crate::model::{Images, ModelError, Network};
 use crate::wire::{self, ModelFormat};
 use app::api::{
@@ -17,7 +18,6 @@ use app::api::{
 };
 use std::sync::Arc;
 use std::time::Duration;
-use tch::Device;
 use tokio_util::sync::CancellationToken;
 use training::{Trained, Training};
 

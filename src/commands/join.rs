@@ -6,7 +6,7 @@ use crate::cli::Exit;
 use crate::config::{DataSettings, JoinSettings};
 use crate::model::dataset::{self, Split, default_path};
 use crate::model::partition::{self, PartitionError};
-use crate::model::{DatasetError, Images, ModelError};
+use crate::model::{DatasetError, Images, ModelError, set_threads};
 use app::api::Dataset;
 use tokio_util::sync::CancellationToken;
 
@@ -48,7 +48,7 @@ pub(super) async fn run(settings: JoinSettings, stop: CancellationToken) -> Exit
 async fn prepare(settings: &JoinSettings) -> Result<AgentSettings, JoinError> {
     let device = settings.device.find()?;
     if let Some(threads) = settings.threads {
-        tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
+        set_threads(threads);
     }
     let dataset = match settings.data.dataset {
         Some(dataset) => dataset,

@@ -1,10 +1,10 @@
 //! Evaluation of global versions on the test split that the coordinator holds.
 
+use crate::model::Device;
 use crate::model::{self, Evaluation, Images, Network};
 use crate::wire::Parameters;
 use app::api::ModelSpec;
 use std::sync::{Arc, Mutex, PoisonError};
-use tch::Device;
 
 /// A network to load versions into, and images to try them on.
 #[derive(Debug)]

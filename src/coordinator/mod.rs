@@ -16,6 +16,7 @@ pub use handle::{ReceivedUpdate, RunError, RunHandle};
 pub use models::{EncodedModel, ModelError};
 pub use published::Published;
 
+use crate::model::Device;
 use crate::model::{self, Images, Network};
 use crate::round::{Restored, RoundMachine};
 use crate::store::{NewRun, Store, StoreError, StoredRun};
@@ -28,7 +29,6 @@ use run_task::RunTask;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
-use tch::Device;
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;

@@ -8,13 +8,13 @@ use super::ledger::Ledger;
 use super::models::{blocking, to_blob};
 use super::published::Published;
 use crate::aggregate::WeightedMean;
+use crate::model::Device;
 use crate::model::Evaluation;
 use crate::round::{Command, Effect, RoundMachine};
 use crate::store::{NewVersion, Sha256Digest, Standing};
 use crate::wire::Parameters;
 use app::api::{BestVersion, Change, ClientId, RoundOutcome, RoundSummary, RunConfig, StatusReply};
 use std::sync::Arc;
-use tch::Device;
 use tokio::sync::mpsc;
 
 /// Global versions whose blobs are kept behind the current one, the best one aside.

@@ -40,8 +40,8 @@ impl ApiError {
     pub fn from_body(error: &(dyn Error + 'static)) -> Self {
         let mut cause = Some(error);
         while let Some(e) = cause {
-            if e.is::<tower_http::timeout::TimeoutError>() {
-                return Self::new(ErrorCode::Timeout, "the body came too slowly: nothing for a while");
+            if e.is::<tokio::time::error::Elapsed>() {
+                return Self::new(ErrorCode::Timeout, "the body took too long to come");
             }
             cause = e.source();
         }

@@ -25,17 +25,17 @@ use page::options as leptos_options;
 use crate::coordinator::Coordinator;
 use crate::store::Sha256Digest;
 use app::api::ErrorCode;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::{DefaultBodyLimit, FromRef, Request};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::{Json, Router};
+use futures::{StreamExt, stream};
 use leptos::config::LeptosOptions;
 use std::sync::Arc;
 use std::time::Duration;
 use tower_http::compression::CompressionLayer;
 use tower_http::map_request_body::MapRequestBodyLayer;
 use tower_http::set_header::SetResponseHeaderLayer;
-use tower_http::timeout::RequestBodyTimeoutLayer;
 use tower_http::trace::TraceLayer;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme};
@@ -80,7 +80,7 @@ impl FromRef<AppState> for LeptosOptions {
 )]
 struct ApiDoc;
 
-/// Everything that the coordinator serves. `body_timeout` ends a request whose body brings nothing for so long.
+/// Everything that the coordinator serves. A request whose body has not come within `body_timeout` is ended.
 pub fn router(state: AppState, body_timeout: Duration) -> Router {
     let control = OpenApiRouter::with_openapi(ApiDoc::openapi())
         // the client plane
@@ -127,8 +127,7 @@ pub fn router(state: AppState, body_timeout: Duration) -> Router {
 
     let fixed = |name: HeaderName, value| SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value));
     api.merge(page::routes(state).layer(CompressionLayer::new()))
-        .layer(RequestBodyTimeoutLayer::new(body_timeout))
-        .layer(MapRequestBodyLayer::new(Body::new))
+        .layer(MapRequestBodyLayer::new(move |body| within(body_timeout, body)))
         .layer(fixed(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .layer(fixed(header::REFERRER_POLICY, "no-referrer"))
         .layer(fixed(header::CONTENT_SECURITY_POLICY, "frame-ancestors 'none'"))
@@ -136,6 +135,23 @@ pub fn router(state: AppState, body_timeout: Duration) -> Router {
         .layer(TraceLayer::new_for_http().make_span_with(
             |request: &Request| tracing::debug_span!("http", method = %request.method(), path = request.uri().path()),
         ))
+}
+
+/// A body that fails once the time is over, however steadily it trickles.
+fn within(limit: Duration, body: Body) -> Body {
+    if body.is_end_stream() {
+        return body;
+    }
+    let deadline = tokio::time::Instant::now() + limit;
+    Body::from_stream(stream::unfold(Some(body.into_data_stream()), move |chunks| async move {
+        let mut chunks = chunks?;
+        match tokio::time::timeout_at(deadline, chunks.next()).await {
+            Ok(Some(Ok(chunk))) => Some((Ok(chunk), Some(chunks))),
+            Ok(Some(Err(error))) => Some((Err(axum::BoxError::from(error)), None)),
+            Ok(None) => None,
+            Err(elapsed) => Some((Err(elapsed.into()), None)),
+        }
+    }))
 }
 
 async fn no_such_address() -> ApiError {

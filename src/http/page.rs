@@ -5,7 +5,7 @@ use super::auth::is_admin;
 use app::ServerContext;
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use leptos::config::{Env, LeptosOptions, ReloadWSProtocol};
@@ -13,6 +13,7 @@ use leptos::prelude::{provide_context, use_context};
 use leptos_axum::{LeptosRoutes, ResponseOptions, generate_route_list};
 use std::path::Path;
 use std::sync::Arc;
+use tower_http::set_header::SetResponseHeaderLayer;
 
 /// Whether the page is rendered for the operator.
 #[derive(Debug, Clone, Copy)]
@@ -62,9 +63,11 @@ pub fn routes(state: AppState) -> Router {
         move || app::shell(options.clone())
     };
     Router::new()
-        .leptos_routes_with_context(&state, generate_route_list(app::App), context, shell)
-        .fallback(leptos_axum::file_and_error_handler::<AppState, _>(app::shell))
+        .leptos_routes_with_context(&state, generate_route_list(app::App), context.clone(), shell)
+        .fallback(leptos_axum::file_and_error_handler_with_context::<AppState, _>(context, app::shell))
         .layer(middleware::from_fn_with_state(state.clone(), mark_admin))
+        // A page out of a cache would show an old round; the files are asked for again too, and mostly answered by 304.
+        .layer(SetResponseHeaderLayer::if_not_present(header::CACHE_CONTROL, HeaderValue::from_static("no-cache")))
         .with_state(state)
 }
 

@@ -6,6 +6,11 @@ use crate::coordinator::{Coordinator, Origin, StartError};
 use crate::model::ModelError;
 use crate::store::{Sha256Digest, Store, StoreError, Token};
 use app::api::{CreateRun, Dataset};
+use axum::Router;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,6 +21,9 @@ use tokio_util::sync::CancellationToken;
 
 /// How long running requests may take to end once the coordinator is told to stop.
 const DRAIN: Duration = Duration::from_secs(8);
+
+/// How long the head of a request may take to come, and how long a connection may be idle between two.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Why the coordinator did not start.
 #[derive(Debug, thiserror::Error)]
@@ -79,20 +87,7 @@ impl Server {
             max_body_bytes: u64::from(settings.max_upload_mb) << 20,
         };
         let router = router(state, Duration::from_secs(settings.body_timeout_s.into()));
-        let shutdown = coordinator.shutdown().clone();
-        let serving = tokio::spawn(async move {
-            let drained = axum::serve(listener, router).with_graceful_shutdown(shutdown.clone().cancelled_owned());
-            let late = async {
-                shutdown.cancelled().await;
-                tokio::time::sleep(DRAIN).await;
-            };
-            tokio::select! {
-                result = drained => if let Err(error) = result {
-                    tracing::error!(%error, "the server failed");
-                },
-                () = late => tracing::warn!("requests still running after {} s are cut off", DRAIN.as_secs()),
-            }
-        });
+        let serving = tokio::spawn(accept(listener, router, coordinator.shutdown().clone()));
         tracing::info!(%address, device = crate::model::describe(device), "coordinator started");
         Ok(Self { address, new_admin_token, coordinator, serving })
     }
@@ -120,6 +115,41 @@ impl Server {
         }
         self.coordinator.stopped().await;
         tracing::info!("coordinator stopped");
+    }
+}
+
+/// Serves connections until told to stop, then gives those that are busy time to end. Instead of `axum::serve`, which
+/// waits forever for a request's head.
+async fn accept(listener: TcpListener, router: Router, shutdown: CancellationToken) {
+    let mut http = auto::Builder::new(TokioExecutor::new());
+    http.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    let service = TowerToHyperService::new(router);
+    let connections = GracefulShutdown::new();
+    loop {
+        let stream = tokio::select! {
+            () = shutdown.cancelled() => break,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of file descriptors, most likely: that passes as others hang up.
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            },
+        };
+        let _ = stream.set_nodelay(true); // a slower connection is still a connection
+        let connection = http.serve_connection(TokioIo::new(stream), service.clone()).into_owned();
+        let connection = connections.watch(connection);
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(error, "a connection broke");
+            }
+        });
+    }
+    drop(listener);
+    if tokio::time::timeout(DRAIN, connections.shutdown()).await.is_err() {
+        tracing::warn!("requests still running after {} s are cut off", DRAIN.as_secs());
     }
 }
 

@@ -30,7 +30,7 @@ pub async fn log_in(State(state): State<AppState>, jar: CookieJar, request: Requ
     if !state.coordinator.store().is_admin_token(token.trim()).await? {
         tracing::warn!("a login with a wrong admin token");
         if is_form {
-            return Ok(Redirect::to("/login?failed").into_response());
+            return Ok(Redirect::to("/login?refused").into_response());
         }
         return Err(ApiError::new(ErrorCode::Unauthorized, "this is not the admin token"));
     }

@@ -51,6 +51,11 @@ impl DeviceChoice {
     }
 }
 
+/// How many threads one operation on the CPU may use, in this process.
+pub fn set_threads(threads: u32) {
+    tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
+}
+
 /// The name by which [`DeviceChoice`] finds this device again: `cpu`, `cuda:0`.
 pub fn describe(device: Device) -> String {
     match device {

@@ -20,9 +20,10 @@ mod resnet;
 mod train;
 
 pub use dataset::DatasetError;
-pub use device::{DeviceChoice, describe};
+pub use device::{DeviceChoice, describe, set_threads};
 pub use error::ModelError;
 pub use evaluate::{Evaluation, evaluate};
 pub use images::Images;
 pub use network::Network;
+pub use tch::Device;
 pub use train::{TrainOutcome, train};

@@ -73,7 +73,7 @@ pub(super) struct Course {
 /// Inputs are [`Self::handle`] and [`Self::handle_timeout`]; after each, drain [`Self::poll_effect`], then arm a timer
 /// for [`Self::poll_timeout`]. Everything else is a getter. The same inputs give the same effects, always.
 ///
-/// Each input opens at most one round and closes at most one, so no input can set off an endless chain.
+/// Each input ends at most one round and then opens at most one, so no input can set off an endless chain.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RoundMachine {
     pub(super) config: RunConfig,

@@ -194,6 +194,7 @@ fn merge(target: &mut serde_json::Value, patch: &serde_json::Value) {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use serde_json::json;

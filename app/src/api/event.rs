@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 /// One change of a run. The SSE stream sends a [`RunSnapshot`] as event `snapshot`, then these as event `change`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "ssr", derive(utoipa::ToSchema))]
-#[serde(tag = "kind", rename_all = "snake_case")]
+// Not tagged inside (`tag = "kind"`): serde would then read every type in here by a second way, 60 kB of the WASM.
+#[serde(rename_all = "snake_case")]
 pub enum Change {
     /// The course of rounds: phase, sentence, autorun, the round in work.
     Course {

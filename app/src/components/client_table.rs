@@ -1,5 +1,6 @@
 //! The roster: who takes part, how it goes for each, and admission.
 
+use super::erased::{part, text};
 use crate::action::{Action, perform};
 use crate::api::{ClientState, ClientView};
 use crate::board::{Board, ClientRow};
@@ -19,15 +20,19 @@ pub fn ClientTable(board: Board, origin: String) -> impl IntoView {
         <section class="card" aria-labelledby="clients-title">
             <div class="card-head">
                 <h2 id="clients-title">"Clients"</h2>
-                <p class="join small">"Add one: " <code>{command}</code></p>
+                {
+                    let command = command.clone();
+                    part(move || if empty.get() { ().into_any() } else {
+                        view! { <p class="small">"Add one: " <code>{command.clone()}</code></p> }.into_any()
+                    })
+                }
             </div>
-            {move || if empty.get() {
+            {part(move || if empty.get() {
                 view! {
                     <div class="empty">
-                        <p>"Nobody has joined yet."</p>
-                        <p class="muted">
-                            "Run the command above on any machine that reaches this one. Clients appear here as they register."
-                        </p>
+                        <p>"Nobody has joined yet. On any machine that reaches this one, run"</p>
+                        <p class="command"><code>{command.clone()}</code></p>
+                        <p class="muted">"Clients appear here as they register."</p>
                     </div>
                 }.into_any()
             } else {
@@ -53,7 +58,7 @@ pub fn ClientTable(board: Board, origin: String) -> impl IntoView {
                         </tbody>
                     </table>
                 }.into_any()
-            }}
+            })}
         </section>
     }
     .into_any()
@@ -65,26 +70,25 @@ fn Row(board: Board, row: ClientRow) -> impl IntoView {
     let id = row.id.to_string();
     let short: String = id.chars().take(8).collect();
     let state = Memo::new(move |_| view.with(|client| client.state));
-    let seen = move || view.with(|client| format::ago(client.seen_ms, board.now_ms.get()));
+    let word = move || text(move || state.get().to_string());
+    let seen = text(move || view.with(|client| format::ago(client.seen_ms, board.now_ms.get())));
     view! {
-        <tr data-testid="client-row" data-client=id.clone() data-state=move || state.get().as_str()>
+        <tr data-testid="client-row" data-client=id.clone() data-state=word()>
             <th scope="row" class="who">
-                <span class="name">{move || view.with(|client| client.name.clone())}</span>
+                <span class="name">{text(move || view.with(|client| client.name.clone()))}</span>
                 <span class="id muted" title=id.clone()>{short}</span>
             </th>
             <td class="state-cell">
-                <span class="state" data-state=move || state.get().as_str()>{move || state.get().as_str()}</span>
-                {move || view.with(|client| client.error.clone()).map(|error| view! {
-                    <span class="error-text small">{error}</span>
-                })}
+                <span class="state" data-state=word()>{word()}</span>
+                <span class="error-text small">{text(move || view.with(|client| client.error.clone().unwrap_or_default()))}</span>
             </td>
-            <td class="num" data-label="Samples">{move || view.with(|client| format::count(client.samples))}</td>
-            <td data-label="Device">{move || view.with(device)}</td>
+            <td class="num" data-label="Samples">{text(move || view.with(|client| format::count(client.samples)))}</td>
+            <td data-label="Device">{text(move || view.with(device))}</td>
             <td class="local" data-label="Local progress"><LocalProgress view/></td>
             <td class="num" data-label="Last loss">
-                {move || view.with(|client| client.last_loss.map_or("–".to_owned(), format::loss))}
+                {text(move || view.with(|client| client.last_loss.map_or("–".to_owned(), format::loss)))}
             </td>
-            <td class="num" data-label="Sent">{move || view.with(|client| format::bytes(client.sent_bytes))}</td>
+            <td class="num" data-label="Sent">{text(move || view.with(|client| format::bytes(client.sent_bytes)))}</td>
             <td class="num" data-label="Last seen">{seen}</td>
             {board.admin.then(|| view! { <td class="acts"><Acts board row state/></td> })}
         </tr>
@@ -102,20 +106,23 @@ fn LocalProgress(view: RwSignal<ClientView>) -> impl IntoView {
     let progress = Memo::new(move |_| view.with(|client| client.progress));
     let there = Memo::new(move |_| progress.get().is_some());
     let percent = move || progress.get().map_or(0.0, |progress| (progress.fraction() * 1000.0).round() / 10.0);
-    let epoch = move || progress.get().map(|progress| format!("epoch {}/{}", progress.epoch, progress.epochs));
-    move || {
+    let epoch = move || {
+        let words = progress.get().map(|progress| format!("epoch {}/{}", progress.epoch, progress.epochs));
+        words.unwrap_or_default()
+    };
+    part(move || {
         if there.get() {
             view! {
                 <span class="local-row">
-                    <progress max="100" value=move || percent().to_string() aria-label="Local training"></progress>
-                    <span class="small muted">{epoch}</span>
+                    <progress max="100" value=text(move || percent().to_string()) aria-label="Local training"></progress>
+                    <span class="small muted">{text(epoch)}</span>
                 </span>
             }
             .into_any()
         } else {
             view! { <span class="muted">"–"</span> }.into_any()
         }
-    }
+    })
 }
 
 #[component]
@@ -130,21 +137,36 @@ fn Acts(board: Board, row: ClientRow, state: Memo<ClientState>) -> impl IntoView
     let may_kick = Memo::new(move |_| state.get() != ClientState::Kicked);
     view! {
         <span class="acts-row needs-js">
-            {move || may_admit.get().then(|| view! {
-                <button
-                    class="button small-button primary" type="button" data-testid="admit"
-                    aria-label=move || format!("Admit {}", name())
-                    on:click=admit
-                >"Admit"</button>
+            {part(move || if may_admit.get() {
+                view! {
+                    <button
+                        class=text(move || admit_class(state.get()))
+                        type="button" data-testid="admit"
+                        aria-label=text(move || format!("Admit {}", name()))
+                        on:click=admit
+                    >"Admit"</button>
+                }.into_any()
+            } else {
+                ().into_any()
             })}
-            {move || may_kick.get().then(|| view! {
-                <button
-                    class="button small-button" type="button" data-testid="kick"
-                    aria-label=move || format!("Kick {}", name())
-                    on:click=move |_| board.kicking.set(Some(row.get_value()))
-                >"Kick"</button>
+            {part(move || if may_kick.get() {
+                view! {
+                    <button
+                        class="button small-button" type="button" data-testid="kick"
+                        aria-label=text(move || format!("Kick {}", name()))
+                        on:click=move |_| board.kicking.set(Some(row.get_value()))
+                    >"Kick"</button>
+                }.into_any()
+            } else {
+                ().into_any()
             })}
         </span>
     }
     .into_any()
+}
+
+/// Who waits to be let in stands out; letting somebody back in is the quieter choice.
+fn admit_class(state: ClientState) -> String {
+    let look = if state == ClientState::Pending { "primary" } else { "" };
+    format!("button small-button {look}")
 }

@@ -1,5 +1,6 @@
 //! The configuration that the next round takes.
 
+use super::erased::part;
 use crate::api::{CohortSize, Optimizer, RunConfig};
 use crate::board::Board;
 use crate::format;
@@ -14,7 +15,7 @@ pub fn ConfigPanel(board: Board) -> impl IntoView {
     view! {
         <section class="card" aria-labelledby="config-title">
             <h2 id="config-title">"Configuration"</h2>
-            <dl class="pairs">{move || board.config.with(|config| lines(config).map(line).collect_view())}</dl>
+            <dl class="pairs">{part(move || board.config.with(|config| lines(config).map(line).into_iter().collect_view().into_any()))}</dl>
         </section>
     }
     .into_any()

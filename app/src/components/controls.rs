@@ -1,5 +1,6 @@
 //! What the operator can make the run do.
 
+use super::erased::{flag, text};
 use crate::action::{Action, perform};
 use crate::api::{Autorun, Phase};
 use crate::board::{Board, Notice};
@@ -63,26 +64,26 @@ fn Buttons(board: Board) -> impl IntoView {
                     <button class="button primary" type="submit" data-testid="autorun-start">"Start"</button>
                     <button
                         class="button" type="button" data-testid="autorun-stop"
-                        disabled=move || planned.get().is_none()
+                        disabled=flag(move || planned.get().is_none())
                         on:click=stop
                     >"Stop"</button>
                 </div>
                 <p class="muted small">
-                    {move || match planned.get() {
+                    {text(move || match planned.get() {
                         Some(Autorun { rounds }) => format!("{} to go.", format::plural(rounds.into(), "round")),
                         None => "Not running.".to_owned(),
-                    }}
+                    })}
                 </p>
             </form>
-            <div class="field-row">
+            <div class="pair">
                 <button
                     class="button" type="button" data-testid="run-round"
-                    disabled=move || phase.get() != Phase::Idle
+                    disabled=flag(move || phase.get() != Phase::Idle)
                     on:click=one
                 >"Run one round"</button>
                 <button
                     class="button" type="button" data-testid="aggregate-now"
-                    disabled=move || phase.get() != Phase::Training
+                    disabled=flag(move || phase.get() != Phase::Training)
                     on:click=now
                 >"Aggregate now"</button>
             </div>

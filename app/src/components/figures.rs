@@ -1,5 +1,7 @@
 //! The figures that one looks for first.
 
+use super::erased::{part, text};
+use crate::api::ClientState;
 use crate::board::{Board, History};
 use crate::format;
 use leptos::prelude::*;
@@ -20,38 +22,42 @@ pub fn Figures(board: Board) -> impl IntoView {
     let accuracy = move || board.history.with(|history| latest(history).map_or("–".to_owned(), format::percent));
     let version = move || board.history.with(|history| format!("v{}", history.version));
     let counts = Memo::new(move |_| board.counts());
-    let clients = move || counts.with(|counts| counts.iter().map(|(_, n)| n).sum::<usize>());
+    let clients = move || counts.with(|counts| counts.iter().map(|(_, n)| n).sum::<usize>().to_string());
 
     view! {
         <dl class="figures">
             <div class="card figure">
                 <dt>"Round"</dt>
-                <dd class="value" data-testid="round">{move || round.get().map_or("–".to_owned(), |n| n.to_string())}</dd>
-                <dd class="sub">{planned}</dd>
+                <dd class="value" data-testid="round">{text(move || round.get().map_or("–".to_owned(), |n| n.to_string()))}</dd>
+                <dd class="sub">{text(planned)}</dd>
             </div>
             <div class="card figure">
                 <dt>"Test accuracy"</dt>
-                <dd class="value" data-testid="accuracy">{accuracy}</dd>
-                <dd class="sub">{move || board.history.with(best_line)}</dd>
+                <dd class="value" data-testid="accuracy">{text(accuracy)}</dd>
+                <dd class="sub">{text(move || board.history.with(best_line))}</dd>
             </div>
             <div class="card figure">
                 <dt>"Global version"</dt>
-                <dd class="value" data-testid="version">{version}</dd>
-                <dd class="sub">{move || board.history.with(origin_line)}</dd>
+                <dd class="value" data-testid="version">{text(version)}</dd>
+                <dd class="sub">{text(move || board.history.with(origin_line))}</dd>
             </div>
             <div class="card figure">
                 <dt>"Clients"</dt>
-                <dd class="value">{clients}</dd>
-                <dd class="sub">
-                    {move || counts.with(|counts| {
-                        let words: Vec<_> = counts.iter().map(|(state, n)| format!("{n} {state}")).collect();
-                        if words.is_empty() { "none has joined yet".to_owned() } else { words.join(" · ") }
-                    })}
+                <dd class="value">{text(clients)}</dd>
+                <dd class="sub tally">
+                    {part(move || counts.with(|counts| match counts.as_slice() {
+                        [] => view! { <span>"none has joined yet"</span> }.into_any(),
+                        counts => counts.iter().map(tally).collect_view().into_any(),
+                    }))}
                 </dd>
             </div>
         </dl>
     }
     .into_any()
+}
+
+fn tally((state, n): &(ClientState, usize)) -> impl IntoView + use<> {
+    view! { <span class="tone" data-state=state.as_str()>{format!("{n} {state}")}</span> }
 }
 
 fn latest(history: &History) -> Option<f64> {

@@ -1,5 +1,6 @@
 //! The top of every page: where one is, whether it is live, and the way in or out.
 
+use super::erased::text;
 use crate::action::{Request, send};
 use crate::api::{RunId, RunLine, RunSnapshot};
 use crate::board::{Board, Link, Notice};
@@ -47,15 +48,17 @@ pub fn facts(snapshot: &RunSnapshot) -> String {
 
 #[component]
 fn Badge(link: RwSignal<Link>) -> impl IntoView {
-    let word = move || match link.get() {
-        Link::Static => "static",
-        Link::Live => "live",
-        Link::Reconnecting => "reconnecting",
+    let word = move || {
+        text(move || match link.get() {
+            Link::Static => "static".to_owned(),
+            Link::Live => "live".to_owned(),
+            Link::Reconnecting => "reconnecting".to_owned(),
+        })
     };
     view! {
-        <span class="badge" role="status" data-testid="badge" data-link=word>
+        <span class="badge" role="status" data-testid="badge" data-link=word()>
             <span class="badge-dot" aria-hidden="true"></span>
-            {word}
+            {word()}
         </span>
     }
     .into_any()

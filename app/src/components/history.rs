@@ -1,5 +1,6 @@
 //! The rounds that are over, as a table: all that the charts show, and more, for those who cannot see or point.
 
+use super::erased::{part, text};
 use crate::api::{RoundOutcome, RoundSummary};
 use crate::board::Board;
 use crate::format;
@@ -12,7 +13,7 @@ const MOST_ROWS: usize = 100;
 #[component]
 pub fn History(board: Board) -> impl IntoView {
     let empty = Memo::new(move |_| board.history.with(|history| history.rounds.is_empty()));
-    move || if empty.get() { ().into_any() } else { view! { <Table board/> }.into_any() }
+    part(move || if empty.get() { ().into_any() } else { view! { <Table board/> }.into_any() })
 }
 
 /// The newest round first.
@@ -24,16 +25,13 @@ fn Table(board: Board) -> impl IntoView {
     let total = Memo::new(move |_| board.history.with(|history| history.rounds.len()));
     let best = Memo::new(move |_| board.history.with(|history| history.best.map(|best| best.round)));
     let all = format!("/api/v1/runs/{}/rounds", board.run());
-    let cut = move || {
-        (total.get() > MOST_ROWS).then(|| {
-            view! {
-                <p class="small muted">
-                    {format!("The newest {MOST_ROWS} of {}. ", total.get())}
-                    <a href=all.clone() rel="external">"All as JSON"</a>
-                </p>
-            }
-        })
-    };
+    let cut = part(move || {
+        if total.get() <= MOST_ROWS {
+            return ().into_any();
+        }
+        let words = format!("The newest {MOST_ROWS} of {}. ", total.get());
+        view! { <p class="small muted">{words} <a href=all.clone() rel="external">"All as JSON"</a></p> }.into_any()
+    });
     view! {
         <section class="card" aria-labelledby="history-title">
             <div class="card-head">
@@ -79,7 +77,7 @@ fn Row(round: RoundSummary, best: Memo<Option<u64>>) -> impl IntoView {
                 <span class="small muted reason">{round.reason.clone()}</span>
             </td>
             <td class="num" data-label="Accuracy">
-                {move || (best.get() == Some(number)).then(|| view! { <span class="star" title="The best so far">"★ "</span> })}
+                <span class="star" title="The best so far">{text(move || if best.get() == Some(number) { "★ ".to_owned() } else { String::new() })}</span>
                 {or_dash(round.test_accuracy.map(format::percent))}
             </td>
             <td class="num" data-label="Test loss">{or_dash(round.test_loss.map(format::loss))}</td>

@@ -1,5 +1,6 @@
 //! Asks before a client is removed.
 
+use super::erased::text;
 use crate::action::{Action, perform};
 use crate::board::Board;
 use leptos::html;
@@ -42,7 +43,7 @@ pub fn KickDialog(board: Board) -> impl IntoView {
             node_ref=dialog
             on:close=move |_| board.kicking.set(None)
         >
-            <h2 id="kick-title">{move || format!("Kick {}?", name.get())}</h2>
+            <h2 id="kick-title">{text(move || format!("Kick {}?", name.get()))}</h2>
             <p id="kick-text">
                 "It is removed from the run at once. The open round goes on without it; updates of earlier rounds stay."
             </p>
@@ -55,7 +56,7 @@ pub fn KickDialog(board: Board) -> impl IntoView {
                 <span>"Ban this name too: refuse to register it again until it is admitted"</span>
             </label>
             <div class="dialog-end">
-                <button class="button" type="button" on:click=move |_| close()>"Cancel"</button>
+                <button class="button" type="button" autofocus=true on:click=move |_| close()>"Cancel"</button>
                 <button class="button danger" type="button" data-testid="confirm-kick" on:click=kick>"Kick"</button>
             </div>
         </dialog>

@@ -4,6 +4,7 @@ mod chart;
 mod client_table;
 mod config_panel;
 mod controls;
+pub mod erased;
 mod figures;
 mod header;
 mod history;

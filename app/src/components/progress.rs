@@ -1,5 +1,6 @@
 //! What the run does now, what it waits for, and how far the open round is.
 
+use super::erased::{part, text};
 use crate::api::OpenRound;
 use crate::board::Board;
 use crate::format;
@@ -14,12 +15,15 @@ pub fn Progress(board: Board) -> impl IntoView {
     view! {
         <section class="card now" aria-label="What the run does now">
             <div class="now-line">
-                <span class="pill" data-testid="phase" data-phase=move || phase.get().as_str()>
-                    {move || phase.get().as_str()}
+                <span class="pill" data-testid="phase" data-phase=text(move || phase.get().to_string())>
+                    {text(move || phase.get().to_string())}
                 </span>
-                <p class="waiting" data-testid="waiting" aria-live="polite">{waiting}</p>
+                <p class="waiting" data-testid="waiting" aria-live="polite">{text(waiting)}</p>
             </div>
-            {move || round.get().map(|round| view! { <Cohort board round/> })}
+            {part(move || match round.get() {
+                Some(round) => view! { <Cohort board round/> }.into_any(),
+                None => ().into_any(),
+            })}
         </section>
     }
     .into_any()
@@ -45,7 +49,7 @@ fn Cohort(board: Board, round: OpenRound) -> impl IntoView {
                     <strong>{format!("{updated} of {cohort}")}</strong>
                     {if cohort == 1 { " update is in" } else { " updates are in" }}
                 </span>
-                <span class="muted" data-testid="deadline">{left}</span>
+                <span class="muted" data-testid="deadline">{text(left)}</span>
             </p>
         </div>
     }

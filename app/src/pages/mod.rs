@@ -2,6 +2,8 @@
 
 mod dashboard;
 mod login;
+#[cfg(all(test, feature = "ssr"))]
+mod tests;
 
 pub use dashboard::Dashboard;
 pub use login::Login;

@@ -114,9 +114,9 @@ fn a_single_image_left_over_joins_the_batch_before() {
     assert_eq!(batches(10, 4), [0..4, 4..8, 8..10]);
     assert_eq!(batches(8, 4), [0..4, 4..8]);
     // Nothing to join, and nothing else wanted.
-    assert_eq!(batches(1, 4), [0..1]);
+    assert_eq!(batches(1, 4), vec![0..1; 1]);
     assert_eq!(batches(3, 1), [0..1, 1..2, 2..3]);
-    assert_eq!(batches(2, usize::MAX), [0..2]);
+    assert_eq!(batches(2, usize::MAX), vec![0..2; 1]);
 }
 
 #[test]

@@ -86,7 +86,7 @@ fn a_void_round_does_not_count_and_the_next_opens_after_a_pause() {
 fn the_operator_need_not_sit_out_the_pause() {
     let with_pause = || {
         let mut world = World::with(quorum(1), &["alice"]);
-        world.ok(start(1));
+        world.ok(start(2));
         world.ok(update("alice", 1));
         world.ok(Command::AggregationFailed { reason: "disk full".to_owned() });
         assert_eq!(world.round(), None);
@@ -96,6 +96,10 @@ fn the_operator_need_not_sit_out_the_pause() {
         let mut world = with_pause();
         world.ok(command);
         assert_eq!(world.round(), Some(2));
+        // And the pause is over, not only interrupted.
+        world.ok(update("alice", 2));
+        world.ok(committed(1));
+        assert_eq!(world.round(), Some(3));
     }
 }
 

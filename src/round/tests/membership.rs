@@ -176,7 +176,7 @@ fn a_long_error_text_is_cut() {
 fn a_restart_keeps_the_roster_and_takes_nobody_for_present() {
     let view = |name: &str, state| ClientView {
         state,
-        joined_ms: START_MS - 5,
+        progress: Some(Progress { epoch: 1, epochs: 1, batch: 1, batches: 2, loss: 0.5 }),
         ..World::with(quorum(1), &[name]).machine.client(&id(name)).unwrap().clone()
     };
     let roster = vec![
@@ -192,6 +192,7 @@ fn a_restart_keeps_the_roster_and_takes_nobody_for_present() {
         ..Restored::fresh(quorum(1), 7)
     });
     assert_eq!(world.state("alice"), ClientState::Offline);
+    assert_eq!(world.machine.client(&id("alice")).unwrap().progress, None);
     assert_eq!(world.state("bob"), ClientState::Pending);
     assert_eq!(world.state("carol"), ClientState::Kicked);
     assert!(world.machine.is_banned("carol"));

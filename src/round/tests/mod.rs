@@ -154,8 +154,13 @@ impl World {
 
     /// The rounds that are over.
     fn ended(&self) -> Vec<&RoundSummary> {
-        let ended = |effect| if let &Effect::RoundEnded(ref summary) = effect { Some(&**summary) } else { None };
-        self.effects.iter().filter_map(ended).collect()
+        let mut ended = Vec::new();
+        for effect in &self.effects {
+            if let Effect::RoundEnded(summary) = effect {
+                ended.push(&**summary);
+            }
+        }
+        ended
     }
 
     /// The last round that is over: how it ended and why.

@@ -152,17 +152,18 @@ fn those_who_waited_longest_are_asked_first() {
 }
 
 #[test]
-fn the_seed_decides_between_equals() {
-    let cohort = |seed| {
-        let mut world = World::from(Restored::fresh(cohort_of(4, 1), seed));
+fn seed_and_round_decide_between_equals() {
+    let cohort = |seed, next_round| {
+        let mut world = World::from(Restored { next_round, ..Restored::fresh(cohort_of(4, 1), seed) });
         for n in 0..40 {
             world.ok(join(&n.to_string()));
         }
         world.ok(Command::StartRound);
         world.cohort().into_iter().map(str::to_owned).collect::<Vec<_>>()
     };
-    assert_eq!(cohort(1), cohort(1));
-    assert_ne!(cohort(1), cohort(2));
+    assert_eq!(cohort(1, 1), cohort(1, 1));
+    assert_ne!(cohort(1, 1), cohort(2, 1));
+    assert_ne!(cohort(1, 1), cohort(1, 2));
 }
 
 #[test]
@@ -179,7 +180,8 @@ fn whoever_joins_in_mid_round_takes_part_from_the_next_one_on() {
 
 #[test]
 fn one_that_leaves_is_kicked_fails_or_falls_silent_does_not_hold_up_the_others() {
-    let gone: [(&str, fn(&mut World)); 4] = [
+    type Go = fn(&mut World);
+    let gone: [(&str, Go); 4] = [
         ("leaves", |w| _ = w.ok(Command::Leave { client: id("carol") })),
         ("is kicked", |w| _ = w.ok(kick("carol", false))),
         ("fails", |w| _ = w.ok(report("carol", ReportedState::Error, Some(1)))),

@@ -28,6 +28,12 @@ fn between_rounds_it_says_how_many_clients_it_lacks() {
         "Waiting for clients: 1 of at least 3 is ready; 2 offline or in error (bob, carol); \
          round 1 opens by itself once enough are.",
     );
+    world.ok(Command::Seen { client: id("carol") });
+    says(
+        &world,
+        "Waiting for clients: 2 of at least 3 are ready; 1 offline or in error (bob); \
+         round 1 opens by itself once enough are.",
+    );
 }
 
 #[test]

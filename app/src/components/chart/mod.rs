@@ -2,21 +2,24 @@
 //!
 //! Two charts rather than one with two scales: where two scales cross means nothing, and looks as if it did.
 
-mod panel;
+mod draw;
+mod readout;
 mod scale;
 
-use crate::api::{RoundOutcome, RoundSummary};
+use super::erased::{Text, part, text};
+use crate::api::{BestVersion, RoundOutcome, RoundSummary};
 use crate::board::Board;
-use crate::format;
+use draw::{Plot, Series};
 use leptos::ev::{KeyboardEvent, PointerEvent};
 use leptos::prelude::*;
-use panel::{Panel, Series};
 use scale::{Axis, nearest, rounds_end, step};
 
 /// The charts, or what will be there.
 #[component]
 pub fn Chart(board: Board) -> impl IntoView {
     let empty = Memo::new(move |_| board.history.with(|history| history.rounds.is_empty()));
+    let content =
+        part(move || if empty.get() { view! { <Empty/> }.into_any() } else { view! { <Panels board/> }.into_any() });
     view! {
         <section class="card charts" aria-labelledby="charts-title">
             <div class="card-head">
@@ -26,10 +29,9 @@ pub fn Chart(board: Board) -> impl IntoView {
                     <span class="key key-train">"clients' training"</span>
                 </p>
             </div>
-            {move || if empty.get() { view! { <Empty/> }.into_any() } else { view! { <Panels board/> }.into_any() }}
+            {content}
         </section>
     }
-    .into_any()
 }
 
 #[component]
@@ -46,129 +48,149 @@ fn Empty() -> impl IntoView {
             </p>
         </div>
     }
-    .into_any()
+}
+
+/// What both charts show.
+#[derive(Debug, Clone, PartialEq)]
+struct Charts {
+    /// Every round, by number.
+    rounds: Vec<u64>,
+    voids: Vec<u64>,
+    x: Axis,
+    /// Rounds with an accuracy.
+    evaluated: usize,
+    accuracy: Plot,
+    loss: Plot,
+}
+
+impl Charts {
+    /// `planned` rounds are still to come.
+    fn new(rounds: &[RoundSummary], planned: u64, best: Option<BestVersion>) -> Self {
+        let numbers: Vec<u64> = rounds.iter().map(|round| round.number).collect();
+        let last = numbers.last().copied().unwrap_or(0);
+        let series = |class, value: fn(&RoundSummary) -> Option<f64>| {
+            let points = rounds.iter().filter_map(|round| Some((round.number, value(round)?)));
+            Series { class, points: points.filter(|(_, value)| value.is_finite()).collect() }
+        };
+        let accuracy = series("test", |round| round.test_accuracy.map(|share| share * 100.0));
+        let loss = vec![series("train", |round| round.train_loss), series("test", |round| round.test_loss)];
+        let void = rounds.iter().filter(|round| round.outcome == RoundOutcome::Void);
+        Self {
+            voids: void.map(|round| round.number).collect(),
+            x: Axis::rounds(rounds_end(last, last + planned), 8),
+            evaluated: accuracy.points.len(),
+            accuracy: Plot::new(vec![accuracy], "%", (0.0, 100.0), best.map(|best| best.round)),
+            loss: Plot::new(loss, "", (f64::NEG_INFINITY, f64::INFINITY), None),
+            rounds: numbers,
+        }
+    }
 }
 
 #[component]
 fn Panels(board: Board) -> impl IntoView {
-    let rounds = Memo::new(move |_| board.history.with(|history| history.rounds.clone()));
-    let numbers = Memo::new(move |_| rounds.with(|rounds| rounds.iter().map(|r| r.number).collect::<Vec<_>>()));
-    let planned =
-        Memo::new(move |_| board.course.with(|course| course.autorun.map_or(0, |autorun| u64::from(autorun.rounds))));
-    let x = Memo::new(move |_| {
-        let last = numbers.with(|numbers| numbers.last().copied().unwrap_or(0));
-        Axis::rounds(rounds_end(last, last + planned.get()), 8)
+    let charts = Memo::new(move |_| {
+        let planned = board.course.with(|course| course.autorun.map_or(0, |autorun| u64::from(autorun.rounds)));
+        board.history.with(|history| Charts::new(&history.rounds, planned, history.best))
     });
-    let accuracy = Memo::new(move |_| {
-        let points = rounds.with(|rounds| points(rounds, |round| round.test_accuracy.map(|share| share * 100.0)));
-        vec![Series { class: "test", points }]
-    });
-    let loss = Memo::new(move |_| {
-        rounds.with(|rounds| {
-            vec![
-                Series { class: "train", points: points(rounds, |round| round.train_loss) },
-                Series { class: "test", points: points(rounds, |round| round.test_loss) },
-            ]
-        })
-    });
-    let voids = Memo::new(move |_| {
-        let void = |round: &&RoundSummary| round.outcome == RoundOutcome::Void;
-        rounds.with(|rounds| rounds.iter().filter(void).map(|round| round.number).collect::<Vec<_>>())
-    });
-    let best = Memo::new(move |_| board.history.with(|history| history.best.map(|best| best.round)));
-    let no_best = Memo::new(|_| None);
-
     let selected = RwSignal::new(None::<u64>);
     // The round that the figures beside the titles are of: the pointed one, else the last.
-    let shown = Memo::new(move |_| {
-        let wanted = selected.get();
-        rounds.with(|rounds| {
-            let pointed = wanted.and_then(|number| rounds.iter().find(|round| round.number == number));
-            pointed.or(rounds.last()).cloned()
+    let of_shown = move |words: fn(&RoundSummary) -> String| {
+        text(move || {
+            let wanted = selected.get();
+            board.history.with(|history| {
+                let pointed = wanted.and_then(|number| history.rounds.iter().find(|round| round.number == number));
+                pointed.or(history.rounds.last()).map(words).unwrap_or_default()
+            })
         })
-    });
-    let of_shown = move |text: fn(&RoundSummary) -> String| {
-        Signal::derive(move || shown.with(|round| round.as_ref().map(text).unwrap_or_default()))
     };
-    let point = Callback::new(move |share: f64| {
-        selected.set(numbers.with(|numbers| nearest(numbers, x.with(|x| x.value(share)))));
-    });
+    let drawing = move |plot: fn(&Charts) -> &Plot| {
+        text(move || charts.with(|charts| plot(charts).svg(&charts.x, &charts.voids)))
+    };
+    let crosshair = move |plot: fn(&Charts) -> &Plot| {
+        text(move || {
+            let round = selected.get();
+            charts.with(|charts| round.map(|round| plot(charts).crosshair(&charts.x, round)).unwrap_or_default())
+        })
+    };
     let press = move |event: KeyboardEvent| {
         let key = event.key();
         if key == "Escape" {
             selected.set(None);
-        } else if let Some(round) = numbers.with(|numbers| step(numbers, selected.get_untracked(), &key)) {
+        } else if let Some(round) = charts.with(|charts| step(&charts.rounds, selected.get_untracked(), &key)) {
             event.prevent_default();
             selected.set(Some(round));
         }
     };
-    let ends = move |pick: fn(&[u64]) -> Option<&u64>| numbers.with(|numbers| pick(numbers).copied().unwrap_or(0));
-
+    let point = Callback::new(move |share: Option<f64>| {
+        selected.set(charts.with(|charts| nearest(&charts.rounds, charts.x.value(share?))));
+    });
+    let end = move |pick: fn(&[u64]) -> Option<&u64>| {
+        text(move || charts.with(|charts| pick(&charts.rounds).copied().unwrap_or(0).to_string()))
+    };
+    let note = move || charts.with(|charts| !charts.voids.is_empty());
     view! {
         <div
             class="panels"
             role="slider"
             tabindex="0"
             aria-label="Round shown in the charts"
-            aria-valuemin=move || ends(<[u64]>::first)
-            aria-valuemax=move || ends(<[u64]>::last)
-            aria-valuenow=move || shown.with(|round| round.as_ref().map_or(0, |round| round.number))
-            aria-valuetext=of_shown(in_words)
+            aria-valuemin=end(<[u64]>::first)
+            aria-valuemax=end(<[u64]>::last)
+            aria-valuenow=of_shown(|round| round.number.to_string())
+            aria-valuetext=of_shown(readout::in_words)
             data-testid="chart-readout"
             on:keydown=press
             on:blur=move |_| selected.set(None)
         >
-            <div data-testid="chart-accuracy" data-points=move || accuracy.with(|all| all.first().map_or(0, Series::len))>
+            <div data-testid="chart-accuracy" data-points=text(move || charts.with(|charts| charts.evaluated.to_string()))>
                 <Panel
-                    title="Accuracy"
-                    unit="%"
-                    bounds=(0.0, 100.0)
-                    readout=of_shown(accuracy_readout)
-                    series=accuracy x voids best selected point
+                    title="Accuracy" readout=of_shown(readout::accuracy)
+                    drawing=drawing(|charts| &charts.accuracy) crosshair=crosshair(|charts| &charts.accuracy) point
                 />
             </div>
-            <Panel
-                title="Loss"
-                unit=""
-                bounds=(f64::NEG_INFINITY, f64::INFINITY)
-                readout=of_shown(loss_readout)
-                series=loss x voids best=no_best selected point
-            />
+            <div>
+                <Panel
+                    title="Loss" readout=of_shown(readout::loss)
+                    drawing=drawing(|charts| &charts.loss) crosshair=crosshair(|charts| &charts.loss) point
+                />
+            </div>
         </div>
-        {move || (voids.with(|voids| !voids.is_empty())).then(|| view! {
-            <p class="muted small">"A cross on the axis is a void round: it made no new version."</p>
+        {part(move || if note() {
+            view! { <p class="muted small">"A cross on the axis is a void round: it made no new version."</p> }.into_any()
+        } else {
+            ().into_any()
         })}
     }
     .into_any()
 }
 
-fn points(rounds: &[RoundSummary], value: impl Fn(&RoundSummary) -> Option<f64>) -> Vec<(u64, f64)> {
-    rounds.iter().filter_map(|round| Some((round.number, value(round)?))).filter(|(_, v)| v.is_finite()).collect()
-}
-
-fn accuracy_readout(round: &RoundSummary) -> String {
-    let value = match round.outcome {
-        RoundOutcome::Void => "void".to_owned(),
-        RoundOutcome::Complete => round.test_accuracy.map_or("not evaluated".to_owned(), format::percent),
-    };
-    format!("round {} · {value}", round.number)
-}
-
-fn loss_readout(round: &RoundSummary) -> String {
-    let one = |name: &str, value: Option<f64>| value.map(|value| format!("{name} {}", format::loss(value)));
-    let parts: Vec<_> =
-        [one("test", round.test_loss), one("training", round.train_loss)].into_iter().flatten().collect();
-    parts.join(" · ")
-}
-
-fn in_words(round: &RoundSummary) -> String {
-    match round.outcome {
-        RoundOutcome::Void => format!("Round {}, void: {}", round.number, round.reason),
-        RoundOutcome::Complete => {
-            let accuracy = round.test_accuracy.map_or("unknown".to_owned(), format::percent);
-            format!("Round {}: accuracy {accuracy}, loss {}", round.number, loss_readout(round))
-        }
+#[component]
+fn Panel(
+    title: &'static str,
+    readout: Text,
+    /// SVG, drawn anew with each round.
+    drawing: Text,
+    /// SVG, drawn anew as one points.
+    crosshair: Text,
+    /// Called with the share of the width that is pointed at, or none when the pointer leaves.
+    point: Callback<Option<f64>>,
+) -> impl IntoView {
+    let pointed = move |event: PointerEvent| point.run(share_across(&event));
+    view! {
+        <figure class="panel">
+            <figcaption>
+                <span class="panel-title">{title}</span>
+                <span class="readout">{readout}</span>
+            </figcaption>
+            <div class="plot" on:pointermove=pointed on:pointerdown=pointed on:pointerleave=move |_| point.run(None)>
+                <svg aria-hidden="true">
+                    <g inner_html=drawing></g>
+                    <g inner_html=crosshair></g>
+                </svg>
+            </div>
+        </figure>
     }
+    .into_any()
 }
 
 /// Where the pointer is, as a share of the width of what it points at.

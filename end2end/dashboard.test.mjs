@@ -1,0 +1,131 @@
+// What an operator does and sees, in a real browser, with real training behind it.
+import assert from "node:assert/strict";
+import { after, afterEach, before, test } from "node:test";
+import { World, hydrated, points, row, state, until } from "./harness.mjs";
+
+let world;
+let page;
+
+before(async () => {
+  world = await World.start(["--min-clients", "1"]);
+  for (const part of [1, 2, 3]) world.join(`client-${part}`, 2000, `${part}/3`);
+  await until(async () => (await world.snapshot()).clients.length === 3, "three clients have joined");
+  page = await world.operator();
+});
+
+after(async () => world.end());
+
+afterEach(() => {
+  const problems = page.problems.splice(0);
+  assert.deepEqual(problems, [], "the browser's console stays empty");
+});
+
+test("a log-in by address leaves no token in it and brings the controls", async () => {
+  assert.equal(page.url(), `${world.url}/`);
+  await page.getByTestId("autorun-start").waitFor();
+  const [cookie] = await page.context().cookies();
+  assert.deepEqual([cookie.httpOnly, cookie.sameSite], [true, "Strict"]);
+});
+
+test("a visitor sees everything and can change nothing", async () => {
+  const visitor = await world.page();
+  await visitor.goto(world.url);
+  await hydrated(visitor);
+  assert.equal(await visitor.getByTestId("client-row").count(), 3);
+  assert.equal(await visitor.getByTestId("kick").count(), 0);
+  assert.equal(await visitor.getByTestId("autorun-start").count(), 0);
+  assert.deepEqual(visitor.problems, []);
+  await visitor.context().close();
+});
+
+test("the chart grows live while rounds run", async () => {
+  const before = await points(page);
+  await page.getByTestId("autorun-rounds").fill("3");
+  await page.getByTestId("autorun-start").click();
+  await until(async () => (await points(page)) >= before + 1, "the first point appears");
+  await until(async () => (await points(page)) >= before + 3, "the third point appears, without a reload");
+  assert.equal(await page.getByTestId("badge").getAttribute("data-link"), "live");
+  const { version, rounds } = await world.snapshot();
+  assert.equal(version, 3);
+  const shown = await page.getByTestId("accuracy").innerText();
+  assert.ok(shown.includes((rounds.at(-1).test_accuracy * 100).toFixed(1)), `${shown} is the last round's accuracy`);
+});
+
+test("hovering over the chart tells the round", async () => {
+  const box = await page.getByTestId("chart-accuracy").boundingBox();
+  await page.mouse.move(box.x + box.width * 0.9, box.y + box.height * 0.5);
+  await until(async () => /round\s*\d/i.test(await page.getByTestId("chart-readout").innerText()), "the round is told");
+});
+
+test("a client is kicked from the page, the round goes on without it, and it is admitted again", async () => {
+  await page.getByTestId("autorun-rounds").fill("50");
+  await page.getByTestId("autorun-start").click();
+  await until(async () => (await state(page, "client-2")) === "training", "client-2 trains");
+  await row(page, "client-2").getByTestId("kick").click();
+  await page.getByTestId("confirm-kick").click();
+  await until(async () => (await state(page, "client-2")) === "kicked", "client-2 is shown as kicked");
+  const before = await points(page);
+  await until(async () => (await points(page)) >= before + 2, "two more rounds end without it");
+  const after = await world.snapshot();
+  assert.equal(after.rounds.at(-1).cohort, 2);
+
+  await row(page, "client-2").getByTestId("admit").click();
+  await until(async () => (await state(page, "client-2")) !== "kicked", "client-2 is no longer kicked");
+  await until(async () => (await world.snapshot()).rounds.at(-1).cohort === 3, "client-2 takes part again");
+});
+
+test("a reload in mid-run shows the same state", async () => {
+  const seen = await points(page);
+  await page.reload();
+  await hydrated(page);
+  assert.ok((await points(page)) >= seen, "no point is lost");
+  assert.equal(await page.getByTestId("client-row").count(), 3);
+  await until(async () => (await points(page)) > seen, "and it goes on living");
+});
+
+test("without JavaScript the page reads complete", async () => {
+  const plain = await world.page({ javaScriptEnabled: false });
+  await plain.goto(world.url);
+  const { clients, version } = await world.snapshot();
+  const text = await plain.locator("body").innerText();
+  for (const client of clients) assert.ok(text.includes(client.name), `${client.name} is on the page`);
+  assert.ok(text.includes("Round"), "the round is on the page");
+  assert.ok((await points(plain)) >= Math.min(version, 5), "the chart is drawn");
+  assert.ok((await plain.getByTestId("waiting").innerText()).length > 10, "it says what it waits for");
+  // And log in by the plain form.
+  await plain.goto(`${world.url}/login`);
+  await plain.getByTestId("token").fill(world.token);
+  await plain.getByTestId("login").click();
+  await plain.waitForURL(`${world.url}/`);
+  await plain.context().close();
+});
+
+test("nothing is wider than the screen, and all is reachable by keyboard", async () => {
+  for (const width of [375, 1440]) {
+    await page.setViewportSize({ width, height: 900 });
+    const [inner, scroll] = await page.evaluate(() => [innerWidth, document.documentElement.scrollWidth]);
+    assert.ok(scroll <= inner, `at ${width} px the page is ${scroll} px wide`);
+  }
+  await page.locator("body").press("Tab");
+  const focused = await page.evaluate(() => document.activeElement?.tagName);
+  assert.notEqual(focused, "BODY");
+});
+
+test("a stop finishes the open round and starts no other", async () => {
+  await page.getByTestId("autorun-stop").click();
+  await until(async () => (await world.snapshot()).phase === "idle", "the run is idle");
+  await until(async () => (await page.getByTestId("phase").getAttribute("data-phase")) === "idle", "the page says so");
+});
+
+test("a restart of the coordinator is shown, and everything is there again", async () => {
+  const before = await world.snapshot();
+  await world.stopCoordinator();
+  await until(async () => (await page.getByTestId("badge").getAttribute("data-link")) !== "live", "the badge says so");
+  await world.startCoordinator();
+  await until(async () => (await page.getByTestId("badge").getAttribute("data-link")) === "live", "it is live again");
+  const after = await world.snapshot();
+  assert.deepEqual([after.version, after.rounds.length], [before.version, before.rounds.length]);
+  assert.equal(await points(page), before.rounds.filter((round) => round.outcome === "complete").length);
+  // The browser rightly tells of the requests that failed while nobody listened.
+  page.problems = page.problems.filter((text) => !/ERR_CONNECTION_REFUSED|ERR_INCOMPLETE_CHUNKED|Failed to fetch/.test(text));
+});
