@@ -40,12 +40,16 @@ pub async fn put_update(
 ) -> ApiResult<(StatusCode, Json<UpdateReply>)> {
     let store = state.coordinator.store();
     // All that headers tell comes before the first byte of the body is asked for.
-    let earlier = store.contribution(run.run(), round, &id).await?;
-    match run.may_update(&id, round).await {
-        // The first answer may have been lost.
-        Err(RunError::Reject(Reject::AlreadyUpdated { .. } | Reject::RoundClosed { .. })) if earlier.is_some() => {}
-        answer => answer?,
-    }
+    let earlier = match run.may_update(&id, round).await {
+        Ok(()) => None,
+        // The first answer may have been lost. Looked up only now: an update is stored before it is counted, so that
+        // the one which closed this way in is there to be found.
+        Err(RunError::Reject(no @ (Reject::AlreadyUpdated { .. } | Reject::RoundClosed { .. }))) => {
+            let earlier = store.contribution(run.run(), round, &id).await?;
+            Some(earlier.ok_or(no)?)
+        }
+        Err(error) => return Err(error.into()),
+    };
     if query.samples == 0 || query.samples > 1_000_000_000_000 {
         let message = format!("samples is {}, allowed are 1 to 10^12", query.samples);
         return Err(ApiError::new(ErrorCode::Invalid, message));
