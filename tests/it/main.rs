@@ -1,5 +1,4 @@
 //! The whole path, from outside: the real coordinator on a port of its own, spoken to over HTTP.
-#![allow(dead_code, unused_imports)]
 #![allow(clippy::unwrap_used)]
 
 mod events;

@@ -133,7 +133,8 @@ impl Coordinator {
         let handles: Vec<_> = runs.iter().map(|run| server.coordinator().run(run).unwrap()).collect();
         server.stop().await;
         let shown: Vec<_> = handles.iter().map(|handle| handle.published().snapshot()).collect();
-        invariants::check(self.folder.path(), &shown, &self.secrets.lock().unwrap().clone()).await;
+        let secrets = self.secrets.lock().unwrap().clone();
+        invariants::check(self.folder.path(), &shown, &secrets).await;
     }
 
     /// Starts it again: same data folder, same port. The admin token is not shown again.

@@ -130,7 +130,7 @@ async fn a_login_by_form_needs_no_javascript() {
     assert_eq!(welcome.headers()["location"], "/");
     assert!(welcome.headers().contains_key("set-cookie"));
     let again = take(303, form("guess")).await;
-    assert_eq!(again.headers()["location"], "/login?failed");
+    assert_eq!(again.headers()["location"], "/login?refused");
     assert!(!again.headers().contains_key("set-cookie"));
 }
 
