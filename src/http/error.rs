@@ -69,7 +69,7 @@ impl ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.body.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        if status.is_server_error() {
+        if self.body.code == ErrorCode::Internal {
             tracing::error!(code = %self.body.code, message = self.body.message, "request failed");
         }
         let mut response = (status, axum::Json(self.body)).into_response();
@@ -132,6 +132,7 @@ impl From<RunError> for ApiError {
 impl From<StoreError> for ApiError {
     /// A full disk or a locked database passes: come back.
     fn from(error: StoreError) -> Self {
+        tracing::error!(%error, "the store failed");
         Self::new(ErrorCode::Unavailable, error.to_string())
     }
 }
