@@ -40,12 +40,14 @@ pub async fn put_update(
 ) -> ApiResult<(StatusCode, Json<UpdateReply>)> {
     let store = state.coordinator.store();
     // All that headers tell comes before the first byte of the body is asked for.
-    let earlier = store.contribution(run.run(), round, &id).await?;
-    match run.may_update(&id, round).await {
-        // The first answer may have been lost.
-        Err(RunError::Reject(Reject::AlreadyUpdated { .. } | Reject::RoundClosed { .. })) if earlier.is_some() => {}
-        answer => answer?,
-    }
+    let earlier = match run.may_update(&id, round).await {
+        Ok(()) => None,
+        // Perhaps for this very update, whose first answer was lost.
+        Err(RunError::Reject(reject @ (Reject::AlreadyUpdated { .. } | Reject::RoundClosed { .. }))) => {
+            Some(store.contribution(run.run(), round, &id).await?.ok_or(reject)?)
+        }
+        Err(error) => return Err(error.into()),
+    };
     if query.samples == 0 || query.samples > 1_000_000_000_000 {
         let message = format!("samples is {}, allowed are 1 to 10^12", query.samples);
         return Err(ApiError::new(ErrorCode::Invalid, message));
@@ -79,7 +81,7 @@ pub async fn put_update(
     match run.update(received).await {
         Ok(()) => Ok((StatusCode::ACCEPTED, reply)),
         // The same update, sent twice at once: the other one was counted first.
-        Err(RunError::Reject(Reject::AlreadyUpdated { .. }))
+        Err(RunError::Reject(Reject::AlreadyUpdated { .. } | Reject::RoundClosed { .. }))
             if store.contribution(run.run(), round, &id).await? == Some(digest) =>
         {
             Ok((StatusCode::OK, reply))
