@@ -1,7 +1,7 @@
 //! Updates that are not what they should be: 413, 415, 422.
 
 use super::{nothing_was_kept, open_round};
-use crate::harness::{Guest, container, read_to_end, refused, safetensors, schema, take, with};
+use crate::harness::{Coordinator, Guest, container, read_to_end, refused, safetensors, schema, take, with};
 use app::api::ErrorCode;
 use fedlearn::wire::{
     self, CONTAINER, Dtype, Parameters, SAFETENSORS, Schema, TensorSpec, Values, max_body_bytes, safe,
@@ -245,7 +245,7 @@ async fn a_body_that_grows_too_large_is_refused_while_it_comes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_oversized_json_body_is_refused_wherever_it_is_sent() {
-    let coordinator = crate::harness::Coordinator::tiny(&[]).await;
+    let coordinator = Coordinator::tiny(&[]).await;
     let huge = json!({"name": "x".repeat(100 << 10), "samples": 1}).to_string();
     for (method, path) in [
         ("POST", "/runs"),
@@ -262,20 +262,30 @@ async fn an_oversized_json_body_is_refused_wherever_it_is_sent() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_update_may_be_sent_again_but_not_another() {
     let (coordinator, guest) = open_round(&[]).await;
-    let second = Guest::join(&coordinator, "tiny", "late").await;
     let first: serde_json::Value = take(202, guest.full_of(1, 1.0)).await.json().await.unwrap();
     coordinator.until("tiny", "the round is over", |run| run.rounds.len() == 1).await;
     // Even when the round is over: the first answer may have been lost.
     let again: serde_json::Value = take(200, guest.full_of(1, 1.0)).await.json().await.unwrap();
     assert_eq!(first, again);
     refused(409, ErrorCode::Conflict, guest.full_of(1, 9.0)).await;
-    // Two at once, in a round that stays open.
-    coordinator.order("/runs/tiny/rounds").await;
-    let (a, b) = tokio::join!(guest.full_of(2, 1.0).send(), guest.full_of(2, 1.0).send());
-    let mut both = [a.unwrap().status().as_u16(), b.unwrap().status().as_u16()];
-    both.sort();
-    assert_eq!(both, [200, 202]);
-    second.sends(2, 1.0).await;
-    let run = coordinator.until("tiny", "the round is over", |run| run.rounds.len() == 2).await;
-    assert_eq!(run.rounds[1].updates, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_the_same_update_sent_several_times_at_once_one_is_taken_and_the_others_are_had_already() {
+    // Whether it is the last of its round, which closes it, or not.
+    let coordinator = Coordinator::tiny(&[]).await;
+    let guest = Guest::join(&coordinator, "tiny", "a").await;
+    for round in 1..=10 {
+        let slow = if round > 5 { Some(Guest::join(&coordinator, "tiny", "b").await) } else { None };
+        coordinator.order("/runs/tiny/rounds").await;
+        let answers = futures::future::join_all((0..4).map(|_| guest.full_of(round, 1.0).send())).await;
+        let mut answers: Vec<u16> = answers.into_iter().map(|answer| answer.unwrap().status().as_u16()).collect();
+        answers.sort();
+        assert_eq!(answers, [200, 200, 200, 202], "round {round}");
+        if let Some(slow) = slow {
+            slow.leaves().await;
+        }
+        let run = coordinator.until("tiny", "the round is over", |run| run.version == round).await;
+        assert_eq!(run.rounds[round as usize - 1].updates, 1);
+    }
 }
