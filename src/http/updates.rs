@@ -83,7 +83,7 @@ pub async fn put_update(
     match run.update(received).await {
         Ok(()) => Ok((StatusCode::ACCEPTED, reply)),
         // The same update, sent twice at once: the other one was counted first.
-        Err(RunError::Reject(Reject::AlreadyUpdated { .. }))
+        Err(RunError::Reject(Reject::AlreadyUpdated { .. } | Reject::RoundClosed { .. }))
             if store.contribution(run.run(), round, &id).await? == Some(digest) =>
         {
             Ok((StatusCode::OK, reply))
