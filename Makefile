@@ -5,7 +5,6 @@
 
 # Where setup had to make Debian's rustc-web this checkout's toolchain, rustfmt and clippy are those of rustup's default.
 LINT := +$(shell rustup default 2>/dev/null | cut -d' ' -f1)
-# Kept apart from the user's own choice of profile flags; cargo-leptos and cargo share one debug cache.
 WASM_LIMIT_BYTES := 400000
 WASM := target/site/pkg/fedlearn.wasm
 

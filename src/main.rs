@@ -11,7 +11,5 @@ async fn main() -> ExitCode {
     };
     cli::init_logging(cli.command.common());
     tracing::debug!(settings = ?cli.command, "settings");
-    let exit = commands::run(cli.command).await;
-    // A batch that still computes must not keep the program from ending, nor be torn down under libtorch's feet.
-    exit.into()
+    commands::run(cli.command).await.into()
 }
