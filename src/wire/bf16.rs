@@ -6,34 +6,25 @@
 
 use half::bf16;
 
-/// Whether these are the bits of NaN or infinity: all exponent bits set.
-fn is_special(bits: u16) -> bool {
-    bits & 0x7f80 == 0x7f80
-}
-
-/// Writes a byte a value to each plane; returns whether all were finite and stayed so when rounded.
-pub(super) fn split(values: &[f32], high: &mut [u8], low: &mut [u8]) -> bool {
-    let mut special = false;
+/// Writes a byte a value to each plane.
+pub(super) fn split(values: &[f32], high: &mut [u8], low: &mut [u8]) {
     for ((value, high), low) in values.iter().zip(high).zip(low) {
-        let bits = bf16::from_f32(*value).to_bits();
-        special |= is_special(bits);
-        [*high, *low] = bits.rotate_left(1).to_be_bytes();
+        [*high, *low] = bf16::from_f32(*value).to_bits().rotate_left(1).to_be_bytes();
     }
-    !special
 }
 
-/// The reverse of [`split`]; returns whether all values are finite.
-pub(super) fn join(high: &[u8], low: &[u8], values: &mut [f32]) -> bool {
-    let mut special = false;
+/// The reverse of [`split`].
+pub(super) fn join(high: &[u8], low: &[u8], values: &mut [f32]) {
     for ((value, high), low) in values.iter_mut().zip(high).zip(low) {
         let bits = u16::from_be_bytes([*high, *low]).rotate_right(1);
-        special |= is_special(bits);
-        *value = bf16::from_bits(bits).to_f32();
+        *value = f32::from_bits(u32::from(bits) << 16);
     }
-    !special
 }
 
-/// Where the first value is that bf16 cannot hold as a finite one.
-pub(super) fn first_not_finite(values: &[f32]) -> Option<usize> {
-    values.iter().position(|v| !bf16::from_f32(*v).is_finite())
+/// Whether rounding makes none of them infinite, and none is.
+pub(super) fn can_hold(values: &[f32]) -> bool {
+    // The largest finite bf16 and half a step: from there on, ties to even go to infinity.
+    const BEYOND: u32 = 0x7f7f_8000;
+    let largest = values.iter().fold(0, |largest, value| largest.max(value.to_bits() & 0x7fff_ffff));
+    largest < BEYOND
 }

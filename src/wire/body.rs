@@ -2,16 +2,17 @@
 
 use super::error::{DecodeError, EncodeError};
 use super::negotiate::{BodyFormat, ModelFormat};
+use super::plan::Base;
 use super::tensor::{Parameters, Schema};
 use super::{container, limits, safe};
-use std::sync::Arc;
+use app::api::Encoding;
 
 impl BodyFormat {
-    /// Reads a body of exactly these tensors.
+    /// Reads a body of exactly these tensors, in an encoding that needs no base.
     ///
     /// # Errors
     /// Anything that does not hold of the body.
-    pub fn read(self, body: &[u8], schema: &Arc<Schema>) -> Result<Parameters, DecodeError> {
+    pub fn read(self, body: &[u8], schema: &Schema) -> Result<Parameters, DecodeError> {
         match self {
             Self::Container => container::decode(body, schema),
             Self::Safetensors { zstd: false } => safe::read(body, schema),
@@ -40,13 +41,16 @@ impl BodyFormat {
 }
 
 impl ModelFormat {
-    /// Writes a body. `base_version`: see [`container::encode`]; safetensors has no place for it.
+    /// Writes a global model. `base`: of `bf16-delta`.
     ///
     /// # Errors
     /// The parameters cannot be encoded so.
-    pub fn write(self, parameters: &Parameters, base_version: Option<u64>) -> Result<Vec<u8>, EncodeError> {
+    pub fn write(self, parameters: &Parameters, base: Option<Base<'_>>) -> Result<Vec<u8>, EncodeError> {
         match self {
-            Self::Container(encoding) => container::encode(parameters, encoding, base_version),
+            Self::Container(Encoding::Bf16Delta) => {
+                container::encode_delta(parameters, base.ok_or(EncodeError::NoBase)?)
+            }
+            Self::Container(encoding) => container::encode(parameters, encoding, None),
             Self::Safetensors { zstd: false } => safe::write(parameters),
             Self::Safetensors { zstd: true } => safe::compress(&safe::write(parameters)?),
         }

@@ -1,123 +1,261 @@
 //! `application/vnd.fedlearn.params`: a header, then blocks that stand for themselves, so that they can be written and
 //! read side by side and as they come. The specification is `docs/wire-format.md`.
 
-use super::block::{BlockDecoder, BlockEncoder, PLANE_HEAD_BYTES};
+use super::block::{BlockEncoder, Source};
 use super::error::{DecodeError, EncodeError};
-use super::header::{self, Header, Row, read_header};
-use super::layout::{self, TensorEncoding};
+use super::header::{self, Row};
+use super::layout::{self, Block, Slot, TensorEncoding};
 use super::limits::MAX_BLOCK_VALUES;
+use super::negotiate::BodyFormat;
+use super::plan::{Base, Plan, ReadError};
+use super::sparse;
 use super::tensor::{Parameters, Schema, Values};
 use app::api::Encoding;
-use std::sync::Arc;
+use rayon::prelude::*;
+use std::cell::RefCell;
+use std::io::{self, Write};
 
-/// Writes a container. The same input gives the same bytes, with the same version of zstd.
+/// Writes a container in an encoding that needs no base. The same input gives the same bytes, with the same version of
+/// zstd.
 ///
 /// `base_version` is the global version that a client trained from; none for a global model itself.
 ///
 /// # Errors
-/// A value is NaN, infinite or beyond the encoding's range, or names and shapes alone pass the header's limit.
+/// A value is NaN, infinite or beyond the encoding's range, or names and shapes alone pass the header's limit. The
+/// encoding needs a base.
 pub fn encode(parameters: &Parameters, encoding: Encoding, base_version: Option<u64>) -> Result<Vec<u8>, EncodeError> {
-    encode_blocks_of(MAX_BLOCK_VALUES, parameters, encoding, base_version)
+    let source = Source { parameters, base: None, residual: None, thresholds: &[], seed: 0 };
+    encode_blocks_of(MAX_BLOCK_VALUES, &source, encoding, base_version, None)
 }
 
-/// [`encode`] with blocks of `block_values` values, 1 to [`MAX_BLOCK_VALUES`].
-pub(super) fn encode_blocks_of(
+/// Writes a container of `bf16-delta`: what the parameters are, rounded to bf16, told to who holds the base.
+///
+/// # Errors
+/// As [`encode`].
+///
+/// # Panics
+/// If base and parameters are not of one schema.
+pub fn encode_delta(parameters: &Parameters, base: Base<'_>) -> Result<Vec<u8>, EncodeError> {
+    assert_eq!(parameters.schema().digest(), base.parameters.schema().digest(), "parameters of one model");
+    let source = Source { parameters, base: Some(base.parameters), residual: None, thresholds: &[], seed: 0 };
+    encode_blocks_of(MAX_BLOCK_VALUES, &source, Encoding::Bf16Delta, Some(base.version), None)
+}
+
+/// What a client's updates have lost so far in the lossy encodings, to be made good by the next ones (error feedback).
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Feedback {
+    residual: Option<Parameters>,
+}
+
+impl Feedback {
+    /// What is still owed; none before the first lossy update.
+    pub fn residual(&self) -> Option<&Parameters> {
+        self.residual.as_ref()
+    }
+}
+
+/// How an update is to be written.
+#[derive(Debug, Clone, Copy)]
+pub struct UpdateRecipe {
+    /// The encoding.
+    pub encoding: Encoding,
+    /// Of `topk`: the share of a tensor's values that is sent, above 0, at most 1.
+    pub topk_fraction: f64,
+    /// Of the stochastic rounding.
+    pub seed: u64,
+}
+
+/// Writes an update: parameters that were trained from a base. Returns what is owed from then on, which holds once the
+/// update is accepted.
+///
+/// # Errors
+/// As [`encode`].
+///
+/// # Panics
+/// If the base or the feedback is not of the parameters' schema.
+pub fn encode_update(
+    parameters: &Parameters,
+    base: Base<'_>,
+    recipe: UpdateRecipe,
+    feedback: &Feedback,
+) -> Result<(Vec<u8>, Feedback), EncodeError> {
+    update_blocks_of(MAX_BLOCK_VALUES, parameters, base, recipe, feedback)
+}
+
+/// [`encode_update`] with blocks of `block_values` values, 1 to [`MAX_BLOCK_VALUES`].
+pub(super) fn update_blocks_of(
     block_values: usize,
     parameters: &Parameters,
+    base: Base<'_>,
+    recipe: UpdateRecipe,
+    feedback: &Feedback,
+) -> Result<(Vec<u8>, Feedback), EncodeError> {
+    let schema = parameters.schema();
+    let of_one_model = [Some(base.parameters), feedback.residual()];
+    for other in of_one_model.into_iter().flatten() {
+        assert_eq!(schema.digest(), other.schema().digest(), "parameters of one model");
+    }
+    let mut source = Source {
+        parameters,
+        base: Some(base.parameters),
+        residual: feedback.residual(),
+        thresholds: &[],
+        seed: recipe.seed,
+    };
+    let encodings = encodings(schema, recipe.encoding);
+    let thresholds;
+    if recipe.encoding == Encoding::TopK {
+        thresholds = self::thresholds(&source, &encodings, recipe.topk_fraction);
+        source.thresholds = &thresholds;
+    }
+    let mut lost = encodings
+        .iter()
+        .any(|e| e.is_lossy())
+        .then(|| schema.tensors().iter().map(Values::zeros).collect::<Vec<_>>());
+    let body = encode_blocks_of(block_values, &source, recipe.encoding, Some(base.version), lost.as_deref_mut())?;
+    Ok((body, Feedback { residual: lost.map(|lost| Parameters::new(schema.clone(), lost)) }))
+}
+
+fn encodings(schema: &Schema, encoding: Encoding) -> Vec<TensorEncoding> {
+    schema.tensors().iter().map(|spec| TensorEncoding::of(encoding, spec)).collect()
+}
+
+/// For each tensor, the magnitude that the largest of its differences reach.
+fn thresholds(source: &Source<'_>, encodings: &[TensorEncoding], fraction: f64) -> Vec<f32> {
+    let tensors = source.parameters.values().par_iter().zip(encodings).enumerate();
+    let each = tensors.map(|(index, (values, encoding))| {
+        let of = |parameters: Option<&Parameters>, at: usize| match parameters.map(|p| &p.values()[index]) {
+            Some(Values::F32(values)) => values[at],
+            _ => 0.0,
+        };
+        match values {
+            Values::F32(values) if *encoding == TensorEncoding::TopK => {
+                let at = 0..values.len();
+                let owed = at.map(|at| values[at] - of(source.base, at) + of(source.residual, at));
+                sparse::threshold(owed.map(f32::abs).collect(), fraction)
+            }
+            _ => 0.0,
+        }
+    });
+    each.collect()
+}
+
+thread_local! {
+    /// Of each worker thread: so that memory depends on the number of cores, not on that of bodies.
+    static WORKER: RefCell<Option<BlockEncoder>> = const { RefCell::new(None) };
+}
+
+/// Writes each block by itself, side by side, and makes something of its bytes.
+fn each_block<T: Send>(
+    source: &Source<'_>,
+    blocks: &[Block],
+    lost: Vec<Vec<Slot<'_, i64>>>,
+    make: impl Fn(Vec<u8>) -> T + Sync,
+) -> Result<Vec<T>, EncodeError> {
+    let work = blocks.par_iter().zip(lost).enumerate().map(|(number, (block, lost))| {
+        WORKER.with_borrow_mut(|worker| {
+            let mut bytes = Vec::new();
+            let encoder = match worker {
+                Some(encoder) => encoder,
+                None => worker.insert(BlockEncoder::new()?),
+            };
+            encoder.write(source, number, block, lost, &mut bytes)?;
+            Ok(make(bytes))
+        })
+    });
+    work.collect()
+}
+
+/// At most 8 MiB and a few bytes: fits.
+fn row(bytes: &[u8]) -> Row {
+    Row { bytes: bytes.len() as u32, checksum: crc32fast::hash(bytes) }
+}
+
+/// Writes a container with blocks of `block_values` values, 1 to [`MAX_BLOCK_VALUES`]. `lost`: all tensors of the schema.
+pub(super) fn encode_blocks_of(
+    block_values: usize,
+    source: &Source<'_>,
     encoding: Encoding,
     base_version: Option<u64>,
+    lost: Option<&mut [Values]>,
 ) -> Result<Vec<u8>, EncodeError> {
-    let schema = parameters.schema();
-    let encodings: Vec<_> = schema.tensors().iter().map(|t| TensorEncoding::of(encoding, t.dtype)).collect();
+    let schema = source.parameters.schema();
+    let encodings = encodings(schema, encoding);
     let blocks = layout::blocks(schema, &encodings, block_values);
-    let mut body = header::open(schema, encoding, base_version, &encodings, block_values, blocks.len())?;
-    let blocks_start = body.len();
-    body.reserve(blocks.iter().map(|b| most_bytes(b.encoding, b.values)).sum());
-
-    let mut encoder = BlockEncoder::new()?;
-    let mut rows = Vec::with_capacity(blocks.len());
-    for block in &blocks {
-        let start = body.len();
-        encoder.write(parameters, block, &mut body)?;
-        let bytes = &body[start..];
-        rows.push(Row { bytes: bytes.len() as u32, checksum: crc32fast::hash(bytes) }); // at most 8 MiB and 5 bytes
+    let lost = match lost {
+        Some(lost) => layout::cut(blocks.iter(), lost.iter_mut().map(Slot::of)),
+        None => blocks.iter().map(|_| Vec::new()).collect(),
+    };
+    let written = each_block(source, &blocks, lost, |bytes| (row(&bytes), bytes))?;
+    let rows: Vec<_> = written.iter().map(|(row, _)| *row).collect();
+    let mut body = header::write(schema, encoding, base_version, &encodings, block_values, &rows)?;
+    body.reserve(rows.iter().map(|row| row.bytes as usize).sum());
+    for (_, bytes) in written {
+        body.extend(bytes);
     }
-    header::seal(&mut body[..blocks_start], &rows);
     Ok(body)
 }
 
-/// The most bytes that a block has.
-fn most_bytes(encoding: TensorEncoding, values: usize) -> usize {
-    match encoding {
-        TensorEncoding::F32 => 4 * values,
-        TensorEncoding::Bf16 => 2 * (PLANE_HEAD_BYTES + values),
-        TensorEncoding::I64 => PLANE_HEAD_BYTES + 8 * values,
+/// Writes a container of `f32` to a file or the like, a few blocks at a time rather than as a whole in memory.
+///
+/// # Errors
+/// As [`encode`], and those of `out`.
+pub fn write_f32(parameters: &Parameters, out: &mut impl Write) -> Result<(), io::Error> {
+    let source = Source { parameters, base: None, residual: None, thresholds: &[], seed: 0 };
+    let schema = parameters.schema();
+    let encodings = encodings(schema, Encoding::F32);
+    let blocks = layout::blocks(schema, &encodings, MAX_BLOCK_VALUES);
+    let nothing = |blocks: &[Block]| blocks.iter().map(|_| Vec::new()).collect();
+    // The head, with the checksums of all blocks, comes first: so the blocks are made twice, which costs next to nothing.
+    let rows = each_block(&source, &blocks, nothing(&blocks), |bytes| row(&bytes)).map_err(io::Error::other)?;
+    let head = header::write(schema, Encoding::F32, None, &encodings, MAX_BLOCK_VALUES, &rows);
+    out.write_all(&head.map_err(io::Error::other)?)?;
+    for (first, few) in blocks.chunks(FEW_BLOCKS).enumerate() {
+        debug_assert!(few.iter().all(|b| !b.encoding.is_lossy()), "blocks that draw nothing from their number {first}");
+        for bytes in each_block(&source, few, nothing(few), |bytes| bytes).map_err(io::Error::other)? {
+            out.write_all(&bytes)?;
+        }
     }
+    Ok(())
 }
 
-/// Reads a container of exactly these tensors.
+/// Blocks that [`write_f32`] holds at a time.
+const FEW_BLOCKS: usize = 8;
+
+/// Reads a container of exactly these tensors, in an encoding that needs no base.
 ///
 /// # Errors
 /// Anything that does not hold of the body. No memory is taken for values before names and shapes are the expected.
-pub fn decode(body: &[u8], schema: &Arc<Schema>) -> Result<Parameters, DecodeError> {
-    let header = read_header(body)?;
-    expect_schema(schema, &header.schema)?;
-    read_blocks(body, &header, schema)
+pub fn decode(body: &[u8], schema: &Schema) -> Result<Parameters, DecodeError> {
+    decode_against(body, schema, None)
 }
 
-/// Reads a container of whatever tensors it names, up to `max_values` values together.
+/// Reads a container of exactly these tensors. `base`: the version that it may be a difference to.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_against(body: &[u8], schema: &Schema, base: Option<Base<'_>>) -> Result<Parameters, DecodeError> {
+    let plan = Plan::of(BodyFormat::Container, body)?;
+    plan.expect_schema(schema)?;
+    load(&plan, body, base)
+}
+
+/// Reads a container of whatever tensors it names, up to `max_values` values together, in an encoding that needs no
+/// base.
 ///
 /// # Errors
 /// Anything that does not hold of the body. No memory is taken for values before they are counted.
 pub fn decode_any(body: &[u8], max_values: u64) -> Result<Parameters, DecodeError> {
-    let header = read_header(body)?;
-    expect_at_most(max_values, &header.schema)?;
-    read_blocks(body, &header, &header.schema)
+    let plan = Plan::of(BodyFormat::Container, body)?;
+    plan.expect_at_most(max_values)?;
+    load(&plan, body, None)
 }
 
-fn read_blocks(body: &[u8], header: &Header, schema: &Arc<Schema>) -> Result<Parameters, DecodeError> {
-    let mut values: Vec<_> = schema.tensors().iter().map(Values::zeros).collect();
-    let mut decoder = BlockDecoder::new();
-    // `read_header` has checked that the rows' lengths add up to the rest of the body.
-    let mut rest = body.get(header.blocks_start..).unwrap_or_default();
-    let blocks = layout::blocks(schema, &header.tensor_encodings, header.block_values);
-    for (number, (block, row)) in blocks.iter().zip(&header.rows).enumerate() {
-        let (bytes, after) = rest.split_at_checked(row.bytes as usize).unwrap_or_default();
-        let computed = crc32fast::hash(bytes);
-        if computed != row.checksum {
-            return Err(DecodeError::BlockChecksum { block: number, found: row.checksum, computed });
-        }
-        decoder.read(number, block, bytes, schema, &mut values)?;
-        rest = after;
-    }
-    Ok(Parameters::new(Arc::clone(schema), values))
-}
-
-/// Names the first tensor in which `found` is not `expected`.
-pub(super) fn expect_schema(expected: &Schema, found: &Schema) -> Result<(), DecodeError> {
-    let mut theirs = found.tensors().iter().peekable();
-    for ours in expected.tensors() {
-        // Both are sorted by name.
-        match theirs.next_if(|t| t.name <= ours.name) {
-            Some(t) if t.name < ours.name => return Err(DecodeError::UnknownTensor(t.name.clone())),
-            None => return Err(DecodeError::MissingTensor(ours.name.clone())),
-            Some(t) => {
-                let tensor = t.name.clone();
-                if t.dtype != ours.dtype {
-                    return Err(DecodeError::DtypeMismatch { tensor, expected: ours.dtype, found: t.dtype });
-                }
-                if t.shape != ours.shape {
-                    let (expected, found) = (ours.shape.clone(), t.shape.clone());
-                    return Err(DecodeError::ShapeMismatch { tensor, expected, found });
-                }
-            }
-        }
-    }
-    theirs.next().map_or(Ok(()), |t| Err(DecodeError::UnknownTensor(t.name.clone())))
-}
-
-/// Refuses more values than the caller wants to hold.
-pub(super) fn expect_at_most(limit: u64, schema: &Schema) -> Result<(), DecodeError> {
-    let values = schema.values();
-    if values > limit { Err(DecodeError::TooManyValues { values, limit }) } else { Ok(()) }
+/// Reads a body that is in memory as a whole.
+pub(super) fn load(plan: &Plan, body: &[u8], base: Option<Base<'_>>) -> Result<Parameters, DecodeError> {
+    plan.load(body, base).map_err(|error| match error {
+        ReadError::Decode(error) => error,
+        // Of bytes in memory: their number has been checked.
+        ReadError::Source(_) => DecodeError::Truncated { expected: plan.bytes(), found: body.len() as u64 },
+    })
 }

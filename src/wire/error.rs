@@ -24,6 +24,9 @@ pub enum EncodeError {
         /// What it is.
         value: f32,
     },
+    /// The encoding tells values by what they are in a base, and there is none.
+    #[error("this encoding needs a base version")]
+    NoBase,
     /// Names and shapes alone pass the limit that decoders accept.
     #[error("the header has {0} bytes, at most {MAX_HEADER_BYTES} are allowed")]
     HeaderTooLong(usize),
@@ -233,6 +236,31 @@ pub enum DecodeError {
         /// What the zstd library says.
         reason: String,
     },
+
+    /// Something beside the last code of a block with an odd number of them.
+    #[error("block {block} has an odd number of codes and something beside the last one")]
+    Padding {
+        /// Which block, from 0.
+        block: usize,
+    },
+    /// The positions of a sparse block are not as many as it says, or not within it.
+    #[error("block {block} says it has {count} entries among its {values} values, and its gaps do not fit that")]
+    Positions {
+        /// Which block, from 0.
+        block: usize,
+        /// How many entries it says it has.
+        count: u64,
+        /// How many values it has.
+        values: usize,
+    },
+
+    // What holds of differences.
+    /// Values are told by what they are in a base, and the body does not name one.
+    #[error("the body is a difference and does not say to which version")]
+    NoBase,
+    /// The version that the body is a difference to is not at hand.
+    #[error("the body is a difference to version {0}, which is not the one at hand")]
+    UnknownBase(u64),
 
     // What holds of safetensors, and of zstd around a whole body.
     /// A gap before a tensor, or an overlap with the one before.

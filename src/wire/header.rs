@@ -7,8 +7,9 @@
 //! that follow. Where a body needs an identity (ETag, file name), that is its SHA-256, outside of it.
 
 use super::error::{DecodeError, EncodeError};
-use super::layout::{TensorEncoding, block_count};
+use super::layout::{self, TensorEncoding, block_count};
 use super::limits::{MAX_BLOCK_VALUES, MAX_HEADER_BYTES};
+use super::plan::{Plan, PlannedBlock};
 use super::tensor::{Dtype, MAX_DIMENSIONS, MAX_TENSORS, Schema, TensorSpec};
 use app::api::Encoding;
 use serde::{Deserialize, Serialize};
@@ -22,25 +23,9 @@ pub(super) const VERSION: u32 = 1;
 pub(super) const PRELUDE_BYTES: usize = 16;
 /// Bytes of a checksum.
 pub(super) const CHECKSUM_BYTES: usize = 4;
-/// Bytes of a row of the block table: length and checksum, each 4 bytes, so that the table can be filled in when the
-/// blocks are written.
+/// Bytes of a row of the block table: length and checksum, each 4 bytes, so that the length of the header is known before
+/// the blocks are.
 const ROW_BYTES: usize = 8;
-
-/// What a container says of itself before its values.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Header {
-    /// Names, dtypes and shapes.
-    pub schema: Arc<Schema>,
-    /// What the sender was asked for; each tensor says for itself how it is written.
-    pub encoding: Encoding,
-    /// The global version that the sender started from, if it says so.
-    pub base_version: Option<u64>,
-    pub(super) tensor_encodings: Vec<TensorEncoding>,
-    pub(super) block_values: usize,
-    pub(super) rows: Vec<Row>,
-    /// Where in the body the first block begins.
-    pub(super) blocks_start: usize,
-}
 
 /// A row of the block table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,24 +53,28 @@ struct HeaderOut<'a> {
     base_version: Option<u64>,
     tensors: Vec<TensorEntry<'a>>,
     block_values: u32,
-    rows: Vec<[u8; ROW_BYTES]>,
+    rows: Vec<[[u8; 4]; 2]>,
 }
 
 fn encoding_code(encoding: Encoding) -> u8 {
     match encoding {
         Encoding::F32 => 0,
         Encoding::Bf16 => 1,
+        Encoding::Bf16Delta => 2,
+        Encoding::Q8 => 3,
+        Encoding::Q4 => 4,
+        Encoding::TopK => 5,
     }
 }
 
-/// Everything before the blocks, with zeros for the block table's rows and the checksum: [`seal`] fills them in.
-pub(super) fn open(
+/// Everything before the blocks.
+pub(super) fn write(
     schema: &Schema,
     encoding: Encoding,
     base_version: Option<u64>,
     tensor_encodings: &[TensorEncoding],
     block_values: usize,
-    blocks: usize,
+    rows: &[Row],
 ) -> Result<Vec<u8>, EncodeError> {
     let tensors = schema.tensors().iter().zip(tensor_encodings);
     let header = HeaderOut {
@@ -96,42 +85,24 @@ pub(super) fn open(
             .map(|(t, e)| TensorEntry { name: &t.name, dtype: t.dtype as u8, encoding: *e as u8, shape: &t.shape })
             .collect(),
         block_values: block_values as u32, // at most MAX_BLOCK_VALUES
-        rows: vec![[0; ROW_BYTES]; blocks],
+        rows: rows.iter().map(|row| [row.bytes.to_le_bytes(), row.checksum.to_le_bytes()]).collect(),
     };
     let header = postcard::to_stdvec(&header)
         .map_err(|e| EncodeError::Library { library: "postcard", reason: e.to_string() })?;
     if header.len() > MAX_HEADER_BYTES {
         return Err(EncodeError::HeaderTooLong(header.len()));
     }
-    let mut body = SIGNATURE.to_vec();
-    body.extend(VERSION.to_le_bytes());
-    body.extend((header.len() as u32).to_le_bytes());
-    body.extend(header);
-    body.extend([0; CHECKSUM_BYTES]);
-    Ok(body)
+    let mut head = SIGNATURE.to_vec();
+    head.extend(VERSION.to_le_bytes());
+    head.extend((header.len() as u32).to_le_bytes());
+    head.extend(header);
+    head.extend(crc32fast::hash(&head).to_le_bytes());
+    Ok(head)
 }
 
-/// Completes what [`open`] began: `head` is everything before the blocks, `rows` what the blocks have become.
-pub(super) fn seal(head: &mut [u8], rows: &[Row]) {
-    let checksum_start = head.len() - CHECKSUM_BYTES;
-    let table_start = checksum_start - rows.len() * ROW_BYTES; // the table is the header's last field
-    let (table, _) = head[table_start..checksum_start].as_chunks_mut::<ROW_BYTES>();
-    for (bytes, row) in table.iter_mut().zip(rows) {
-        bytes[..4].copy_from_slice(&row.bytes.to_le_bytes());
-        bytes[4..].copy_from_slice(&row.checksum.to_le_bytes());
-    }
-    let checksum = crc32fast::hash(&head[..checksum_start]);
-    head[checksum_start..].copy_from_slice(&checksum.to_le_bytes());
-}
-
-/// Reads a container's header, and checks that the body is as long as it says. The blocks are not looked at.
-///
-/// # Errors
-/// Whatever is wrong with the body up to its blocks.
-pub fn read_header(body: &[u8]) -> Result<Header, DecodeError> {
-    let found = body.len() as u64;
-    let truncated = |expected| DecodeError::Truncated { expected, found };
-    let (prelude, rest) = body.split_at_checked(PRELUDE_BYTES).ok_or(truncated(PRELUDE_BYTES as u64))?;
+/// How many bytes come before the blocks, from the first of them; none if these are too few to say.
+pub(super) fn head_bytes(first: &[u8]) -> Result<Option<usize>, DecodeError> {
+    let Some(prelude) = first.get(..PRELUDE_BYTES) else { return Ok(None) };
     let (signature, numbers) = prelude.split_at(SIGNATURE.len());
     if signature != SIGNATURE {
         return Err(DecodeError::Signature);
@@ -144,27 +115,26 @@ pub fn read_header(body: &[u8]) -> Result<Header, DecodeError> {
     if header_bytes > MAX_HEADER_BYTES {
         return Err(DecodeError::HeaderTooLong(header_bytes as u64));
     }
-    let blocks_start = PRELUDE_BYTES + header_bytes + CHECKSUM_BYTES;
-    let header = rest.get(..header_bytes).ok_or(truncated(blocks_start as u64))?;
-    let checksum = rest.get(header_bytes..header_bytes + CHECKSUM_BYTES).ok_or(truncated(blocks_start as u64))?;
-    let computed = crc32fast::hash(&body[..PRELUDE_BYTES + header_bytes]);
-    if u32_le(checksum) != computed {
-        return Err(DecodeError::HeaderChecksum { found: u32_le(checksum), computed });
+    Ok(Some(PRELUDE_BYTES + header_bytes + CHECKSUM_BYTES))
+}
+
+/// Reads everything before the blocks: as many bytes as [`head_bytes`] says.
+pub(super) fn read_head(head: &[u8]) -> Result<Plan, DecodeError> {
+    let truncated = || DecodeError::Truncated { expected: head.len() as u64 + 1, found: head.len() as u64 };
+    let (covered, checksum) = head.split_last_chunk::<CHECKSUM_BYTES>().ok_or_else(truncated)?;
+    let header = covered.get(PRELUDE_BYTES..).ok_or_else(truncated)?;
+    let (found, computed) = (u32::from_le_bytes(*checksum), crc32fast::hash(covered));
+    if found != computed {
+        return Err(DecodeError::HeaderChecksum { found, computed });
     }
-    let header = parse(header, blocks_start)?;
-    let expected = header.rows.iter().fold(blocks_start as u64, |sum, row| sum + u64::from(row.bytes));
-    match found.cmp(&expected) {
-        std::cmp::Ordering::Less => Err(truncated(expected)),
-        std::cmp::Ordering::Greater => Err(DecodeError::Trailing { expected, found }),
-        std::cmp::Ordering::Equal => Ok(header),
-    }
+    parse(header, head.len() as u64)
 }
 
 fn u32_le(bytes: &[u8]) -> u32 {
     bytes.iter().rev().fold(0, |value, byte| value << 8 | u32::from(*byte))
 }
 
-fn parse(header: &[u8], blocks_start: usize) -> Result<Header, DecodeError> {
+fn parse(header: &[u8], blocks_start: u64) -> Result<Plan, DecodeError> {
     let mut fields = Fields(header);
     let schema_digest: [u8; 32] = fields.take()?;
     let code: u8 = fields.take()?;
@@ -204,9 +174,15 @@ fn parse(header: &[u8], blocks_start: usize) -> Result<Header, DecodeError> {
         let found = fields.0.len();
         return Err(DecodeError::Header(format!("a block table of {found} bytes for {expected} blocks")));
     }
-    let rows = table.iter().map(|row| Row { bytes: u32_le(&row[..4]), checksum: u32_le(&row[4..]) }).collect();
-    let block_values = block_values as usize;
-    Ok(Header { schema: Arc::new(schema), encoding, base_version, tensor_encodings, block_values, rows, blocks_start })
+    let mut end = blocks_start;
+    let blocks = layout::blocks(&schema, &tensor_encodings, block_values as usize);
+    let planned = blocks.into_iter().zip(table).map(|(block, row)| {
+        let range = end..end + u64::from(u32_le(&row[..4]));
+        end = range.end;
+        PlannedBlock { range, checksum: Some(u32_le(&row[4..])), block }
+    });
+    let blocks = planned.collect();
+    Ok(Plan { schema: Arc::new(schema), encoding: Some(encoding), base_version, blocks, bytes: end })
 }
 
 /// What is still to be read of the header. Lists are read element by element, so that no count is believed.

@@ -4,11 +4,11 @@
 //! equal size, the last one shorter. Blocks cross the borders of tensors, so that BatchNorm's many small ones cost
 //! nothing; and they are found by arithmetic, so that nothing can be left out or covered twice.
 
-use super::tensor::{Dtype, Schema};
+use super::tensor::{Dtype, Schema, TensorSpec, Values};
 use app::api::Encoding;
 use std::ops::Range;
 
-/// How the values of one tensor are written. The sequences stand in the body in this order.
+/// How the values of one tensor are written. In the container, the sequences stand in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum TensorEncoding {
@@ -18,23 +18,58 @@ pub(super) enum TensorEncoding {
     Bf16 = 1,
     /// I64 in one plane.
     I64 = 2,
+    /// F32 rounded to bf16, as a difference to the base.
+    Bf16Delta = 3,
+    /// F32 as the base and a multiple, up to 127, of a scale.
+    Q8 = 4,
+    /// F32 as the base and a multiple, up to 7, of a scale.
+    Q4 = 5,
+    /// F32 as the base, and a few values as with `Q8`.
+    TopK = 6,
+    // What safetensors know beside F32, without planes; never in a container.
+    /// F32 from IEEE's half precision.
+    RawF16 = 253,
+    /// F32 from bf16.
+    RawBf16 = 254,
+    /// I64 as it is.
+    RawI64 = 255,
 }
 
 impl TensorEncoding {
-    const ALL: [Self; 3] = [Self::F32, Self::Bf16, Self::I64];
+    /// Those of the container, in the order of their sequences.
+    const ALL: [Self; 7] = [Self::F32, Self::Bf16, Self::I64, Self::Bf16Delta, Self::Q8, Self::Q4, Self::TopK];
 
-    /// What tensors of a dtype get in a body of an encoding.
-    pub fn of(encoding: Encoding, dtype: Dtype) -> Self {
-        match (dtype, encoding) {
+    /// What a tensor gets in a body of an encoding.
+    ///
+    /// The lossy encodings are for weights: matrices and kernels, where nearly all values are and where the sum over many
+    /// evens errors out. Vectors (biases; BatchNorm's scales and statistics, a variance among them, which must
+    /// not become negative) get `bf16-delta` instead.
+    pub fn of(encoding: Encoding, spec: &TensorSpec) -> Self {
+        let weights = spec.shape.len() >= 2;
+        match (spec.dtype, encoding) {
             (Dtype::I64, _) => Self::I64,
             (Dtype::F32, Encoding::F32) => Self::F32,
             (Dtype::F32, Encoding::Bf16) => Self::Bf16,
+            (Dtype::F32, Encoding::Q8) if weights => Self::Q8,
+            (Dtype::F32, Encoding::Q4) if weights => Self::Q4,
+            (Dtype::F32, Encoding::TopK) if weights => Self::TopK,
+            (Dtype::F32, Encoding::Bf16Delta | Encoding::Q8 | Encoding::Q4 | Encoding::TopK) => Self::Bf16Delta,
         }
     }
 
-    /// The one of that code, if it is for that dtype.
+    /// The container's of that code, if it is for that dtype.
     pub fn from_code(code: u8, dtype: Dtype) -> Option<Self> {
         Self::ALL.into_iter().find(|&e| e as u8 == code && (e == Self::I64) == (dtype == Dtype::I64))
+    }
+
+    /// Whether the values are told by what they are in the base version.
+    pub fn needs_base(self) -> bool {
+        matches!(self, Self::Bf16Delta | Self::Q8 | Self::Q4 | Self::TopK)
+    }
+
+    /// Whether what the encoding loses is to be sent with the next update.
+    pub fn is_lossy(self) -> bool {
+        matches!(self, Self::Q8 | Self::Q4 | Self::TopK)
     }
 }
 
@@ -95,4 +130,70 @@ pub(super) fn blocks(schema: &Schema, encodings: &[TensorEncoding], block_values
         }
     }
     blocks
+}
+
+/// A stretch of memory for the values of a [`Piece`]. `I` is what integers are held as.
+#[derive(Debug)]
+pub enum Slot<'a, I> {
+    /// For F32.
+    F32(&'a mut [f32]),
+    /// For I64.
+    I64(&'a mut [I]),
+}
+
+impl<'a> Slot<'a, i64> {
+    /// That of a whole tensor.
+    pub fn of(values: &'a mut Values) -> Self {
+        match values {
+            Values::F32(values) => Self::F32(values),
+            Values::I64(values) => Self::I64(values),
+        }
+    }
+}
+
+impl<'a, I> Slot<'a, I> {
+    /// How many values it takes.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::F32(values) => values.len(),
+            Self::I64(values) => values.len(),
+        }
+    }
+
+    /// Whether it takes none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Cuts off the first `len` values.
+    fn split_off(&mut self, len: usize) -> Self {
+        match self {
+            Self::F32(rest) => {
+                let (cut, tail) = std::mem::take(rest).split_at_mut(len);
+                *rest = tail;
+                Self::F32(cut)
+            }
+            Self::I64(rest) => {
+                let (cut, tail) = std::mem::take(rest).split_at_mut(len);
+                *rest = tail;
+                Self::I64(cut)
+            }
+        }
+    }
+}
+
+/// Cuts the memory of whole tensors, in the schema's order, into that of each block's pieces: so that blocks can be
+/// worked on side by side.
+///
+/// # Panics
+/// If the tensors have not as many values as the blocks were made for.
+pub(super) fn cut<'a, 'b, I: 'a>(
+    blocks: impl Iterator<Item = &'b Block>,
+    tensors: impl Iterator<Item = Slot<'a, I>>,
+) -> Vec<Vec<Slot<'a, I>>> {
+    let mut tensors: Vec<_> = tensors.collect();
+    // The pieces of one tensor come in the order of its values.
+    let cut = blocks.map(|b| b.pieces.iter().map(|p| tensors[p.tensor].split_off(p.values.len())).collect()).collect();
+    assert!(tensors.iter().all(Slot::is_empty), "the blocks cover all values");
+    cut
 }

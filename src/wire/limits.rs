@@ -10,7 +10,7 @@ pub const MAX_HEADER_BYTES: usize = 4 << 20;
 /// The most values in a block of the container: 1 Mi, 4 MiB as f32. What the encoder uses.
 ///
 /// Large enough that the 13 bytes a block costs vanish, small enough that a block's scratch memory is a few MiB.
-pub const MAX_BLOCK_VALUES: usize = 1 << 20;
+pub const MAX_BLOCK_VALUES: usize = 1 << 18;
 
 /// The largest window a zstd frame around a whole body may ask for, as a power of two: 8 MiB, by RFC 9659.
 pub const MAX_ZSTD_WINDOW_LOG: u32 = 23;

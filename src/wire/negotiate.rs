@@ -1,7 +1,9 @@
 //! Which format a body has, and which one a client gets: from HTTP's header fields, as text, to a closed choice.
 //!
 //! A client that names nothing gets plain safetensors: more bytes, but every tool reads it. Who names our container
-//! gets that, in the run's encoding unless it asks for another: `application/vnd.fedlearn.params; encoding=f32`.
+//! gets that: f32 where the run's updates are f32, else bf16, and as a delta where it names a base; unless it asks for
+//! one of them by name: `application/vnd.fedlearn.params; encoding=f32`. Models are not sent in the lossy encodings, which
+//! are for updates.
 
 use app::api::Encoding;
 
@@ -24,7 +26,7 @@ pub enum BodyFormat {
     },
 }
 
-/// How a model is sent.
+/// How parameters are sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ModelFormat {
     /// [`CONTAINER`], in that encoding.
@@ -42,6 +44,10 @@ impl ModelFormat {
         match self {
             Self::Container(Encoding::F32) => "application/vnd.fedlearn.params; encoding=f32",
             Self::Container(Encoding::Bf16) => "application/vnd.fedlearn.params; encoding=bf16",
+            Self::Container(Encoding::Bf16Delta) => "application/vnd.fedlearn.params; encoding=bf16-delta",
+            Self::Container(Encoding::Q8) => "application/vnd.fedlearn.params; encoding=q8",
+            Self::Container(Encoding::Q4) => "application/vnd.fedlearn.params; encoding=q4",
+            Self::Container(Encoding::TopK) => "application/vnd.fedlearn.params; encoding=topk",
             Self::Safetensors { .. } => SAFETENSORS,
         }
     }
@@ -64,6 +70,9 @@ pub enum UnsupportedMediaType {
     /// Another `Content-Encoding`.
     #[error("Content-Encoding is '{0}'; known is zstd, for {SAFETENSORS}")]
     Encoding(String),
+    /// An encoding of our container that is not known here.
+    #[error("Content-Type is '{0}'; {CONTAINER} can have encoding={known}", known = encodings(Encoding::ALL))]
+    ContainerEncoding(String),
     /// Our container is compressed in itself.
     #[error("{CONTAINER} cannot have a Content-Encoding, and this one has '{0}'")]
     EncodedContainer(String),
@@ -71,14 +80,21 @@ pub enum UnsupportedMediaType {
 
 /// 406: none of our representations is acceptable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("Accept is '{accept}'; there are {SAFETENSORS} and {CONTAINER}, the latter with encoding={}", encodings())]
+#[error(
+    "Accept is '{accept}'; there are {SAFETENSORS} and {CONTAINER}, the latter with encoding={}, or with bf16-delta \
+     against a base that is known",
+    encodings(&FULL)
+)]
 pub struct NotAcceptable {
     /// What was asked for.
     pub accept: String,
 }
 
-fn encodings() -> String {
-    Encoding::ALL.iter().map(|e| e.as_str()).collect::<Vec<_>>().join("|")
+/// The encodings of a model that need no base.
+const FULL: [Encoding; 2] = [Encoding::F32, Encoding::Bf16];
+
+fn encodings(of: &[Encoding]) -> String {
+    of.iter().map(|e| e.as_str()).collect::<Vec<_>>().join("|")
 }
 
 /// What the header fields of an upload say its body is.
@@ -90,13 +106,18 @@ pub fn body_format(
     content_encoding: Option<&str>,
 ) -> Result<BodyFormat, UnsupportedMediaType> {
     let given = content_type.ok_or(UnsupportedMediaType::NoType)?;
-    let media_type = given.split(';').next().unwrap_or_default().trim();
+    let (media_type, parameters) = given.split_once(';').unwrap_or((given, ""));
+    let media_type = media_type.trim();
     let container = media_type.eq_ignore_ascii_case(CONTAINER);
     if !container && !media_type.eq_ignore_ascii_case(SAFETENSORS) {
         return Err(UnsupportedMediaType::Type(given.to_owned()));
     }
     let coding = content_encoding.unwrap_or_default().trim();
     let plain = coding.is_empty() || coding.eq_ignore_ascii_case("identity");
+    let encoding = Item { name: media_type, parameters }.parameter("encoding");
+    if container && encoding.is_some_and(|given| !Encoding::ALL.iter().any(|e| given.eq_ignore_ascii_case(e.as_str()))) {
+        return Err(UnsupportedMediaType::ContainerEncoding(given.to_owned()));
+    }
     match (container, plain) {
         (true, true) => Ok(BodyFormat::Container),
         (true, false) => Err(UnsupportedMediaType::EncodedContainer(coding.to_owned())),
@@ -106,23 +127,31 @@ pub fn body_format(
     }
 }
 
-/// How to send a model to a client that asks like this (RFC 9110, section 12.5); `default` is the run's encoding.
+/// How to send a model to a client that asks like this (RFC 9110, section 12.5). `run`: the encoding of the run's
+/// updates; `base`: whether the client holds a base that we know.
 ///
 /// The highest quality wins; then what is named outright rather than by a wildcard; then, among the named, the
-/// container in the run's encoding, and among the others plain safetensors.
+/// container in the encoding that suits the run, and among the others plain safetensors.
 ///
 /// # Errors
 /// Nothing that we have is acceptable.
 pub fn model_format(
     accept: Option<&str>,
     accept_encoding: Option<&str>,
-    default: Encoding,
+    run: Encoding,
+    base: bool,
 ) -> Result<ModelFormat, NotAcceptable> {
+    let default = match run {
+        Encoding::F32 => Encoding::F32,
+        _ if base => Encoding::Bf16Delta,
+        _ => Encoding::Bf16,
+    };
     let accept = accept.unwrap_or("*/*");
     let safetensors = ModelFormat::Safetensors { zstd: wants_zstd(accept_encoding.unwrap_or_default()) };
-    let best = Encoding::ALL
-        .iter()
-        .map(|encoding| ModelFormat::Container(*encoding))
+    let best = FULL
+        .into_iter()
+        .chain(base.then_some(Encoding::Bf16Delta))
+        .map(ModelFormat::Container)
         .chain([safetensors])
         .filter_map(|offer| {
             // RFC 9110: the most specific range decides, however good others are.
@@ -210,12 +239,12 @@ mod tests {
     use ModelFormat::{Container, Safetensors};
 
     fn offered(accept: &str) -> Result<ModelFormat, NotAcceptable> {
-        model_format(Some(accept), None, Encoding::Bf16)
+        model_format(Some(accept), None, Encoding::Bf16, false)
     }
 
     #[test]
     fn a_client_that_names_nothing_gets_plain_safetensors() {
-        assert_eq!(model_format(None, None, Encoding::Bf16), Ok(Safetensors { zstd: false }));
+        assert_eq!(model_format(None, None, Encoding::Bf16, false), Ok(Safetensors { zstd: false }));
         assert_eq!(offered("*/*"), Ok(Safetensors { zstd: false }));
         assert_eq!(offered("application/*"), Ok(Safetensors { zstd: false }));
         assert_eq!(offered("text/html, application/json;q=0.9, */*;q=0.1"), Ok(Safetensors { zstd: false }));
@@ -224,7 +253,7 @@ mod tests {
     #[test]
     fn who_names_the_container_gets_it_in_the_runs_encoding() {
         assert_eq!(offered(CONTAINER), Ok(Container(Encoding::Bf16)));
-        assert_eq!(model_format(Some(CONTAINER), None, Encoding::F32), Ok(Container(Encoding::F32)));
+        assert_eq!(model_format(Some(CONTAINER), None, Encoding::F32, false), Ok(Container(Encoding::F32)));
         assert_eq!(offered("Application/VND.fedlearn.params, */*"), Ok(Container(Encoding::Bf16)));
         assert_eq!(offered("application/vnd.safetensors, application/vnd.fedlearn.params"), offered(CONTAINER));
     }
@@ -237,6 +266,27 @@ mod tests {
         assert_eq!(offered(both), Ok(Container(Encoding::Bf16)));
         let either = "application/vnd.fedlearn.params;encoding=f32, application/vnd.safetensors";
         assert_eq!(offered(either), Ok(Container(Encoding::F32)));
+    }
+
+    #[test]
+    fn who_holds_a_base_gets_a_delta_unless_the_run_is_f32_or_it_asks_for_another() {
+        let with_base = |accept, run| model_format(Some(accept), None, run, true);
+        for run in [Encoding::Bf16, Encoding::Bf16Delta, Encoding::Q8, Encoding::Q4, Encoding::TopK] {
+            assert_eq!(with_base(CONTAINER, run), Ok(Container(Encoding::Bf16Delta)));
+            assert_eq!(model_format(Some(CONTAINER), None, run, false), Ok(Container(Encoding::Bf16)));
+        }
+        assert_eq!(with_base(CONTAINER, Encoding::F32), Ok(Container(Encoding::F32)));
+        let bf16 = "application/vnd.fedlearn.params; encoding=bf16";
+        assert_eq!(with_base(bf16, Encoding::Bf16), Ok(Container(Encoding::Bf16)));
+        assert_eq!(with_base("*/*", Encoding::Bf16), Ok(Safetensors { zstd: false }));
+    }
+
+    #[test]
+    fn a_delta_without_a_base_and_the_lossy_encodings_are_not_acceptable() {
+        for encoding in ["bf16-delta", "q8", "q4", "topk"] {
+            let accept = format!("{CONTAINER}; encoding={encoding}");
+            assert_eq!(offered(&accept), Err(NotAcceptable { accept: accept.clone() }));
+        }
     }
 
     #[test]
@@ -265,7 +315,7 @@ mod tests {
 
     #[test]
     fn zstd_is_for_those_who_name_it() {
-        let zstd = |codings| match model_format(None, Some(codings), Encoding::Bf16) {
+        let zstd = |codings| match model_format(None, Some(codings), Encoding::Bf16, false) {
             Ok(Safetensors { zstd }) => zstd,
             other => panic!("{other:?}"),
         };
@@ -279,12 +329,8 @@ mod tests {
 
     #[test]
     fn a_format_is_sent_under_the_name_by_which_it_is_read() {
-        for format in [
-            Container(Encoding::F32),
-            Container(Encoding::Bf16),
-            Safetensors { zstd: false },
-            Safetensors { zstd: true },
-        ] {
+        let safetensors = [Safetensors { zstd: false }, Safetensors { zstd: true }];
+        for format in Encoding::ALL.iter().map(|encoding| Container(*encoding)).chain(safetensors) {
             let read = body_format(Some(format.content_type()), format.content_encoding()).unwrap();
             let want = match format {
                 Container(_) => BodyFormat::Container,
@@ -302,5 +348,7 @@ mod tests {
         assert_eq!(body_format(Some(SAFETENSORS), Some("gzip")), Err(U::Encoding("gzip".into())));
         assert_eq!(body_format(Some(SAFETENSORS), Some("zstd, zstd")), Err(U::Encoding("zstd, zstd".into())));
         assert_eq!(body_format(Some(CONTAINER), Some("zstd")), Err(U::EncodedContainer("zstd".into())));
+        let unknown = "application/vnd.fedlearn.params; encoding=q3";
+        assert_eq!(body_format(Some(unknown), None), Err(U::ContainerEncoding(unknown.into())));
     }
 }

@@ -5,12 +5,14 @@
 //! two tensors of one name in silence, adds up offsets unchecked (near 2^64 it panics where overflow checks are on), and
 //! names no tensor in most of its errors.
 
-use super::container::{expect_at_most, expect_schema};
+use super::container::load;
 use super::error::{DecodeError, EncodeError};
-use super::limits::{MAX_HEADER_BYTES, MAX_ZSTD_WINDOW_LOG, ZSTD_LEVEL};
+use super::layout::{Block, Piece, TensorEncoding};
+use super::limits::{MAX_BLOCK_VALUES, MAX_HEADER_BYTES, MAX_ZSTD_WINDOW_LOG, ZSTD_LEVEL};
+use super::negotiate::BodyFormat;
 use super::plain;
+use super::plan::{Plan, PlannedBlock};
 use super::tensor::{Dtype, MAX_TENSORS, Parameters, Schema, TensorSpec, Values};
-use half::{bf16, f16};
 use safetensors::tensor::{Dtype as FileDtype, View};
 use serde::de::{Deserialize, IgnoredAny, MapAccess, Visitor};
 use std::borrow::Cow;
@@ -67,9 +69,7 @@ impl View for Tensor<'_> {
     fn data(&self) -> Cow<'_, [u8]> {
         let mut bytes = vec![0; self.data_len()];
         match self.values {
-            Values::F32(values) => {
-                plain::f32_to_le(values, &mut bytes);
-            }
+            Values::F32(values) => plain::f32_to_le(values, &mut bytes),
             Values::I64(values) => plain::i64_to_le(values, &mut bytes),
         }
         bytes.into()
@@ -87,10 +87,10 @@ impl View for Tensor<'_> {
 ///
 /// # Errors
 /// Anything that does not hold of the file. No memory is taken for values before names and shapes are the expected.
-pub fn read(file: &[u8], schema: &Arc<Schema>) -> Result<Parameters, DecodeError> {
-    let tensors = tensors(file)?;
-    expect_schema(schema, &schema_of(&tensors)?)?;
-    values(tensors, Arc::clone(schema))
+pub fn read(file: &[u8], schema: &Schema) -> Result<Parameters, DecodeError> {
+    let plan = Plan::of(PLAIN, file)?;
+    plan.expect_schema(schema)?;
+    load(&plan, file, None)
 }
 
 /// Reads safetensors of whatever tensors there are, up to `max_values` values together. F16 and BF16 become F32.
@@ -98,18 +98,12 @@ pub fn read(file: &[u8], schema: &Arc<Schema>) -> Result<Parameters, DecodeError
 /// # Errors
 /// Anything that does not hold of the file. No memory is taken for values before they are counted.
 pub fn read_any(file: &[u8], max_values: u64) -> Result<Parameters, DecodeError> {
-    let tensors = tensors(file)?;
-    let schema = schema_of(&tensors)?;
-    expect_at_most(max_values, &schema)?;
-    values(tensors, Arc::new(schema))
+    let plan = Plan::of(PLAIN, file)?;
+    plan.expect_at_most(max_values)?;
+    load(&plan, file, None)
 }
 
-/// A tensor in the file, its bytes as many as its shape needs.
-struct Stored<'a> {
-    spec: TensorSpec,
-    dtype: FileDtype,
-    bytes: &'a [u8],
-}
+const PLAIN: BodyFormat = BodyFormat::Safetensors { zstd: false };
 
 /// What the header says of a tensor.
 #[derive(serde::Deserialize)]
@@ -148,17 +142,20 @@ impl<'de> Deserialize<'de> for Entries {
     }
 }
 
-/// The tensors by name, after all checks of the header: every byte of the data belongs to one tensor, and none to two.
-fn tensors(file: &[u8]) -> Result<Vec<Stored<'_>>, DecodeError> {
-    let found = file.len() as u64;
-    let truncated = |expected| DecodeError::Truncated { expected, found };
-    let (length, rest) = file.split_first_chunk::<LENGTH_BYTES>().ok_or(truncated(LENGTH_BYTES as u64))?;
+/// How many bytes come before the data, from the first of them; none if these are too few to say.
+pub(super) fn head_bytes(first: &[u8]) -> Result<Option<usize>, DecodeError> {
+    let Some((length, _)) = first.split_first_chunk::<LENGTH_BYTES>() else { return Ok(None) };
     let length = u64::from_le_bytes(*length);
-    let Some(header_bytes) = usize::try_from(length).ok().filter(|&n| n <= MAX_HEADER_BYTES) else {
-        return Err(DecodeError::HeaderTooLong(length));
-    };
-    let data_start = LENGTH_BYTES as u64 + length;
-    let (header, data) = rest.split_at_checked(header_bytes).ok_or(truncated(data_start))?;
+    match usize::try_from(length) {
+        Ok(header) if header <= MAX_HEADER_BYTES => Ok(Some(LENGTH_BYTES + header)),
+        _ => Err(DecodeError::HeaderTooLong(length)),
+    }
+}
+
+/// Reads everything before the data: as many bytes as [`head_bytes`] says. Every byte of the data belongs to one
+/// tensor, and none to two.
+pub(super) fn read_head(head: &[u8]) -> Result<Plan, DecodeError> {
+    let header = head.get(LENGTH_BYTES..).unwrap_or_default();
     let Entries(mut entries) = serde_json::from_slice(header).map_err(|e| DecodeError::Header(e.to_string()))?;
     if entries.len() > MAX_TENSORS {
         let (count, limit) = (entries.len() as u64, MAX_TENSORS as u64);
@@ -169,11 +166,11 @@ fn tensors(file: &[u8]) -> Result<Vec<Stored<'_>>, DecodeError> {
     let mut stored = Vec::with_capacity(entries.len());
     let mut end = 0;
     for (tensor, entry) in entries {
-        let (file_dtype, dtype, value_bytes) = match entry.dtype.as_str() {
-            "F32" => (FileDtype::F32, Dtype::F32, 4),
-            "F16" => (FileDtype::F16, Dtype::F32, 2),
-            "BF16" => (FileDtype::BF16, Dtype::F32, 2),
-            "I64" => (FileDtype::I64, Dtype::I64, 8),
+        let (encoding, dtype, value_bytes) = match entry.dtype.as_str() {
+            "F32" => (TensorEncoding::F32, Dtype::F32, 4),
+            "F16" => (TensorEncoding::RawF16, Dtype::F32, 2),
+            "BF16" => (TensorEncoding::RawBf16, Dtype::F32, 2),
+            "I64" => (TensorEncoding::RawI64, Dtype::I64, 8),
             _ => return Err(DecodeError::UnknownDtype { tensor, dtype: entry.dtype }),
         };
         let (begin, stop) = entry.data_offsets;
@@ -187,54 +184,24 @@ fn tensors(file: &[u8]) -> Result<Vec<Stored<'_>>, DecodeError> {
         if expected != found || stop < begin {
             return Err(DecodeError::TensorSize { tensor: spec.name, expected, found });
         }
-        let bytes = usize::try_from(begin).ok().zip(usize::try_from(stop).ok()).and_then(|(b, s)| data.get(b..s));
-        let bytes = bytes.ok_or(truncated(data_start.saturating_add(stop)))?;
-        stored.push(Stored { spec, dtype: file_dtype, bytes });
+        stored.push((spec, encoding, value_bytes));
     }
-    if end != data.len() as u64 {
-        return Err(DecodeError::Trailing { expected: data_start + end, found });
-    }
-    stored.sort_by(|a, b| a.spec.name.cmp(&b.spec.name));
-    Ok(stored)
-}
-
-fn schema_of(tensors: &[Stored<'_>]) -> Result<Schema, DecodeError> {
-    Ok(Schema::new(tensors.iter().map(|t| t.spec.clone()).collect())?)
-}
-
-/// `tensors` and `schema` are of one order and shape.
-fn values(tensors: Vec<Stored<'_>>, schema: Arc<Schema>) -> Result<Parameters, DecodeError> {
-    let mut all = Vec::with_capacity(tensors.len());
-    for Stored { spec, dtype, bytes } in tensors {
-        let mut values = Values::zeros(&spec);
-        let finite = match &mut values {
-            Values::F32(values) => {
-                match dtype {
-                    FileDtype::F16 => widen(bytes, values, |half| f16::from_le_bytes(half).to_f32()),
-                    FileDtype::BF16 => widen(bytes, values, |half| bf16::from_le_bytes(half).to_f32()),
-                    _ => {
-                        plain::f32_from_le(bytes, values);
-                    }
-                }
-                plain::first_not_finite(values)
-            }
-            Values::I64(values) => {
-                plain::i64_from_le(bytes, values);
-                None
-            }
-        };
-        if let Some(index) = finite {
-            return Err(DecodeError::NotFinite { tensor: spec.name, index });
+    let schema = Schema::new(stored.iter().map(|(spec, ..)| spec.clone()).collect())?;
+    let mut blocks = Vec::new();
+    let mut end = head.len() as u64;
+    for (spec, encoding, value_bytes) in stored {
+        // It is one of the schema's, which has at most `MAX_VALUES` values: no truncation, no overflow.
+        let tensor = schema.tensors().partition_point(|t| t.name < spec.name);
+        let total = spec.values().unwrap_or(0) as usize;
+        for start in (0..total).step_by(MAX_BLOCK_VALUES) {
+            let values = start..total.min(start + MAX_BLOCK_VALUES);
+            let range = end..end + values.len() as u64 * value_bytes;
+            end = range.end;
+            let block = Block { encoding, values: values.len(), pieces: vec![Piece { tensor, values }] };
+            blocks.push(PlannedBlock { range, checksum: None, block });
         }
-        all.push(values);
     }
-    Ok(Parameters::new(schema, all))
-}
-
-fn widen(bytes: &[u8], values: &mut [f32], convert: impl Fn([u8; 2]) -> f32) {
-    for (bytes, value) in bytes.as_chunks().0.iter().zip(values) {
-        *value = convert(*bytes);
-    }
+    Ok(Plan { schema: Arc::new(schema), encoding: None, base_version: None, blocks, bytes: end })
 }
 
 /// One zstd frame of all the bytes: the body of `Content-Encoding: zstd`.

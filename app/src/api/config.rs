@@ -20,6 +20,14 @@ word!(
         F32 = "f32",
         /// Rounded to bf16 (to nearest, ties to even), byte planes, zstd.
         Bf16 = "bf16",
+        /// The same values, told by their difference to a version that both sides hold.
+        Bf16Delta = "bf16-delta",
+        /// What changed, in multiples of a scale up to 127; what is lost is sent with the next update.
+        Q8 = "q8",
+        /// What changed, in multiples of a scale up to 7; what is lost is sent with the next update.
+        Q4 = "q4",
+        /// The largest changes alone; the others are sent once they have added up.
+        TopK = "topk",
     }
 );
 

@@ -1,7 +1,6 @@
 //! Every refusal of the container, each from bytes that are right but for one thing.
 
 use super::*;
-use app::api::Encoding;
 
 /// A body of these header fields and blocks, with right checksums.
 struct Body {
@@ -88,17 +87,20 @@ fn the_bodies_of_these_tests_are_sound_but_for_what_they_change() {
 
 fn encode_two_values() -> Vec<u8> {
     let sent = parameters(&[("w", Values::F32(vec![1.0, 2.0]))]);
-    super::super::container::encode_blocks_of(2, &sent, Encoding::F32, None).unwrap()
+    in_blocks_of(2, &sent, Encoding::F32, None).unwrap()
 }
 
 #[test]
 fn every_flipped_bit_is_detected() {
-    for encoding in [Encoding::F32, Encoding::Bf16] {
-        let body = encode(&tiny(), encoding, Some(9)).unwrap();
+    let (sent, zeros) = (differences::matrix(|i| i as f32), differences::matrix(|_| 0.0));
+    let base = Base { version: 9, parameters: &zeros };
+    for encoding in Encoding::ALL {
+        let recipe = UpdateRecipe { encoding: *encoding, topk_fraction: 0.5, seed: 0 };
+        let (body, _) = encode_update(&sent, base, recipe, &Feedback::default()).unwrap();
         for bit in 0..8 * body.len() {
             let mut flipped = body.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert!(decode(&flipped, tiny().schema()).is_err(), "bit {bit} of {encoding}");
+            assert!(decode_against(&flipped, sent.schema(), Some(base)).is_err(), "bit {bit} of {encoding}");
             assert!(decode_any(&flipped, 100).is_err(), "bit {bit} of {encoding}");
         }
     }

@@ -2,11 +2,13 @@
 #![allow(clippy::unwrap_used)]
 
 mod container_refusals;
+mod differences;
 mod example;
 mod round_trip;
 mod safetensors;
 
 use super::*;
+use app::api::Encoding;
 use std::sync::Arc;
 
 /// A schema of F32 and I64 tensors, by name, dtype and shape.
@@ -43,15 +45,39 @@ fn bits(parameters: &Parameters) -> Vec<Vec<u64>> {
     parameters.values().iter().map(of).collect()
 }
 
+/// A container with blocks of so many values.
+fn in_blocks_of(
+    block_values: usize,
+    parameters: &Parameters,
+    encoding: Encoding,
+    base_version: Option<u64>,
+) -> Result<Vec<u8>, EncodeError> {
+    let source = super::block::Source { parameters, base: None, residual: None, thresholds: &[], seed: 0 };
+    super::container::encode_blocks_of(block_values, &source, encoding, base_version, None)
+}
+
+/// What a container says before its blocks.
+fn plan_of(body: &[u8]) -> Plan {
+    Plan::of(BodyFormat::Container, body).unwrap()
+}
+
 #[test]
 fn the_distance_is_of_all_floats_and_of_no_integer() {
     let of = |value, n, count| {
         let (a, b) = (Values::F32(vec![value; n]), Values::F32(vec![-value / 2.0]));
         parameters(&[("a", a), ("b", b), ("n", Values::I64(vec![count]))])
     };
-    assert_eq!(l2_distance(&of(3.0, 2, 99), &of(1.0, 2, 0)), 3.0);
-    assert_eq!(l2_distance(&of(3.0, 20, 99), &of(1.0, 20, 0)), 9.0);
-    assert_eq!(l2_distance(&of(f32::MAX, 1, 0), &of(0.0, 1, 0)), f64::from(f32::MAX) * 1.25f64.sqrt());
+    let distance = |a: Parameters, b: Parameters| {
+        let body = in_blocks_of(7, &a, Encoding::F32, None).unwrap();
+        let plan = plan_of(&body);
+        let blocks = 0..plan.blocks_within(body.len() as u64);
+        let sinks = plan.distances(&b, blocks.clone());
+        let sums = plan.read_blocks(&body[..], None, blocks, sinks).unwrap();
+        sums.iter().map(Distance::squared).sum::<f64>().sqrt()
+    };
+    assert_eq!(distance(of(3.0, 2, 99), of(1.0, 2, 0)), 3.0);
+    assert_eq!(distance(of(3.0, 20, 99), of(1.0, 20, 0)), 9.0);
+    assert_eq!(distance(of(f32::MAX, 1, 0), of(0.0, 1, 0)), f64::from(f32::MAX) * 1.25f64.sqrt());
 }
 
 #[test]

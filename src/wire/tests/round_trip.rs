@@ -1,13 +1,11 @@
 //! What is written comes back, whatever the tensors.
 
-use super::super::container::encode_blocks_of;
 use super::*;
-use app::api::Encoding;
 use half::bf16;
 use proptest::prelude::*;
 
 /// Any finite value: all bit patterns but those of NaN and infinity, so subnormals and -0.0 among them.
-fn finite() -> impl Strategy<Value = f32> {
+pub(super) fn finite() -> impl Strategy<Value = f32> {
     any::<u32>().prop_map(|bits| {
         let value = f32::from_bits(bits);
         if value.is_finite() { value } else { f32::from_bits(bits & 0x80ff_ffff) }
@@ -15,12 +13,12 @@ fn finite() -> impl Strategy<Value = f32> {
 }
 
 /// A finite value that bf16 can hold, exactly or rounded.
-fn within_bf16() -> impl Strategy<Value = f32> {
+pub(super) fn within_bf16() -> impl Strategy<Value = f32> {
     finite().prop_map(|value| if bf16::from_f32(value).is_finite() { value } else { value / 2.0 })
 }
 
 /// Up to six tensors of up to three dimensions: scalars, empty ones, one value, many.
-fn any_parameters(value: impl Strategy<Value = f32> + Clone + 'static) -> impl Strategy<Value = Parameters> {
+pub(super) fn any_parameters(value: impl Strategy<Value = f32> + Clone + 'static) -> impl Strategy<Value = Parameters> {
     let shape = prop::collection::vec(0..5u64, 0..=3);
     let tensor = (any::<bool>(), shape).prop_flat_map(move |(float, shape)| {
         let len = shape.iter().product::<u64>() as usize;
@@ -38,7 +36,7 @@ fn any_parameters(value: impl Strategy<Value = f32> + Clone + 'static) -> impl S
 }
 
 /// What bf16 makes of them.
-fn rounded(parameters: &Parameters) -> Parameters {
+pub(super) fn rounded(parameters: &Parameters) -> Parameters {
     let round = |values: &Values| match values {
         Values::F32(v) => Values::F32(v.iter().map(|v| bf16::from_f32(*v).to_f32()).collect()),
         Values::I64(v) => Values::I64(v.clone()),
@@ -49,16 +47,17 @@ fn rounded(parameters: &Parameters) -> Parameters {
 proptest! {
     #[test]
     fn f32_comes_back_bit_for_bit(sent in any_parameters(finite().boxed()), block_values in 1..20usize, base: Option<u64>) {
-        let body = encode_blocks_of(block_values, &sent, Encoding::F32, base).unwrap();
+        let body = in_blocks_of(block_values, &sent, Encoding::F32, base).unwrap();
 
         prop_assert_eq!(bits(&decode(&body, sent.schema()).unwrap()), bits(&sent));
-        let header = read_header(&body).unwrap();
-        prop_assert_eq!((header.encoding, header.base_version, header.schema), (Encoding::F32, base, sent.schema().clone()));
+        let plan = plan_of(&body);
+        prop_assert_eq!((plan.encoding(), plan.base_version()), (Some(Encoding::F32), base));
+        prop_assert_eq!(plan.schema(), sent.schema());
     }
 
     #[test]
     fn bf16_comes_back_as_half_rounds_it(sent in any_parameters(within_bf16().boxed()), block_values in 1..20usize) {
-        let body = encode_blocks_of(block_values, &sent, Encoding::Bf16, None).unwrap();
+        let body = in_blocks_of(block_values, &sent, Encoding::Bf16, None).unwrap();
         prop_assert_eq!(bits(&decode(&body, sent.schema()).unwrap()), bits(&rounded(&sent)));
     }
 
@@ -105,7 +104,7 @@ fn a_tensor_above_the_block_size_is_cut_and_comes_back() {
     let sent = parameters(&[("a", Values::F32(vec![0.5; 7])), ("w", Values::F32(values))]);
     for encoding in [Encoding::F32, Encoding::Bf16] {
         let body = encode(&sent, encoding, None).unwrap();
-        assert_eq!(read_header(&body).unwrap().rows.len(), 2);
+        assert_eq!(plan_of(&body).blocks.len(), 2);
         let want = if encoding == Encoding::F32 { sent.clone() } else { rounded(&sent) };
         assert!(decode(&body, sent.schema()).unwrap() == want, "{encoding}");
     }
@@ -116,7 +115,7 @@ fn small_tensors_share_a_block() {
     let names: Vec<_> = (0..50).map(|i| format!("bn{i:02}.weight")).collect();
     let tensors: Vec<_> = names.iter().map(|n| (n.as_str(), Values::F32(vec![1.0; 64]))).collect();
     let body = encode(&parameters(&tensors), Encoding::Bf16, None).unwrap();
-    assert_eq!(read_header(&body).unwrap().rows.len(), 1);
+    assert_eq!(plan_of(&body).blocks.len(), 1);
 }
 
 #[test]
@@ -132,7 +131,7 @@ fn planes_are_compressed_where_that_helps_and_raw_where_not() {
     let sent = parameters(&[("w", Values::F32((0..4096).map(|_| value()).collect()))]);
     let body = encode(&sent, Encoding::Bf16, None).unwrap();
     // Then the exponents are a zstd frame of next to nothing, and the rest is as it is
-    let block = &body[read_header(&body).unwrap().blocks_start..];
+    let block = &body[plan_of(&body).blocks[0].range.start as usize..];
     let low = &block[block.len() - 4096 - 5..];
     assert_eq!((block[0], &low[..5]), (1, &[0, 0, 16, 0, 0][..]));
     assert!(block.len() < 4096 + 50, "{}", block.len());
@@ -149,12 +148,12 @@ fn nan_infinity_and_what_bf16_cannot_hold_are_not_sent() {
     let with = |value| parameters(&[("a", Values::F32(vec![0.0])), ("w", Values::F32(vec![1.0, 2.0, value]))]);
     let not_finite = EncodeError::NotFinite { tensor: "w".into(), index: 2 };
     for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-        assert_eq!(encode_blocks_of(2, &with(value), Encoding::F32, None), Err(not_finite.clone()));
-        assert_eq!(encode_blocks_of(2, &with(value), Encoding::Bf16, None), Err(not_finite.clone()));
+        assert_eq!(in_blocks_of(2, &with(value), Encoding::F32, None), Err(not_finite.clone()));
+        assert_eq!(in_blocks_of(2, &with(value), Encoding::Bf16, None), Err(not_finite.clone()));
         assert_eq!(safe::write(&with(value)), Err(not_finite.clone()));
     }
     let beyond = EncodeError::BeyondBf16 { tensor: "w".into(), index: 2, value: f32::MAX };
-    assert_eq!(encode_blocks_of(2, &with(f32::MAX), Encoding::Bf16, None), Err(beyond));
+    assert_eq!(in_blocks_of(2, &with(f32::MAX), Encoding::Bf16, None), Err(beyond));
     assert!(encode(&with(f32::MAX), Encoding::F32, None).is_ok());
 }
 

@@ -1,0 +1,317 @@
+//! How a body is read: which bytes hold which values, known from its head, so that blocks can be read as they arrive,
+//! side by side, and from wherever the bytes are.
+
+use super::block::{BlockDecoder, Sink};
+use super::error::DecodeError;
+use super::layout::{self, Block, Slot};
+use super::negotiate::BodyFormat;
+use super::tensor::{Parameters, Schema, Values};
+use super::{header, safe};
+use app::api::Encoding;
+use rayon::prelude::*;
+use std::cell::RefCell;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// What a body holds, and where.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    pub(super) schema: Arc<Schema>,
+    /// What the sender was asked for, as the container says; each tensor says for itself how it is written.
+    pub(super) encoding: Option<Encoding>,
+    pub(super) base_version: Option<u64>,
+    pub(super) blocks: Vec<PlannedBlock>,
+    /// Of the whole body.
+    pub(super) bytes: u64,
+}
+
+/// A block and where it is.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct PlannedBlock {
+    /// Where in the body. Blocks follow one another without gaps.
+    pub range: Range<u64>,
+    /// CRC-32, where there is one.
+    pub checksum: Option<u32>,
+    pub block: Block,
+}
+
+/// A version that both sides hold.
+#[derive(Debug, Clone, Copy)]
+pub struct Base<'a> {
+    /// Its number.
+    pub version: u64,
+    /// Its values.
+    pub parameters: &'a Parameters,
+}
+
+/// Where the bytes of a body are.
+pub trait BlockSource: Sync {
+    /// These bytes; `scratch` is for those who have none to lend.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    fn read<'a>(&'a self, range: Range<u64>, scratch: &'a mut Vec<u8>) -> io::Result<&'a [u8]>;
+}
+
+impl BlockSource for [u8] {
+    fn read<'a>(&'a self, range: Range<u64>, _: &'a mut Vec<u8>) -> io::Result<&'a [u8]> {
+        let range = usize::try_from(range.start).ok().zip(usize::try_from(range.end).ok());
+        range.and_then(|(start, end)| self.get(start..end)).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    }
+}
+
+/// Why blocks were not read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The body is not acceptable.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    /// Its bytes are not to be had.
+    #[error("cannot read the body: {0}")]
+    Source(#[from] io::Error),
+}
+
+thread_local! {
+    /// Of each worker thread: so that memory depends on the number of cores, not on that of bodies.
+    static WORKER: RefCell<(BlockDecoder, Vec<u8>)> = RefCell::default();
+}
+
+impl Plan {
+    /// How many bytes the head has, from the body's first bytes; none if these are too few to say.
+    ///
+    /// # Errors
+    /// It is no body of that format, or its head is over the limit.
+    pub fn head_bytes(format: BodyFormat, first: &[u8]) -> Result<Option<usize>, DecodeError> {
+        match format {
+            BodyFormat::Container => header::head_bytes(first),
+            BodyFormat::Safetensors { .. } => safe::head_bytes(first),
+        }
+    }
+
+    /// Reads the head: as many bytes as [`Self::head_bytes`] says. Of safetensors with zstd, expanded.
+    ///
+    /// # Errors
+    /// Whatever is wrong with it.
+    pub fn read(format: BodyFormat, head: &[u8]) -> Result<Self, DecodeError> {
+        match format {
+            BodyFormat::Container => header::read_head(head),
+            BodyFormat::Safetensors { .. } => safe::read_head(head),
+        }
+    }
+
+    /// The plan of a body that is there as a whole.
+    ///
+    /// # Errors
+    /// Whatever is wrong with its head, or its length.
+    pub fn of(format: BodyFormat, body: &[u8]) -> Result<Self, DecodeError> {
+        let found = body.len() as u64;
+        let head = Self::head_bytes(format, body)?.unwrap_or(header::PRELUDE_BYTES);
+        let head = body.get(..head).ok_or(DecodeError::Truncated { expected: head as u64, found })?;
+        let plan = Self::read(format, head)?;
+        plan.expect_length(found)?;
+        Ok(plan)
+    }
+
+    /// What the body holds.
+    pub fn schema(&self) -> &Arc<Schema> {
+        &self.schema
+    }
+
+    /// What the sender of a container was asked for.
+    pub fn encoding(&self) -> Option<Encoding> {
+        self.encoding
+    }
+
+    /// The version that the body is a difference to, or that its sender trained from; none if it does not say.
+    pub fn base_version(&self) -> Option<u64> {
+        self.base_version
+    }
+
+    /// Bytes of the whole body.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// How many blocks the first so many bytes of the body hold.
+    pub fn blocks_within(&self, bytes: u64) -> usize {
+        self.blocks.partition_point(|block| block.range.end <= bytes)
+    }
+
+    /// Checks that the body has as many bytes as it should.
+    ///
+    /// # Errors
+    /// It has less or more.
+    pub fn expect_length(&self, found: u64) -> Result<(), DecodeError> {
+        let expected = self.bytes;
+        match found.cmp(&expected) {
+            std::cmp::Ordering::Less => Err(DecodeError::Truncated { expected, found }),
+            std::cmp::Ordering::Greater => Err(DecodeError::Trailing { expected, found }),
+            std::cmp::Ordering::Equal => Ok(()),
+        }
+    }
+
+    /// Checks that the body holds exactly these tensors.
+    ///
+    /// # Errors
+    /// Names the first tensor in which it does not.
+    pub fn expect_schema(&self, expected: &Schema) -> Result<(), DecodeError> {
+        let mut theirs = self.schema.tensors().iter().peekable();
+        for ours in expected.tensors() {
+            // Both are sorted by name.
+            match theirs.next_if(|t| t.name <= ours.name) {
+                Some(t) if t.name < ours.name => return Err(DecodeError::UnknownTensor(t.name.clone())),
+                None => return Err(DecodeError::MissingTensor(ours.name.clone())),
+                Some(t) => {
+                    let tensor = t.name.clone();
+                    if t.dtype != ours.dtype {
+                        return Err(DecodeError::DtypeMismatch { tensor, expected: ours.dtype, found: t.dtype });
+                    }
+                    if t.shape != ours.shape {
+                        let (expected, found) = (ours.shape.clone(), t.shape.clone());
+                        return Err(DecodeError::ShapeMismatch { tensor, expected, found });
+                    }
+                }
+            }
+        }
+        theirs.next().map_or(Ok(()), |t| Err(DecodeError::UnknownTensor(t.name.clone())))
+    }
+
+    /// Refuses more values than the caller wants to hold.
+    ///
+    /// # Errors
+    /// There are more.
+    pub fn expect_at_most(&self, limit: u64) -> Result<(), DecodeError> {
+        let values = self.schema.values();
+        if values > limit { Err(DecodeError::TooManyValues { values, limit }) } else { Ok(()) }
+    }
+
+    /// Checks that the base at hand is the one that the body needs; one that needs none is content with any.
+    ///
+    /// # Errors
+    /// It is not, or there is none.
+    pub fn expect_base(&self, base: Option<Base<'_>>) -> Result<(), DecodeError> {
+        if !self.blocks.iter().any(|b| b.block.encoding.needs_base()) {
+            return Ok(());
+        }
+        match (self.base_version, base) {
+            (Some(version), Some(base)) if version == base.version => Ok(()),
+            (Some(version), _) => Err(DecodeError::UnknownBase(version)),
+            (None, _) => Err(DecodeError::NoBase),
+        }
+    }
+
+    /// Reads some of the blocks, side by side; each into its own of `sinks`, which come back in that order.
+    ///
+    /// # Errors
+    /// One of them is not acceptable or not to be had. Then part of the values may have been passed already.
+    pub fn read_blocks<S: Sink + Send>(
+        &self,
+        source: &(impl BlockSource + ?Sized),
+        base: Option<Base<'_>>,
+        blocks: Range<usize>,
+        sinks: Vec<S>,
+    ) -> Result<Vec<S>, ReadError> {
+        self.expect_base(base)?;
+        let base = base.map(|base| base.parameters);
+        let first = blocks.start;
+        let blocks = self.blocks.get(blocks).unwrap_or_default();
+        let each = blocks.par_iter().zip(sinks).enumerate().map(|(index, (planned, mut sink))| {
+            WORKER.with_borrow_mut(|(decoder, scratch)| {
+                let bytes = source.read(planned.range.clone(), scratch)?;
+                let number = first + index;
+                let computed = crc32fast::hash(bytes);
+                if let Some(found) = planned.checksum
+                    && found != computed
+                {
+                    return Err(DecodeError::BlockChecksum { block: number, found, computed }.into());
+                }
+                decoder.read(number, &planned.block, bytes, &self.schema, base, &mut sink)?;
+                Ok(sink)
+            })
+        });
+        each.collect()
+    }
+
+    /// Reads the whole body.
+    ///
+    /// # Errors
+    /// As [`Self::read_blocks`].
+    pub fn load(
+        &self,
+        source: &(impl BlockSource + ?Sized),
+        base: Option<Base<'_>>,
+    ) -> Result<Parameters, ReadError> {
+        let mut values: Vec<_> = self.schema.tensors().iter().map(Values::zeros).collect();
+        let slots = self.cut(values.iter_mut().map(Slot::of));
+        self.read_blocks(source, base, 0..self.blocks.len(), slots.into_iter().map(Copy).collect())?;
+        Ok(Parameters::new(self.schema.clone(), values))
+    }
+
+    /// Cuts the memory of whole tensors, in the schema's order, into that of each block's pieces.
+    pub fn cut<'a, I>(&self, tensors: impl Iterator<Item = Slot<'a, I>>) -> Vec<Vec<Slot<'a, I>>> {
+        layout::cut(self.blocks.iter().map(|b| &b.block), tensors)
+    }
+
+    /// How far the body's F32 values are from `reference`'s, which is of the same schema: a sink for each of these
+    /// blocks, for [`Self::read_blocks`].
+    pub fn distances<'a>(&'a self, reference: &'a Parameters, blocks: Range<usize>) -> Vec<Distance<'a>> {
+        let blocks = self.blocks.get(blocks).unwrap_or_default();
+        blocks.iter().map(|b| Distance { block: &b.block, reference, sums: [0.0; LANES] }).collect()
+    }
+}
+
+/// Copies values to where they belong.
+struct Copy<'a>(Vec<Slot<'a, i64>>);
+
+impl Sink for Copy<'_> {
+    fn floats(&mut self, piece: usize, at: usize, values: &[f32]) {
+        if let Some(Slot::F32(slot)) = self.0.get_mut(piece) {
+            slot[at..at + values.len()].copy_from_slice(values);
+        }
+    }
+
+    fn integers(&mut self, piece: usize, at: usize, values: &[i64]) {
+        if let Some(Slot::I64(slot)) = self.0.get_mut(piece) {
+            slot[at..at + values.len()].copy_from_slice(values);
+        }
+    }
+}
+
+/// Sums side by side, because the compiler may not reorder one: so it can vectorise, and the result is the same on every
+/// machine.
+const LANES: usize = 16;
+
+/// Adds up the squares of the differences to a reference, in f64. Integers do not count: they are no parameters.
+#[derive(Debug)]
+pub struct Distance<'a> {
+    block: &'a Block,
+    reference: &'a Parameters,
+    sums: [f64; LANES],
+}
+
+impl Distance<'_> {
+    /// The sum of the squares.
+    pub fn squared(&self) -> f64 {
+        self.sums.iter().sum()
+    }
+}
+
+impl Sink for Distance<'_> {
+    fn floats(&mut self, piece: usize, at: usize, values: &[f32]) {
+        let piece = &self.block.pieces[piece];
+        let Some(Values::F32(reference)) = self.reference.values().get(piece.tensor) else { return };
+        let reference = &reference[piece.values.start + at..][..values.len()];
+        let mut add = |a: &[f32], b: &[f32]| {
+            for ((sum, a), b) in self.sums.iter_mut().zip(a).zip(b) {
+                let difference = f64::from(*a) - f64::from(*b);
+                *sum += difference * difference;
+            }
+        };
+        let ((a, a_rest), (b, b_rest)) = (values.as_chunks::<LANES>(), reference.as_chunks::<LANES>());
+        a.iter().zip(b).for_each(|(a, b)| add(a, b));
+        add(a_rest, b_rest);
+    }
+
+    fn integers(&mut self, _: usize, _: usize, _: &[i64]) {}
+}
