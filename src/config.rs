@@ -114,6 +114,9 @@ pub struct FirstRun {
     /// How parameters travel
     #[arg(long, default_value = "bf16", value_parser = words(Encoding::ALL))]
     pub encoding: Encoding,
+    /// Of the encoding topk: the share of the values that an update changes
+    #[arg(long, value_name = "SHARE", default_value = "0.01")]
+    pub topk_fraction: f64,
     /// Passes over a client's own data in a round
     #[arg(long, value_name = "EPOCHS", default_value = "1")]
     pub local_epochs: u32,
@@ -177,6 +180,7 @@ impl FirstRun {
             min_clients: self.min_clients,
             deadline_s: self.deadline_s,
             encoding: self.encoding,
+            topk_fraction: self.topk_fraction,
             train,
             ..RunConfig::default()
         };
@@ -225,6 +229,9 @@ pub struct JoinSettings {
     /// Where to train: auto, cpu, cuda or cuda:1
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
+    /// How to send updates: f32, bf16, bf16-delta, q8, q4 or topk [default: as the run asks]
+    #[arg(long, value_parser = words(Encoding::ALL), hide_possible_values = true)]
+    pub encoding: Option<Encoding>,
     /// Threads of a CPU [default: all cores]
     #[arg(long, value_parser = value_parser!(u32).range(1..=1024))]
     pub threads: Option<u32>,

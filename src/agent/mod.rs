@@ -11,10 +11,10 @@ pub use transport::{CallError, Transport};
 
 use crate::model::Device;
 use crate::model::{Images, ModelError, Network};
-use crate::wire::{self, ModelFormat};
+use crate::wire::{self, Base, Feedback, ModelFormat, Parameters, UpdateRecipe};
 use app::api::{
-    ClientState, ErrorCode, ModelSpec, RegisterReply, RegisterRequest, ReportedState, RunId, StatusReport, Task,
-    TrainTask, UpdateQuery,
+    ClientState, Encoding, ErrorCode, ModelSpec, RegisterReply, RegisterRequest, ReportedState, RunId, StatusReport,
+    Task, TrainTask, UpdateQuery,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +39,8 @@ pub struct AgentSettings {
     pub name: String,
     /// The run's join secret, where the coordinator asks for one.
     pub join_secret: Option<String>,
+    /// How to send updates, where it is not to be as the run asks.
+    pub encoding: Option<Encoding>,
     /// What to train on.
     pub device: Device,
     /// What to train with.
@@ -98,6 +100,9 @@ async fn take_part(settings: &AgentSettings, transport: &mut Transport) -> Resul
         network: Some(Network::new(&spec, settings.device)?),
         images: Arc::new(settings.images.clone()),
         name: settings.name.clone(),
+        encoding: settings.encoding,
+        held: None,
+        owed: Feedback::default(),
     };
     let mut state = None;
     loop {
@@ -128,6 +133,8 @@ async fn take_part(settings: &AgentSettings, transport: &mut Transport) -> Resul
                     if register(settings, transport).await? != spec {
                         return Err(AgentError::Stopped("the run has another network now".into()));
                     }
+                    // Its versions may be others under the same numbers.
+                    (agent.held, agent.owed) = (None, Feedback::default());
                 }
                 _ => return Err(AgentError::Refused(error)),
             },
@@ -169,6 +176,11 @@ struct Agent {
     network: Option<Network>,
     images: Arc<Images>,
     name: String,
+    encoding: Option<Encoding>,
+    /// The last global version that was fetched: what the next one may be told by.
+    held: Option<(u64, Arc<Parameters>)>,
+    /// What the updates have lost so far.
+    owed: Feedback,
 }
 
 impl Agent {
@@ -199,18 +211,9 @@ impl Agent {
     /// Fetches, trains, sends. False if it was cancelled.
     async fn train(&mut self, transport: &Transport, task: &TrainTask) -> Result<bool, RoundError> {
         say(transport, &report(ReportedState::Update, Some(task.round))).await;
-        let format = ModelFormat::Container(task.encoding);
-        let body = transport.model(task.version, format.content_type()).await?;
+        let global = self.fetch(transport, task.version).await?;
         let network = self.network.take().ok_or_else(|| RoundError::Here("the network is lost".into()))?;
-        let global = match wire::decode(&body, network.schema()) {
-            Ok(global) => global,
-            Err(error) => {
-                self.network = Some(network);
-                return Err(RoundError::Here(format!("version {} is not readable: {error}", task.version)));
-            }
-        };
-        drop(body);
-        let mut training = Training::start(network, global, self.images.clone(), task, &self.name);
+        let mut training = Training::start(network, global.clone(), self.images.clone(), task, &self.name);
         // Whatever becomes of this future, training must not go on without it.
         let guard = training.cancel.clone().drop_guard();
         let joined = loop {
@@ -234,14 +237,40 @@ impl Agent {
             Ok(Trained::Cancelled) => return Ok(false),
             Err(error) => return Err(RoundError::Here(error.to_string())),
         };
-        let version = task.version;
-        let body = tokio::task::spawn_blocking(move || format.write(&parameters, Some(version)))
+        let encoding = self.encoding.unwrap_or(task.encoding);
+        let seed = training::seed(task, &self.name);
+        let recipe = UpdateRecipe { encoding, topk_fraction: task.topk_fraction, seed };
+        let (version, owed) = (task.version, self.owed.clone());
+        let encoded = tokio::task::spawn_blocking(move || {
+            wire::encode_update(&parameters, Base { version, parameters: &global }, recipe, &owed)
+        });
+        let (body, owed) =
+            encoded.await.map_err(|e| RoundError::Here(e.to_string()))?.map_err(|e| RoundError::Here(e.to_string()))?;
+        let query = UpdateQuery { samples, loss: Some(loss) };
+        let content_type = ModelFormat::Container(encoding).content_type();
+        transport.update(task.round, &query, content_type, body.into()).await?;
+        // What was lost is made good later only if the rest has arrived.
+        self.owed = owed;
+        Ok(true)
+    }
+
+    /// A global version: by its difference to the one that we hold, where that is shorter.
+    async fn fetch(&mut self, transport: &Transport, version: u64) -> Result<Arc<Parameters>, RoundError> {
+        let held = self.held.clone();
+        let body = transport.model(version, held.as_ref().map(|(version, _)| *version)).await?;
+        let network = self.network.as_ref().ok_or_else(|| RoundError::Here("the network is lost".into()))?;
+        let schema = network.schema().clone();
+        let decoded = tokio::task::spawn_blocking(move || {
+            let base = held.as_ref().map(|(version, parameters)| Base { version: *version, parameters });
+            wire::decode_against(&body, &schema, base)
+        });
+        let global = decoded
             .await
             .map_err(|e| RoundError::Here(e.to_string()))?
-            .map_err(|e| RoundError::Here(e.to_string()))?;
-        let query = UpdateQuery { samples, loss: Some(loss) };
-        transport.update(task.round, &query, format.content_type(), body.into()).await?;
-        Ok(true)
+            .map_err(|e| RoundError::Here(format!("version {version} is not readable: {e}")))?;
+        let global = Arc::new(global);
+        self.held = Some((version, global.clone()));
+        Ok(global)
     }
 }
 

@@ -39,7 +39,13 @@ pub struct Training {
 
 impl Training {
     /// Starts from the global parameters.
-    pub fn start(mut network: Network, global: Parameters, images: Arc<Images>, task: &TrainTask, name: &str) -> Self {
+    pub fn start(
+        mut network: Network,
+        global: Arc<Parameters>,
+        images: Arc<Images>,
+        task: &TrainTask,
+        name: &str,
+    ) -> Self {
         let (report, progress) = watch::channel(None);
         let cancel = CancellationToken::new();
         let cancelled = cancel.clone();
@@ -68,7 +74,7 @@ impl Training {
 }
 
 /// Each client and round draws its own from the run's seed, the same in every repetition of the run.
-fn seed(task: &TrainTask, name: &str) -> u64 {
+pub(super) fn seed(task: &TrainTask, name: &str) -> u64 {
     let mut hash = Sha256::new();
     hash.update(task.train.seed.to_le_bytes());
     hash.update(task.round.to_le_bytes());

@@ -143,15 +143,16 @@ impl Transport {
         Ok(answer(request.send().await?).await?.json().await?)
     }
 
-    /// A version of the global model, in our container.
+    /// A version of the global model, in our container; possibly as a difference to the version `base`.
     ///
     /// # Errors
     /// The coordinator refuses.
-    pub async fn model(&self, version: u64, accept: &str) -> Result<Bytes, CallError> {
+    pub async fn model(&self, version: u64, base: Option<u64>) -> Result<Bytes, CallError> {
         let path = format!("/models/{version}");
         // The body is part of the call: a connection that breaks in the middle is a call to repeat.
         let fetch = || async {
-            let request = self.request(Method::GET, &path).header(header::ACCEPT, accept);
+            let request = self.request(Method::GET, &path).header(header::ACCEPT, crate::wire::CONTAINER);
+            let request = request.query(&base.map(|base| ("base", base)).as_slice());
             Ok(answer(request.send().await?).await?.bytes().await?)
         };
         self.repeat(fetch).await

@@ -63,6 +63,7 @@ async fn prepare(settings: &JoinSettings) -> Result<AgentSettings, JoinError> {
         run: settings.run.clone(),
         name: settings.client_name(),
         join_secret: settings.join_secret.as_ref().map(|secret| secret.expose().to_owned()),
+        encoding: settings.encoding,
         device,
         images,
     })

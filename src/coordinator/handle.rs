@@ -1,16 +1,14 @@
 //! How the rest of the program speaks to a run: questions and wishes, each answered.
 
+use super::incoming::{CheckedUpdate, Incoming};
 use super::published::Published;
 use crate::round::{Command, Reject};
 use crate::store::{Sha256Digest, Spool, StoreError};
-use crate::wire::{self, BodyFormat, Parameters};
+use crate::wire::BodyFormat;
 use app::api::{ClientId, ClientState, RegisterRequest, RunId, StatusReply, StatusReport, Task};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Semaphore, mpsc, oneshot};
-
-/// Updates of one run that are decoded at a time, each taking the memory of a model. The others wait on disk.
-const DECODED_AT_ONCE: usize = 2;
+use tokio::sync::{mpsc, oneshot};
 
 /// Why a run did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -55,14 +53,13 @@ pub(super) enum Message {
     Status { client: ClientId, report: StatusReport, reply: Reply<StatusReply> },
     Task(ClientId, Reply<Task>),
     MayUpdate { client: ClientId, round: u64, reply: Reply<()> },
-    Update(Box<DecodedUpdate>, Reply<()>),
+    Update(Box<Update>, Reply<()>),
     Configure { expected: u64, patch: serde_json::Value, reply: Reply<u64> },
     Aggregated(Result<Box<super::run_task::NewModel>, String>),
 }
 
-/// An update whose body is on disk, not yet looked at.
-#[derive(Debug)]
-pub struct ReceivedUpdate {
+/// An update that is sound, and what its sender says of it.
+pub struct Update {
     /// Whose it is.
     pub client: ClientId,
     /// For which round.
@@ -71,21 +68,8 @@ pub struct ReceivedUpdate {
     pub samples: u64,
     /// Mean training loss of the last local epoch.
     pub loss: Option<f64>,
-    /// How the body is to be read.
-    pub format: BodyFormat,
     /// The body.
-    pub body: Spool,
-}
-
-/// An update that is sound.
-pub(super) struct DecodedUpdate {
-    pub(super) client: ClientId,
-    pub(super) round: u64,
-    pub(super) samples: u64,
-    pub(super) loss: Option<f64>,
-    pub(super) bytes: u64,
-    pub(super) sha256: Sha256Digest,
-    pub(super) parameters: Parameters,
+    pub body: CheckedUpdate,
 }
 
 /// A handle on a run; cheap to clone.
@@ -94,12 +78,11 @@ pub struct RunHandle {
     pub(super) run: RunId,
     pub(super) inbox: mpsc::Sender<Message>,
     pub(super) published: Arc<Published>,
-    pub(super) decoding: Arc<Semaphore>,
 }
 
 impl RunHandle {
     pub(super) fn new(run: RunId, inbox: mpsc::Sender<Message>, published: Arc<Published>) -> Self {
-        Self { run, inbox, published, decoding: Arc::new(Semaphore::new(DECODED_AT_ONCE)) }
+        Self { run, inbox, published }
     }
 
     /// The run's name.
@@ -178,15 +161,20 @@ impl RunHandle {
         self.ask(|reply| Message::MayUpdate { client: client.clone(), round, reply }).await
     }
 
-    /// Decodes, checks and counts an update. When this returns it is in.
+    /// Receives a body for an update of this run: checked as it arrives.
     ///
     /// # Errors
-    /// The body is not acceptable, or the round is over by now. Then nothing is kept.
-    pub async fn update(&self, received: ReceivedUpdate) -> Result<(), RunError> {
-        let _permit = self.decoding.acquire().await.map_err(|_| RunError::Stopping)?;
-        let published = self.published.clone();
-        let decoded = super::models::blocking(move || decode(&published, received)).await?;
-        self.ask(|reply| Message::Update(Box::new(decoded), reply)).await
+    /// The file system.
+    pub async fn receive(&self, spool: Spool, format: BodyFormat) -> Result<Incoming, RunError> {
+        Incoming::new(self.published.clone(), spool, format).await
+    }
+
+    /// Counts an update. When this returns it is in.
+    ///
+    /// # Errors
+    /// The round is over by now. Then nothing is kept.
+    pub async fn update(&self, update: Update) -> Result<(), RunError> {
+        self.ask(|reply| Message::Update(Box::new(update), reply)).await
     }
 
     /// Changes the configuration, if it still is at the version that the caller knows. Returns the new version.
@@ -196,34 +184,4 @@ impl RunHandle {
     pub async fn configure(&self, expected: u64, patch: serde_json::Value) -> Result<u64, RunError> {
         self.ask(|reply| Message::Configure { expected, patch, reply }).await
     }
-}
-
-/// Blocking: reads the body, and checks all that can be checked without knowing the round.
-fn decode(published: &Published, received: ReceivedUpdate) -> Result<DecodedUpdate, RunError> {
-    let bytes = received.body.read().map_err(StoreError::from)?;
-    let schema = published.models.schema();
-    let bad = |reason: String| RunError::BadUpdate(reason);
-    let parameters = received.format.read(&bytes, schema).map_err(|e| bad(e.to_string()))?;
-    let (version, base) = published.models.current();
-    if received.format == BodyFormat::Container {
-        let header = wire::read_header(&bytes).map_err(|e| bad(e.to_string()))?;
-        if let Some(from) = header.base_version.filter(|from| *from != version) {
-            return Err(bad(format!("it was trained from version {from}, the round is of version {version}")));
-        }
-    }
-    if let Some(limit) = published.read(|snapshot| snapshot.config.max_update_norm) {
-        let norm = wire::l2_distance(&parameters, &base);
-        if norm > limit {
-            return Err(bad(format!("its distance from the base version is {norm:.4}, max_update_norm is {limit}")));
-        }
-    }
-    Ok(DecodedUpdate {
-        client: received.client,
-        round: received.round,
-        samples: received.samples,
-        loss: received.loss,
-        bytes: received.body.bytes(),
-        sha256: received.body.digest(),
-        parameters,
-    })
 }

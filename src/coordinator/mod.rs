@@ -6,13 +6,15 @@
 mod clock;
 mod evaluator;
 mod handle;
+mod incoming;
 mod ledger;
 mod models;
 mod published;
 mod run_task;
 
 pub use clock::Clock;
-pub use handle::{ReceivedUpdate, RunError, RunHandle};
+pub use handle::{RunError, RunHandle, Update};
+pub use incoming::{CheckedUpdate, Incoming};
 pub use models::{EncodedModel, ModelError};
 pub use published::Published;
 
@@ -20,11 +22,11 @@ use crate::model::Device;
 use crate::model::{self, Images, Network};
 use crate::round::{Restored, RoundMachine};
 use crate::store::{NewRun, Store, StoreError, StoredRun};
-use crate::wire::{self, Parameters};
+use crate::wire::Parameters;
 use app::api::{Autorun, Dataset, ModelSpec, Phase, RunConfig, RunId, RunLine, RunSnapshot};
 use evaluator::Evaluator;
 use ledger::Ledger;
-use models::{Models, blocking, to_blob};
+use models::{Models, blocking, from_blob, to_blob};
 use run_task::RunTask;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -204,9 +206,7 @@ impl Coordinator {
             }
         };
         let store = self.store.clone();
-        let unreadable = |reason| StartError::Unreadable { run: run.clone(), reason };
-        let blob = blocking(move || to_blob(&parameters, 0)).await.map_err(unreadable)?;
-        let sha256 = blocking(move || store.put_model(&blob)).await.map_err(StoreError::from)?;
+        let sha256 = blocking(move || to_blob(&store, &parameters)).await.map_err(StoreError::from)?;
         let created_ms = self.clock.now_ms();
         let new = NewRun { run: run.clone(), model, dataset, config, sha256, created_ms };
         if !self.store.create_run(&new).await? {
@@ -235,12 +235,8 @@ impl Coordinator {
         let evaluator = self.evaluator(&stored, splits).await?;
         let parameters = {
             let (store, sha256) = (self.store.clone(), stored.sha256);
-            blocking(move || {
-                let bytes = store.get_model(&sha256).map_err(|e| e.to_string())?;
-                wire::decode_any(&bytes, wire::MAX_VALUES).map_err(|e| e.to_string())
-            })
-            .await
-            .map_err(|reason| StartError::Unreadable { run: run.clone(), reason })?
+            let stored = blocking(move || from_blob(&store, &sha256)).await;
+            stored.map_err(|reason| StartError::Unreadable { run: run.clone(), reason })?
         };
         let machine = RoundMachine::new(Restored {
             config: stored.config.clone(),

@@ -1,8 +1,8 @@
 //! The global model as clients fetch it: encoded once per version and format, shared by all who ask.
 
-use crate::store::{Sha256Digest, Store, StoreError};
-use crate::wire::{self, ModelFormat, Parameters, Schema};
-use app::api::{Encoding, RunId};
+use crate::store::{BlobError, Sha256Digest, Store, StoreError};
+use crate::wire::{self, Base, BodyFormat, ModelFormat, Parameters, Plan, Schema};
+use app::api::RunId;
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -39,6 +39,8 @@ pub struct EncodedModel {
     pub sha256: Sha256Digest,
 }
 
+/// Version, format, and the version that it is a difference to.
+type Key = (u64, ModelFormat, Option<u64>);
 type Cell = Arc<OnceCell<EncodedModel>>;
 
 /// The global versions of one run.
@@ -48,7 +50,7 @@ pub struct Models {
     store: Store,
     schema: Arc<Schema>,
     current: RwLock<(u64, Arc<Parameters>)>,
-    encoded: Mutex<HashMap<(u64, ModelFormat), Cell>>,
+    encoded: Mutex<HashMap<Key, Cell>>,
 }
 
 impl Models {
@@ -75,31 +77,42 @@ impl Models {
     pub(super) fn swap(&self, version: u64, parameters: Arc<Parameters>) {
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = (version, parameters);
         let mut encoded = self.encoded.lock().unwrap_or_else(PoisonError::into_inner);
-        encoded.retain(|(kept, _), _| *kept + VERSIONS_IN_MEMORY > version);
+        encoded.retain(|(kept, ..), _| *kept + VERSIONS_IN_MEMORY > version);
     }
 
-    /// A version in a format.
+    /// A version in a format; `base`: the version that it is to be a difference to, for those formats that are one.
     ///
     /// # Errors
-    /// There is no such version, or it cannot be read.
-    pub async fn get(&self, version: u64, format: ModelFormat) -> Result<EncodedModel, ModelError> {
+    /// There is no such version, or no such base, or it cannot be read.
+    pub async fn get(&self, version: u64, format: ModelFormat, base: Option<u64>) -> Result<EncodedModel, ModelError> {
         let cell = {
             let mut encoded = self.encoded.lock().unwrap_or_else(PoisonError::into_inner);
             let (current, _) = self.current();
             if current.checked_sub(version).is_some_and(|behind| behind < VERSIONS_IN_MEMORY) {
-                encoded.entry((version, format)).or_default().clone()
+                encoded.entry((version, format, base)).or_default().clone()
             } else {
                 Cell::default() // rarely asked for: not worth the memory
             }
         };
-        cell.get_or_try_init(|| self.encode(version, format)).await.cloned()
+        let made = cell.get_or_try_init(|| self.encode(version, format, base)).await.cloned();
+        if made.is_err() {
+            // Whoever asks for what there is not shall not fill the memory with that.
+            let mut encoded = self.encoded.lock().unwrap_or_else(PoisonError::into_inner);
+            encoded.retain(|_, cell| cell.initialized() || Arc::strong_count(cell) > 1);
+        }
+        made
     }
 
-    async fn encode(&self, version: u64, format: ModelFormat) -> Result<EncodedModel, ModelError> {
+    async fn encode(&self, version: u64, format: ModelFormat, base: Option<u64>) -> Result<EncodedModel, ModelError> {
         let parameters = self.parameters(version).await?;
+        let base = match base {
+            Some(base) => Some((base, self.parameters(base).await?)),
+            None => None,
+        };
         let unreadable = move |reason: String| ModelError::Unreadable { version, reason };
         blocking(move || {
-            let bytes = format.write(&parameters, Some(version)).map_err(|e| unreadable(e.to_string()))?;
+            let base = base.as_ref().map(|(version, parameters)| Base { version: *version, parameters });
+            let bytes = format.write(&parameters, base).map_err(|e| unreadable(e.to_string()))?;
             let sha256 = Sha256Digest::of(&bytes);
             Ok(EncodedModel { bytes: bytes.into(), sha256 })
         })
@@ -112,20 +125,22 @@ impl Models {
             return Ok(parameters);
         }
         let sha256 = self.store.model_version(&self.run, version).await?.ok_or(ModelError::NoVersion(version))?;
-        let (store, schema) = (self.store.clone(), self.schema.clone());
-        blocking(move || {
-            let bytes = store.get_model(&sha256).map_err(StoreError::from)?;
-            let parameters =
-                wire::decode(&bytes, &schema).map_err(|e| ModelError::Unreadable { version, reason: e.to_string() })?;
-            Ok(Arc::new(parameters))
-        })
-        .await
+        let store = self.store.clone();
+        let stored = blocking(move || from_blob(&store, &sha256)).await;
+        stored.map(Arc::new).map_err(|reason| ModelError::Unreadable { version, reason })
     }
 }
 
-/// How a global version is stored: without loss.
-pub(super) fn to_blob(parameters: &Parameters, version: u64) -> Result<Vec<u8>, String> {
-    wire::encode(parameters, Encoding::F32, Some(version)).map_err(|e| e.to_string())
+/// Stores a global version, without loss. Blocking.
+pub(super) fn to_blob(store: &Store, parameters: &Parameters) -> Result<Sha256Digest, BlobError> {
+    store.put_model(|out| wire::write_f32(parameters, out))
+}
+
+/// Reads what [`to_blob`] has stored. Blocking.
+pub(super) fn from_blob(store: &Store, sha256: &Sha256Digest) -> Result<Parameters, String> {
+    let file = store.open_model(sha256).map_err(|e| e.to_string())?;
+    let plan = Plan::of_source(BodyFormat::Container, &file, file.bytes()).map_err(|e| e.to_string())?;
+    plan.load(&file, None).map_err(|e| e.to_string())
 }
 
 /// Runs heavy work off the async threads.

@@ -3,7 +3,7 @@
 //! The order is always: durable, then visible, then answered.
 
 use super::evaluator::Evaluator;
-use super::handle::{DecodedUpdate, Message, RunError};
+use super::handle::{Message, RunError, Update};
 use super::ledger::Ledger;
 use super::models::{blocking, to_blob};
 use super::published::Published;
@@ -12,7 +12,7 @@ use crate::model::Device;
 use crate::model::Evaluation;
 use crate::round::{Command, Effect, RoundMachine};
 use crate::store::{NewVersion, Sha256Digest, Standing};
-use crate::wire::Parameters;
+use crate::wire::{Base, Parameters};
 use app::api::{BestVersion, Change, ClientId, RoundOutcome, RoundSummary, RunConfig, StatusReply};
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -139,10 +139,11 @@ impl RunTask {
         Ok(view.state)
     }
 
-    async fn update(&mut self, update: DecodedUpdate) -> Result<(), RunError> {
+    async fn update(&mut self, update: Update) -> Result<(), RunError> {
         // Asked once more: the round may have closed while the body came in.
         self.machine.may_update(&update.client, update.round)?;
-        let DecodedUpdate { client, round, samples, loss, bytes, sha256, parameters } = update;
+        let Update { client, round, samples, loss, body } = update;
+        let (bytes, sha256) = (body.spool.bytes(), body.spool.digest());
         // Stored before it is folded in: one that cannot be stored is sent again, and must not weigh twice.
         self.ledger
             .store
@@ -162,7 +163,9 @@ impl RunTask {
             None => WeightedMean::new(self.published.models.schema().clone(), self.device).map_err(|e| e.to_string()),
         };
         let mean = blocking(move || {
-            mean.and_then(|mut mean| mean.fold(&parameters, samples).map(|()| mean).map_err(|e| e.to_string()))
+            let base = Base { version: body.version, parameters: &body.base };
+            let fold = |mean: &mut WeightedMean| mean.fold(&body.plan, &body.file, Some(base), samples);
+            mean.and_then(|mut mean| fold(&mut mean).map(|()| mean).map_err(|e| e.to_string()))
         })
         .await;
         // A sum that failed is kept as such: it makes the round void, and says why.
@@ -270,11 +273,10 @@ impl RunTask {
     fn aggregate(&mut self, round: u64) {
         let mean = self.mean.take().unwrap_or_else(|| Err("no update was folded in".into()));
         let (store, evaluator, outbox) = (self.ledger.store.clone(), self.evaluator.clone(), self.outbox.clone());
-        let version = self.machine.version() + 1;
         tokio::spawn(async move {
             let result = blocking(move || {
                 let parameters = mean?.finish().map_err(|e| e.to_string())?;
-                let sha256 = store.put_model(&to_blob(&parameters, version)?).map_err(|e| e.to_string())?;
+                let sha256 = to_blob(&store, &parameters).map_err(|e| e.to_string())?;
                 let evaluation = evaluator.map(|e| e.evaluate(&parameters)).transpose().map_err(|e| e.to_string())?;
                 Ok(Box::new(NewModel { parameters, sha256, evaluation }))
             })

@@ -4,9 +4,9 @@ use super::auth::ModelReader;
 use super::error::{ApiError, ApiResult};
 use super::extract::{ApiPath, ApiQuery};
 use super::header_text;
-use crate::coordinator::EncodedModel;
-use crate::wire;
-use app::api::{ErrorBody, ErrorCode, RunId};
+use crate::coordinator::{EncodedModel, ModelError, RunHandle};
+use crate::wire::{self, ModelFormat};
+use app::api::{Encoding, ErrorBody, ErrorCode, RunId};
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
@@ -16,10 +16,9 @@ use axum::response::{IntoResponse, Redirect, Response};
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct ModelQuery {
-    /// A version that the client holds already. The coordinator may answer with a delta against it; for now it does
-    /// not.
+    /// A version that the client holds already. The coordinator answers with a delta against it where it has that version
+    /// itself and the delta is smaller.
     #[serde(default)]
-    #[allow(dead_code)] // part of the protocol, so not refused as unknown
     base: Option<u64>,
 }
 
@@ -40,7 +39,7 @@ pub struct ModelQuery {
 pub async fn get_model(
     ModelReader(run): ModelReader,
     ApiPath((run_id, version)): ApiPath<(RunId, String)>,
-    ApiQuery(_): ApiQuery<ModelQuery>,
+    ApiQuery(query): ApiQuery<ModelQuery>,
     headers: HeaderMap,
 ) -> ApiResult<Response> {
     let models = &run.published().models;
@@ -52,14 +51,7 @@ pub async fn get_model(
     let version: u64 = version.parse().map_err(|_| {
         ApiError::new(ErrorCode::NotFound, format!("'{version}' is no version: give a number, or 'latest'"))
     })?;
-    let default = run.published().read(|snapshot| snapshot.config.encoding);
-    let format = wire::model_format(
-        header_text(&headers, header::ACCEPT)?,
-        header_text(&headers, header::ACCEPT_ENCODING)?,
-        default,
-    )
-    .map_err(|e| ApiError::new(ErrorCode::NotAcceptable, e.to_string()))?;
-    let EncodedModel { bytes, sha256 } = models.get(version, format).await?;
+    let (format, EncodedModel { bytes, sha256 }) = representation(&run, version, query.base, &headers).await?;
 
     let etag = format!("\"{sha256}\"");
     let text = |text: &str| HeaderValue::from_str(text).map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()));
@@ -93,6 +85,35 @@ pub async fn get_model(
             Ok((StatusCode::RANGE_NOT_SATISFIABLE, head).into_response())
         }
     }
+}
+
+/// What to send to a client that asks like this and holds that version.
+async fn representation(
+    run: &RunHandle,
+    version: u64,
+    base: Option<u64>,
+    headers: &HeaderMap,
+) -> ApiResult<(ModelFormat, EncodedModel)> {
+    let models = &run.published().models;
+    let updates = run.published().read(|snapshot| snapshot.config.encoding);
+    let (accept, codings) = (header_text(headers, header::ACCEPT)?, header_text(headers, header::ACCEPT_ENCODING)?);
+    let format = |with_base| wire::model_format(accept, codings, updates, with_base);
+    let delta = ModelFormat::Container(Encoding::Bf16Delta);
+    if let Some(base) = base.filter(|_| format(true) == Ok(delta)) {
+        match models.get(version, delta, Some(base)).await {
+            Ok(encoded) => {
+                // A client that names nothing but the delta gets it in any case.
+                let Ok(whole) = format(false) else { return Ok((delta, encoded)) };
+                let other = models.get(version, whole, None).await?;
+                let smaller = encoded.bytes.len() < other.bytes.len();
+                return Ok(if smaller { (delta, encoded) } else { (whole, other) });
+            }
+            Err(ModelError::NoVersion(missing)) if missing == base && missing != version => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let format = format(false).map_err(|e| ApiError::new(ErrorCode::NotAcceptable, e.to_string()))?;
+    Ok((format, models.get(version, format, None).await?))
 }
 
 fn names(headers: &HeaderMap, header: header::HeaderName, etag: &str) -> bool {

@@ -7,7 +7,8 @@ use super::extract::{ApiJson, ApiQuery, Run};
 use super::updates::receive;
 use super::{MAX_JSON_BYTES, header_text};
 use crate::coordinator::Origin;
-use crate::wire;
+use crate::store::BlobError;
+use crate::wire::{self, BlockSource};
 use app::api::{
     ClientView, CreateRun, CreateRunQuery, ErrorBody, ErrorCode, RoundSummary, RunConfig, RunId, RunLine, RunSnapshot,
 };
@@ -47,7 +48,10 @@ pub async fn create(_: Admin, State(state): State<AppState>, mut request: Reques
         let body = receive(state.coordinator.store().spool(), body, state.max_body_bytes).await?;
         let parameters = tokio::task::spawn_blocking(move || {
             let invalid = |e: wire::DecodeError| ApiError::new(ErrorCode::Invalid, e.to_string());
-            format.read_any(&body.read()?, wire::MAX_VALUES).map_err(invalid)
+            let file = body.open()?;
+            let mut bytes = Vec::new();
+            let bytes = file.read(0..file.bytes(), &mut bytes).map_err(BlobError::Body)?;
+            format.read_any(bytes, wire::MAX_VALUES).map_err(invalid)
         })
         .await
         .map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))??;

@@ -1,10 +1,10 @@
-//! The update: checked as far as headers go, received onto disk, then decoded, folded in and counted.
+//! The update: checked as far as headers go, received onto disk and checked as it comes, then folded in and counted.
 
 use super::auth::Client;
 use super::error::{ApiError, ApiResult};
 use super::extract::{ApiPath, ApiQuery};
 use super::{AppState, header_text};
-use crate::coordinator::{ReceivedUpdate, RunError};
+use crate::coordinator::{RunError, Update};
 use crate::round::Reject;
 use crate::store::Spool;
 use crate::wire;
@@ -14,7 +14,6 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use futures::StreamExt;
-use tokio::io::AsyncWriteExt;
 
 /// Send an update. Harmless to repeat: 202 when it is taken, 200 when this very one was in already.
 #[utoipa::path(
@@ -63,24 +62,31 @@ pub async fn put_update(
     )
     .map_err(|e| ApiError::new(ErrorCode::UnsupportedMediaType, e.to_string()))?;
     let cap = wire::max_body_bytes(run.published().models.schema()).min(state.max_body_bytes);
-    if let Some(length) = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok())
-        && length > cap
-    {
-        return Err(too_large(length, cap));
+    if let Some(length) = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok()) {
+        within(length, cap)?;
     }
 
-    let spool = receive(store.spool(), body, cap).await?;
-    let reply = Json(UpdateReply { round, sha256: spool.digest().to_string(), bytes: spool.bytes() });
     if let Some(earlier) = earlier {
+        let spool = receive(store.spool(), body, cap).await?;
+        let reply = Json(UpdateReply { round, sha256: spool.digest().to_string(), bytes: spool.bytes() });
         return if earlier == spool.digest() {
             Ok((StatusCode::OK, reply))
         } else {
             Err(Reject::AlreadyUpdated { client: id, round }.into())
         };
     }
-    let (samples, loss, digest) = (query.samples, query.loss, spool.digest());
-    let received = ReceivedUpdate { client: id.clone(), round, samples, loss, format, body: spool };
-    match run.update(received).await {
+    let mut incoming = run.receive(store.spool(), format).await?;
+    let mut chunks = body.into_data_stream();
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|e| ApiError::from_body(&e))?;
+        within(incoming.bytes() + chunk.len() as u64, cap)?;
+        incoming.append(&chunk).await?;
+    }
+    let body = incoming.finish().await?;
+    let digest = body.spool().digest();
+    let reply = Json(UpdateReply { round, sha256: digest.to_string(), bytes: body.spool().bytes() });
+    let (samples, loss) = (query.samples, query.loss);
+    match run.update(Update { client: id.clone(), round, samples, loss, body }).await {
         Ok(()) => Ok((StatusCode::ACCEPTED, reply)),
         // The same update, sent twice at once: the other one was counted first.
         Err(RunError::Reject(Reject::AlreadyUpdated { .. } | Reject::RoundClosed { .. }))
@@ -98,16 +104,16 @@ pub(super) async fn receive(mut spool: Spool, body: Body, cap: u64) -> ApiResult
     let mut chunks = body.into_data_stream();
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk.map_err(|e| ApiError::from_body(&e))?;
-        let bytes = spool.bytes() + chunk.len() as u64;
-        if bytes > cap {
-            return Err(too_large(bytes, cap));
-        }
+        within(spool.bytes() + chunk.len() as u64, cap)?;
         spool.append(&mut file, &chunk).await?;
     }
-    file.flush().await.map_err(|e| ApiError::new(ErrorCode::Unavailable, format!("cannot write the update: {e}")))?;
+    spool.flush(&mut file).await?;
     Ok(spool)
 }
 
-fn too_large(bytes: u64, cap: u64) -> ApiError {
-    ApiError::new(ErrorCode::TooLarge, format!("the body has {bytes} bytes or more, the cap is {cap}"))
+fn within(bytes: u64, cap: u64) -> ApiResult<()> {
+    if bytes <= cap {
+        return Ok(());
+    }
+    Err(ApiError::new(ErrorCode::TooLarge, format!("the body has {bytes} bytes or more, the cap is {cap}")))
 }

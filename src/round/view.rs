@@ -70,6 +70,7 @@ impl RoundMachine {
                 round: round.open.number,
                 version: round.open.base_version,
                 encoding: round.config.encoding,
+                topk_fraction: round.config.topk_fraction,
                 train: round.config.train.clone(),
                 deadline_ms: round.open.deadline_ms,
                 server_ms: now,

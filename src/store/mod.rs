@@ -11,7 +11,7 @@ mod runs;
 mod secrets;
 mod token;
 
-pub use blobs::{BlobError, Spool};
+pub use blobs::{BlobError, Spool, SpoolFile};
 pub use clients::{Standing, StoredClient};
 pub use rounds::NewVersion;
 pub use runs::{NewRun, StoredRun};

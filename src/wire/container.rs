@@ -108,10 +108,8 @@ pub(super) fn update_blocks_of(
         thresholds = self::thresholds(&source, &encodings, recipe.topk_fraction);
         source.thresholds = &thresholds;
     }
-    let mut lost = encodings
-        .iter()
-        .any(|e| e.is_lossy())
-        .then(|| schema.tensors().iter().map(Values::zeros).collect::<Vec<_>>());
+    let mut lost =
+        encodings.iter().any(|e| e.is_lossy()).then(|| schema.tensors().iter().map(Values::zeros).collect::<Vec<_>>());
     let body = encode_blocks_of(block_values, &source, recipe.encoding, Some(base.version), lost.as_deref_mut())?;
     Ok((body, Feedback { residual: lost.map(|lost| Parameters::new(schema.clone(), lost)) }))
 }
@@ -200,7 +198,7 @@ pub(super) fn encode_blocks_of(
 ///
 /// # Errors
 /// As [`encode`], and those of `out`.
-pub fn write_f32(parameters: &Parameters, out: &mut impl Write) -> Result<(), io::Error> {
+pub fn write_f32(parameters: &Parameters, out: &mut (impl Write + ?Sized)) -> Result<(), io::Error> {
     let source = Source { parameters, base: None, residual: None, thresholds: &[], seed: 0 };
     let schema = parameters.schema();
     let encodings = encodings(schema, Encoding::F32);

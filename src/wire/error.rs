@@ -290,6 +290,6 @@ pub enum DecodeError {
     #[error("the body expands to more than {limit} bytes")]
     Expands {
         /// The most there may be.
-        limit: usize,
+        limit: u64,
     },
 }

@@ -24,7 +24,9 @@ mod tensor;
 mod tests;
 
 pub use block::Sink;
-pub use container::{Feedback, UpdateRecipe, decode, decode_against, decode_any, encode, encode_delta, encode_update, write_f32};
+pub use container::{
+    Feedback, UpdateRecipe, decode, decode_against, decode_any, encode, encode_delta, encode_update, write_f32,
+};
 pub use error::{DecodeError, EncodeError};
 pub use layout::Slot;
 pub use limits::*;

@@ -115,7 +115,8 @@ pub fn body_format(
     let coding = content_encoding.unwrap_or_default().trim();
     let plain = coding.is_empty() || coding.eq_ignore_ascii_case("identity");
     let encoding = Item { name: media_type, parameters }.parameter("encoding");
-    if container && encoding.is_some_and(|given| !Encoding::ALL.iter().any(|e| given.eq_ignore_ascii_case(e.as_str()))) {
+    if container && encoding.is_some_and(|given| !Encoding::ALL.iter().any(|e| given.eq_ignore_ascii_case(e.as_str())))
+    {
         return Err(UnsupportedMediaType::ContainerEncoding(given.to_owned()));
     }
     match (container, plain) {

@@ -100,7 +100,7 @@ impl Plan {
         }
     }
 
-    /// The plan of a body that is there as a whole.
+    /// The plan of a body that is in memory as a whole.
     ///
     /// # Errors
     /// Whatever is wrong with its head, or its length.
@@ -109,6 +109,22 @@ impl Plan {
         let head = Self::head_bytes(format, body)?.unwrap_or(header::PRELUDE_BYTES);
         let head = body.get(..head).ok_or(DecodeError::Truncated { expected: head as u64, found })?;
         let plan = Self::read(format, head)?;
+        plan.expect_length(found)?;
+        Ok(plan)
+    }
+
+    /// The plan of a body of `found` bytes that is there as a whole, wherever it is.
+    ///
+    /// # Errors
+    /// Whatever is wrong with its head, or its length; or it is not to be had.
+    pub fn of_source(format: BodyFormat, source: &(impl BlockSource + ?Sized), found: u64) -> Result<Self, ReadError> {
+        let mut scratch = Vec::new();
+        let first = source.read(0..found.min(header::PRELUDE_BYTES as u64), &mut scratch)?;
+        let head = Self::head_bytes(format, first)?.unwrap_or(header::PRELUDE_BYTES) as u64;
+        if head > found {
+            return Err(DecodeError::Truncated { expected: head, found }.into());
+        }
+        let plan = Self::read(format, source.read(0..head, &mut scratch)?)?;
         plan.expect_length(found)?;
         Ok(plan)
     }
@@ -131,6 +147,17 @@ impl Plan {
     /// Bytes of the whole body.
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// How many blocks it has.
+    pub fn block_count(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// Of each piece of a block, in order: which tensor of the schema, and which of its values.
+    pub fn pieces(&self, block: usize) -> impl Iterator<Item = (usize, Range<usize>)> + '_ {
+        let pieces = self.blocks.get(block).map(|b| b.block.pieces.as_slice()).unwrap_or_default();
+        pieces.iter().map(|piece| (piece.tensor, piece.values.clone()))
     }
 
     /// How many blocks the first so many bytes of the body hold.
@@ -237,11 +264,7 @@ impl Plan {
     ///
     /// # Errors
     /// As [`Self::read_blocks`].
-    pub fn load(
-        &self,
-        source: &(impl BlockSource + ?Sized),
-        base: Option<Base<'_>>,
-    ) -> Result<Parameters, ReadError> {
+    pub fn load(&self, source: &(impl BlockSource + ?Sized), base: Option<Base<'_>>) -> Result<Parameters, ReadError> {
         let mut values: Vec<_> = self.schema.tensors().iter().map(Values::zeros).collect();
         let slots = self.cut(values.iter_mut().map(Slot::of));
         self.read_blocks(source, base, 0..self.blocks.len(), slots.into_iter().map(Copy).collect())?;

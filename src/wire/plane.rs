@@ -121,12 +121,7 @@ impl<'a> BlockBytes<'a> {
     }
 
     /// Returns how many bytes there are; where the frame declares another number than `plane` has, nothing is expanded.
-    fn expand(
-        &self,
-        bytes: &[u8],
-        plane: &mut [u8],
-        zstd: &mut Decompressor<'static>,
-    ) -> Result<u64, DecodeError> {
+    fn expand(&self, bytes: &[u8], plane: &mut [u8], zstd: &mut Decompressor<'static>) -> Result<u64, DecodeError> {
         let no_frame = |reason: String| DecodeError::PlaneZstd { block: self.block, reason };
         let frame = find_frame_compressed_size(bytes)
             .map_err(|code| no_frame(zstd::zstd_safe::get_error_name(code).to_owned()))?;

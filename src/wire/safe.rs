@@ -11,12 +11,12 @@ use super::layout::{Block, Piece, TensorEncoding};
 use super::limits::{MAX_BLOCK_VALUES, MAX_HEADER_BYTES, MAX_ZSTD_WINDOW_LOG, ZSTD_LEVEL};
 use super::negotiate::BodyFormat;
 use super::plain;
-use super::plan::{Plan, PlannedBlock};
+use super::plan::{Plan, PlannedBlock, ReadError};
 use super::tensor::{Dtype, MAX_TENSORS, Parameters, Schema, TensorSpec, Values};
 use safetensors::tensor::{Dtype as FileDtype, View};
 use serde::de::{Deserialize, IgnoredAny, MapAccess, Visitor};
 use std::borrow::Cow;
-use std::io::Read;
+use std::io::{self, BufRead, Read, Write};
 use std::sync::Arc;
 
 /// The key of the header that is no tensor.
@@ -215,16 +215,42 @@ pub fn compress(bytes: &[u8]) -> Result<Vec<u8>, EncodeError> {
 /// Expands a body of `Content-Encoding: zstd`. Holds at most `max_bytes` and a window of 2^[`MAX_ZSTD_WINDOW_LOG`].
 ///
 /// # Errors
-/// No zstd, cut short, or more than `max_bytes`: if the frame says so, nothing is expanded; else not beyond that.
+/// As [`expand`].
 pub fn decompress(bytes: &[u8], max_bytes: usize) -> Result<Vec<u8>, DecodeError> {
-    let invalid = |e: std::io::Error| DecodeError::Zstd(e.to_string());
-    let declared = zstd::zstd_safe::get_frame_content_size(bytes).ok().flatten().unwrap_or(0);
-    if declared > max_bytes as u64 {
-        return Err(DecodeError::Expands { limit: max_bytes });
-    }
-    let mut decoder = zstd::stream::read::Decoder::with_buffer(bytes).map_err(invalid)?;
-    decoder.window_log_max(MAX_ZSTD_WINDOW_LOG).map_err(invalid)?;
-    let mut expanded = Vec::with_capacity(declared as usize); // at most `max_bytes`
-    decoder.take((max_bytes as u64).saturating_add(1)).read_to_end(&mut expanded).map_err(invalid)?;
-    if expanded.len() > max_bytes { Err(DecodeError::Expands { limit: max_bytes }) } else { Ok(expanded) }
+    let mut expanded = Vec::new();
+    expand(bytes, &mut expanded, max_bytes as u64).map_err(|error| match error {
+        ReadError::Decode(error) => error,
+        ReadError::Source(error) => DecodeError::Zstd(error.to_string()),
+    })?;
+    Ok(expanded)
 }
+
+/// Expands a body of `Content-Encoding: zstd`, piece by piece, and returns how many bytes it became.
+///
+/// # Errors
+/// No zstd, cut short, or more than `max_bytes`: if the frame says so, nothing is expanded; else not beyond that. Those of
+/// `to`.
+pub fn expand(mut from: impl BufRead, to: &mut impl Write, max_bytes: u64) -> Result<u64, ReadError> {
+    let invalid = |e: io::Error| DecodeError::Zstd(e.to_string());
+    let declared = zstd::zstd_safe::get_frame_content_size(from.fill_buf()?).ok().flatten().unwrap_or(0);
+    if declared > max_bytes {
+        return Err(DecodeError::Expands { limit: max_bytes }.into());
+    }
+    let mut decoder = zstd::stream::read::Decoder::with_buffer(from).map_err(invalid)?;
+    decoder.window_log_max(MAX_ZSTD_WINDOW_LOG).map_err(invalid)?;
+    let (mut piece, mut total) = (vec![0; PIECE_BYTES], 0);
+    loop {
+        let read = decoder.read(&mut piece).map_err(invalid)?;
+        total += read as u64;
+        if read == 0 {
+            return Ok(total);
+        }
+        if total > max_bytes {
+            return Err(DecodeError::Expands { limit: max_bytes }.into());
+        }
+        to.write_all(&piece[..read])?;
+    }
+}
+
+/// Bytes that are expanded at a time.
+const PIECE_BYTES: usize = 128 << 10;

@@ -109,6 +109,8 @@ pub struct TrainTask {
     pub version: u64,
     /// How to send the update in our container. Safetensors is always welcome too.
     pub encoding: Encoding,
+    /// Of the encoding `topk`: the share of a tensor's values that an update changes.
+    pub topk_fraction: f64,
     /// What to do.
     pub train: TrainConfig,
     /// When the round closes.

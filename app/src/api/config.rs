@@ -116,6 +116,8 @@ pub struct RunConfig {
     pub deadline_s: u32,
     /// How parameters travel in our container.
     pub encoding: Encoding,
+    /// Of the encoding `topk`: the share of a tensor's values that an update changes, 0.000001 to 1.
+    pub topk_fraction: f64,
     /// The largest L2 norm of (update - base version) that is taken; none: any finite one.
     pub max_update_norm: Option<f64>,
     /// What clients do.
@@ -130,6 +132,7 @@ impl Default for RunConfig {
             min_clients: 1,
             deadline_s: 600,
             encoding: Encoding::Bf16,
+            topk_fraction: 0.01,
             max_update_norm: None,
             train: TrainConfig::default(),
         }
@@ -151,6 +154,7 @@ impl RunConfig {
         }
         check("min_clients", self.min_clients.into(), 1.0, 1e6);
         check("deadline_s", self.deadline_s.into(), 1.0, 7.0 * 86_400.0);
+        check("topk_fraction", self.topk_fraction, 1e-6, 1.0);
         if let Some(norm) = self.max_update_norm {
             check("max_update_norm", norm, f64::MIN_POSITIVE, f64::MAX);
         }

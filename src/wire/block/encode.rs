@@ -152,13 +152,7 @@ impl BlockEncoder {
     }
 
     /// Turns `differences` into `codes` and what is lost; appends the scales to `body`.
-    fn quantise(
-        &mut self,
-        seed: u64,
-        number: usize,
-        block: &Block,
-        body: &mut Vec<u8>,
-    ) -> Result<(), EncodeError> {
+    fn quantise(&mut self, seed: u64, number: usize, block: &Block, body: &mut Vec<u8>) -> Result<(), EncodeError> {
         let mut random = random(seed, number);
         self.codes.resize(block.values, 0);
         let (mut differences, mut codes) = (self.differences.as_mut_slice(), self.codes.as_mut_slice());

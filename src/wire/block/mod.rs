@@ -3,6 +3,6 @@
 mod decode;
 mod encode;
 
-pub use decode::Sink;
 pub(in crate::wire) use decode::BlockDecoder;
+pub use decode::Sink;
 pub(in crate::wire) use encode::{BlockEncoder, Source};

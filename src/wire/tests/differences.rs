@@ -148,7 +148,8 @@ fn topk_sends_the_largest_changes_of_each_matrix() {
 #[test]
 fn gaps_longer_than_a_byte_come_back() {
     let schema = schema(&[("w", Dtype::F32, &[1, 2000])]);
-    let of = |value: fn(usize) -> f32| Parameters::new(schema.clone(), vec![Values::F32((0..2000).map(value).collect())]);
+    let of =
+        |value: fn(usize) -> f32| Parameters::new(schema.clone(), vec![Values::F32((0..2000).map(value).collect())]);
     let far = |i| if [0, 255, 256, 511, 1022, 1999].contains(&i) { 127.0 } else { 0.0 };
     let recipe = UpdateRecipe { topk_fraction: 0.003, ..recipe(Encoding::TopK) };
     assert_eq!(sent(2000, &of(far), &of(|_| 0.0), recipe, &Feedback::default()).0, of(far));

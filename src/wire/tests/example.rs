@@ -32,7 +32,8 @@ fn the_specification_shows_a_block_in_each_encoding() {
         let recipe = UpdateRecipe { encoding, topk_fraction: 0.01, seed: 0 };
         let base = Base { version: 5, parameters: &base };
         let (body, _) = encode_update(&of([1.0, -2.0, 0.1, 0.0]), base, recipe, &Feedback::default()).unwrap();
-        let block: Vec<_> = body[plan_of(&body).blocks[0].range.start as usize..].iter().map(|b| format!("{b:02x}")).collect();
+        let block: Vec<_> =
+            body[plan_of(&body).blocks[0].range.start as usize..].iter().map(|b| format!("{b:02x}")).collect();
         // The specification groups the bytes by what they mean.
         let row = SPECIFICATION.lines().find(|line| line.starts_with(&format!("| `{encoding}` | `"))).unwrap();
         let shown: String = row.split('|').nth(2).unwrap().chars().filter(|c| !" `,;".contains(*c)).collect();

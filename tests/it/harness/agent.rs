@@ -33,6 +33,7 @@ impl Agent {
             run: "default".parse().unwrap(),
             name: name.to_owned(),
             join_secret: None,
+            encoding: None,
             device: tch::Device::Cpu,
             images,
         };

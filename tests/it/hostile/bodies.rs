@@ -226,7 +226,8 @@ async fn a_body_that_grows_too_large_is_refused_while_it_comes() {
     let mut stream = tokio::net::TcpStream::connect(coordinator.authority()).await.unwrap();
     let head = format!(
         "PUT /api/v1/runs/tiny/rounds/1/updates/{}?samples=1 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\
-         Content-Type: {SAFETENSORS}\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n",
+         Content-Type: {SAFETENSORS}\r\nContent-Encoding: zstd\r\nTransfer-Encoding: chunked\r\n\
+         Connection: close\r\n\r\n",
         guest.id, guest.token
     );
     stream.write_all(head.as_bytes()).await.unwrap();

@@ -1,7 +1,7 @@
 //! The global model over HTTP: content negotiation, conditions, ranges.
 
-use crate::harness::{Coordinator, Guest, container, refused, safetensors, schema, take, with};
-use app::api::ErrorCode;
+use crate::harness::{Coordinator, Guest, refused, safetensors, schema, take, with};
+use app::api::{Encoding, ErrorCode};
 use fedlearn::wire::{self, CONTAINER, SAFETENSORS};
 use reqwest::{Method, RequestBuilder, header};
 use sha2::{Digest, Sha256};
@@ -29,7 +29,7 @@ async fn a_model_comes_in_the_form_that_is_asked_for() {
     assert_eq!(expanded, safetensors(&with(0.0)));
 
     let f32 = take(200, model(&guest).header(header::ACCEPT, format!("{CONTAINER}; encoding=f32"))).await;
-    assert_eq!(f32.bytes().await.unwrap(), container(&with(0.0), 0));
+    assert_eq!(f32.bytes().await.unwrap(), wire::encode(&with(0.0), Encoding::F32, None).unwrap());
     let bf16 = take(200, model(&guest).header(header::ACCEPT, CONTAINER)).await;
     assert_eq!(bf16.headers()["content-type"], format!("{CONTAINER}; encoding=bf16"));
     assert_eq!(wire::decode(&bf16.bytes().await.unwrap(), &schema()).unwrap(), with(0.0));

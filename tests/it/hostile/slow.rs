@@ -22,7 +22,8 @@ async fn stalls(coordinator: &Coordinator, target: &str, token: &str, content_ty
 async fn an_update_that_stalls_is_given_up() {
     let (coordinator, guest) = open_round(&["--body-timeout-s", "1"]).await;
     let target = format!("PUT /api/v1/runs/tiny/rounds/1/updates/{}?samples=1", guest.id);
-    let answer = stalls(&coordinator, &target, &guest.token, "application/vnd.safetensors", "half of it").await;
+    let answer =
+        stalls(&coordinator, &target, &guest.token, "application/vnd.safetensors", "\u{5}\0\0\0\0\0\0\0{").await;
     assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("\"timeout\""), "{answer}");
     nothing_was_kept(&coordinator, &guest).await;
 }
