@@ -1,6 +1,6 @@
 # `make demo` and `make test` are all that a newcomer needs: each does the set-up first, which is quick when nothing is
 # missing. After it plain `cargo leptos serve`, `cargo leptos watch` and `cargo test` work too.
-.PHONY: help setup build serve demo test lint absences test-rust test-browser wasm-size
+.PHONY: help setup build serve demo test lint absences test-rust test-browser bench wasm-size
 .DEFAULT_GOAL := help
 
 # Where setup had to make Debian's rustc-web this checkout's toolchain, rustfmt and clippy are those of rustup's default.
@@ -39,6 +39,9 @@ test-rust:
 
 test-browser: build
 	cd end2end && node --test --test-concurrency=1
+
+bench: ## how fast bodies are written and read
+	cargo bench --bench wire --no-default-features
 
 wasm-size:
 	@bytes=$$(gzip -9c $(WASM) | wc -c); echo "WASM: $$(stat -c %s $(WASM)) bytes, $$bytes gzipped (limit $(WASM_LIMIT_BYTES))"; \
