@@ -150,6 +150,8 @@ pub fn parse(
 pub fn init_logging(settings: &CommonSettings) {
     let filter = tracing_subscriber::EnvFilter::new(&settings.log);
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Who logs into a pipe that is closed would be told so on standard error, and panic because that is closed, too.
+    let log = log.log_internal_errors(false);
     match settings.log_format {
         LogFormat::Human => log.with_ansi(std::io::stderr().is_terminal()).with_target(false).init(),
         LogFormat::Json => log.json().flatten_event(true).init(),

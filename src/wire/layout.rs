@@ -132,7 +132,7 @@ pub(super) fn blocks(schema: &Schema, encodings: &[TensorEncoding], block_values
     blocks
 }
 
-/// A stretch of memory for the values of a [`Piece`]. `I` is what integers are held as.
+/// A stretch of memory for the values of a piece of a block. `I` is what integers are held as.
 #[derive(Debug)]
 pub enum Slot<'a, I> {
     /// For F32.

@@ -147,3 +147,29 @@ async fn exit_codes_mean_something() {
     assert!(said.contains("there is no run 'none'"), "{said}");
     assert_eq!(served.program.ends().await, Some(0));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_nobody_reads_any_more_stops_nothing() {
+    // Given a coordinator whose log goes into a pipe, as in `fedlearn serve 2>&1 | head`
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fedlearn"));
+    command.args(["serve", "--listen", "127.0.0.1:0", "--dataset", "none", "--channels", "1", "--classes", "2"]);
+    command.args(["--device", "cpu", "--log", "debug"]).current_dir(folder.path());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let line = soon("the dashboard's address", lines.next_line()).await.unwrap().unwrap();
+    let origin = line.trim_start_matches("Dashboard:").trim().split("/login").next().unwrap().to_owned();
+    // when that pipe is closed
+    drop(child.stderr.take());
+    // then clients join all the same,
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let http = reqwest::Client::new();
+    let register =
+        || http.post(format!("{origin}/api/v1/runs/default/clients")).json(&json!({"name": "a", "samples": 1}));
+    take(201, register()).await;
+    // and it ends when it is told to.
+    let pid = Pid::from_raw(child.id().unwrap() as i32).unwrap();
+    kill_process(pid, Signal::TERM).unwrap();
+    assert_eq!(soon("the end of a process", child.wait()).await.unwrap().code(), Some(0));
+}
