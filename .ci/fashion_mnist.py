@@ -2,7 +2,7 @@
 
 The digests are those of the unpacked files: Debian's package has the same files with other gzip headers.
 """
-import gzip, hashlib, os, sys, urllib.request
+import gzip, hashlib, http.client, os, sys, urllib.request, zlib
 
 BASE = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 FILES = {
@@ -14,9 +14,12 @@ FILES = {
 folder = sys.argv[1]
 os.makedirs(folder, exist_ok=True)
 for name, want in FILES.items():
-    with urllib.request.urlopen(BASE + name, timeout=60) as reply:
-        body = reply.read()
-    got = hashlib.sha256(gzip.decompress(body)).hexdigest()
+    try:
+        with urllib.request.urlopen(BASE + name, timeout=60) as reply:
+            body = reply.read()
+        got = hashlib.sha256(gzip.decompress(body)).hexdigest()
+    except (OSError, EOFError, zlib.error, http.client.HTTPException) as error:  # not there, cut short, or damaged
+        sys.exit(f"{BASE + name}: {error}")
     if got != want:
         sys.exit(f"{name}: SHA-256 is {got}, expected {want}")
     path = os.path.join(folder, name)
