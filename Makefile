@@ -3,8 +3,6 @@
 .PHONY: help setup build serve demo test lint absences test-rust test-browser bench wasm-size
 .DEFAULT_GOAL := help
 
-# Where setup had to make Debian's rustc-web this checkout's toolchain, rustfmt and clippy are those of rustup's default.
-LINT := +$(shell rustup default 2>/dev/null | cut -d' ' -f1)
 WASM_LIMIT_BYTES := 400000
 WASM := target/site/pkg/fedlearn.wasm
 
@@ -27,9 +25,9 @@ demo: build ## coordinator and three agents on Fashion-MNIST, ten rounds; Ctrl-C
 test: setup lint absences test-rust test-browser ## everything that must pass
 
 lint:
-	cargo $(LINT) fmt --all --check
-	cargo $(LINT) clippy --workspace --all-targets -- -D warnings
-	cargo $(LINT) clippy -p app --no-default-features --features hydrate --target wasm32-unknown-unknown -- -D warnings
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy -p app --no-default-features --features hydrate --target wasm32-unknown-unknown -- -D warnings
 
 absences: ## what must not be reachable from where
 	.ci/absences
