@@ -6,8 +6,10 @@ use crate::cli::{self, Exit};
 use crate::config::DemoSettings;
 use crate::http::Server;
 use crate::round::Command as RoundCommand;
+use crate::store::Store;
 use app::api::RunId;
 use rustix::process::{Pid, Signal, kill_process};
+use std::path::Path;
 use std::time::Duration;
 use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
@@ -25,8 +27,9 @@ pub(super) async fn run(settings: &DemoSettings, stop: CancellationToken) -> Exi
         Ok(_) => return Exit::Failed,
         Err(stop) => return stop.report(),
     };
-    // That it is not there is as well; anything else will show when it is made.
-    let _ = std::fs::remove_dir_all(DATA_DIR);
+    if let Err(error) = Store::remove(Path::new(DATA_DIR)) {
+        return failed(&error, Exit::Failed); // most likely that of a demo which still runs
+    }
     let server = match Server::start(&serve).await {
         Ok(server) => server,
         Err(error) => return failed(&error, Exit::Failed),

@@ -20,7 +20,7 @@ pub(super) async fn run(settings: &ServeSettings, stop: CancellationToken) -> Ex
 
 /// Puts another admin token in place of the one that was lost.
 pub(super) async fn renew_token(settings: &TokenSettings) -> Exit {
-    let renewed = async { Store::open(&settings.data_dir).await?.renew_admin_token().await };
+    let renewed = async { Store::attach(&settings.data_dir).await?.renew_admin_token().await };
     match renewed.await {
         Ok(token) => {
             say(&format!("New admin token: {}\nThe old one and all log-ins are void.", token.reveal()));
@@ -44,6 +44,6 @@ pub(super) fn show_admin_token(server: &Server) {
 }
 
 #[allow(clippy::print_stdout)] // this is what the operator asked for, not a log
-fn say(text: &str) {
+pub(super) fn say(text: &str) {
     println!("{text}");
 }

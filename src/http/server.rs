@@ -114,6 +114,7 @@ impl Server {
             tracing::error!(%error, "the server broke down");
         }
         self.coordinator.stopped().await;
+        self.coordinator.store().release();
         tracing::info!("coordinator stopped");
     }
 }

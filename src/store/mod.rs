@@ -6,6 +6,7 @@
 
 mod blobs;
 mod clients;
+mod lock;
 mod rounds;
 mod runs;
 mod secrets;
@@ -17,8 +18,10 @@ pub use rounds::NewVersion;
 pub use runs::{NewRun, StoredRun};
 pub use token::{Sha256Digest, Token};
 
+use lock::FolderLock;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Why the store could not do what was asked. None of these is the caller's fault.
@@ -41,6 +44,12 @@ pub enum StoreError {
         /// Why not.
         source: std::io::Error,
     },
+    /// A coordinator holds the data folder.
+    #[error("another coordinator uses the data folder {0}")]
+    InUse(PathBuf),
+    /// No coordinator has ever used the data folder.
+    #[error("there is no coordinator's database in {0}")]
+    NoDatabase(PathBuf),
     /// A row does not mean anything to this program.
     #[error("the database holds a {what} that cannot be read: {reason}")]
     Corrupt {
@@ -57,37 +66,61 @@ pub struct Store {
     pool: SqlitePool,
     models: PathBuf,
     incoming: PathBuf,
+    /// The coordinator's; not of those who only look in.
+    lock: Option<Arc<FolderLock>>,
 }
 
+const DATABASE: &str = "fedlearn.sqlite";
+
 impl Store {
-    /// Opens the data folder, making it and bringing its database up to date where needed. Uploads that a stopped
-    /// coordinator left unfinished are removed.
+    /// Opens the data folder for a coordinator, making it and bringing its database up to date where needed. Uploads
+    /// that a stopped coordinator left unfinished are removed.
     ///
     /// # Errors
-    /// The folder cannot be written, or its database is newer than this program.
+    /// The folder cannot be written, another coordinator uses it, or its database is newer than this program.
     pub async fn open(folder: &Path) -> Result<Self, StoreError> {
+        let lock = FolderLock::take(folder)?;
         let models = folder.join("models");
         let incoming = folder.join("incoming");
-        let at = |path: &Path| {
-            let path = path.to_owned();
-            move |source| StoreError::Folder { path, source }
-        };
         tokio::fs::create_dir_all(&models).await.map_err(at(&models))?;
         match tokio::fs::remove_dir_all(&incoming).await {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(at(&incoming)(e)),
             _ => tokio::fs::create_dir_all(&incoming).await.map_err(at(&incoming))?,
         }
-        let options = SqliteConnectOptions::new()
-            .filename(folder.join("fedlearn.sqlite"))
-            .create_if_missing(true)
-            .foreign_keys(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            // What was acknowledged survives a power cut, not only a crash of this program.
-            .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(Duration::from_secs(5));
-        let pool = SqlitePoolOptions::new().max_connections(4).connect_with(options).await?;
+        let pool = connect(folder, true).await?;
         sqlx::migrate!().run(&pool).await?;
-        Ok(Self { pool, models, incoming })
+        Ok(Self { pool, models, incoming, lock: Some(Arc::new(lock)) })
+    }
+
+    /// Looks into the data folder beside its coordinator, which may be running: nothing is made, migrated or cleaned up.
+    ///
+    /// # Errors
+    /// There is no database in it, or it cannot be opened.
+    pub async fn attach(folder: &Path) -> Result<Self, StoreError> {
+        if !folder.join(DATABASE).is_file() {
+            return Err(StoreError::NoDatabase(folder.to_owned()));
+        }
+        let pool = connect(folder, false).await?;
+        Ok(Self { pool, models: folder.join("models"), incoming: folder.join("incoming"), lock: None })
+    }
+
+    /// Removes a data folder with all that is in it; that it is not there is fine.
+    ///
+    /// # Errors
+    /// A coordinator uses it, or the file system.
+    pub fn remove(folder: &Path) -> Result<(), StoreError> {
+        if !folder.exists() {
+            return Ok(());
+        }
+        let _lock = FolderLock::take(folder)?;
+        std::fs::remove_dir_all(folder).map_err(at(folder))
+    }
+
+    /// Lets another coordinator have the data folder, even while somebody still holds a handle on this store.
+    pub fn release(&self) {
+        if let Some(lock) = &self.lock {
+            lock.release();
+        }
     }
 
     /// Notes what happened, for people.
@@ -114,6 +147,23 @@ impl Store {
             .await?;
         Ok(())
     }
+}
+
+async fn connect(folder: &Path, create_if_missing: bool) -> Result<SqlitePool, StoreError> {
+    let options = SqliteConnectOptions::new()
+        .filename(folder.join(DATABASE))
+        .create_if_missing(create_if_missing)
+        .foreign_keys(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        // What was acknowledged survives a power cut, not only a crash of this program.
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(Duration::from_secs(5));
+    Ok(SqlitePoolOptions::new().max_connections(4).connect_with(options).await?)
+}
+
+fn at(path: &Path) -> impl FnOnce(std::io::Error) -> StoreError {
+    let path = path.to_owned();
+    move |source| StoreError::Folder { path, source }
 }
 
 /// SQLite's integers are signed; nothing that is counted here comes near 2^63.
