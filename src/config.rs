@@ -19,7 +19,7 @@ use clap::{Args, ValueEnum, value_parser};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
-use values::{base_url, client_name, cohort, log_filter, words};
+use values::{base_url, client_name, cohort, log_filter, share, words};
 
 /// Settings that every subcommand has.
 #[derive(Debug, Clone, Args)]
@@ -235,6 +235,9 @@ pub struct JoinSettings {
     /// Threads of a CPU [default: all cores]
     #[arg(long, value_parser = value_parser!(u32).range(1..=1024))]
     pub threads: Option<u32>,
+    /// Do not train: add noise of that share of each tensor's size, to try out the exchange alone
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    pub noise: Option<f32>,
     /// The data.
     #[command(flatten)]
     pub data: DataSettings,
@@ -293,6 +296,48 @@ pub struct TokenSettings {
     /// Folder of the coordinator's database
     #[arg(long, value_name = "FOLDER", default_value = "data")]
     pub data_dir: PathBuf,
+    /// File and logs.
+    #[command(flatten)]
+    pub common: CommonSettings,
+}
+
+/// What `fedlearn bench` measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Benchmark {
+    /// Rounds of agents that skip training: seconds, CPU, memory, bytes
+    Exchange,
+    /// Peak memory of the coordinator while clients upload at once, as CSV
+    Memory,
+    /// Bytes of an update in every encoding, after real training
+    Sizes,
+    /// Accuracy after ten rounds with every encoding
+    Convergence,
+}
+
+/// Settings of `fedlearn bench`.
+#[derive(Debug, Clone, Args)]
+pub struct BenchSettings {
+    /// What to measure
+    #[arg(required = true)]
+    pub benchmark: Benchmark,
+    /// Numbers of clients [default: 2,8,32 for exchange, 1,8,32,128 for memory, 3 for convergence]
+    #[arg(long, value_delimiter = ',', value_parser = value_parser!(u32).range(1..=1024))]
+    pub clients: Vec<u32>,
+    /// Network of exchange and memory
+    #[arg(long, alias = "arch", value_name = "NETWORK", default_value = "resnet18", value_parser = words(Architecture::ALL))]
+    pub architecture: Architecture,
+    /// Encodings of exchange and convergence [default: bf16 for exchange, all for convergence]
+    #[arg(long, value_name = "ENCODING", value_delimiter = ',', value_parser = words(Encoding::ALL))]
+    pub encoding: Vec<Encoding>,
+    /// Rounds [default: 6 for exchange, 10 for convergence]
+    #[arg(long, value_parser = value_parser!(u32).range(1..=1_000))]
+    pub rounds: Option<u32>,
+    /// What to train on for sizes [default: cifar10 where it is found, else fashion-mnist]
+    #[arg(long, value_parser = words(Dataset::ALL))]
+    pub dataset: Option<Dataset>,
+    /// Its folder or archive [default: where `make setup` or Debian puts it]
+    #[arg(long = "data", value_name = "PATH")]
+    pub path: Option<PathBuf>,
     /// File and logs.
     #[command(flatten)]
     pub common: CommonSettings,

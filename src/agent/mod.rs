@@ -3,6 +3,7 @@
 //! Decides how to train on this machine and how to go on when the coordinator does not answer. Refuses to know how
 //! rounds are made: it does what its task says.
 
+pub mod noise;
 mod progress;
 mod training;
 mod transport;
@@ -11,11 +12,12 @@ pub use transport::{CallError, Transport};
 
 use crate::model::Device;
 use crate::model::{Images, ModelError, Network};
-use crate::wire::{self, Base, Feedback, ModelFormat, Parameters, UpdateRecipe};
+use crate::wire::{self, Base, EncodeError, Feedback, ModelFormat, Parameters, Schema, UpdateRecipe};
 use app::api::{
     ClientState, Encoding, ErrorCode, ModelSpec, RegisterReply, RegisterRequest, ReportedState, RunId, StatusReport,
     Task, TrainTask, UpdateQuery,
 };
+use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -41,10 +43,38 @@ pub struct AgentSettings {
     pub join_secret: Option<String>,
     /// How to send updates, where it is not to be as the run asks.
     pub encoding: Option<Encoding>,
-    /// What to train on.
-    pub device: Device,
-    /// What to train with.
-    pub images: Images,
+    /// What to do in a round.
+    pub work: Work,
+}
+
+/// What an agent does to the global model.
+#[derive(Debug)]
+pub enum Work {
+    /// It trains.
+    Train {
+        /// On what.
+        device: Device,
+        /// With what.
+        images: Images,
+    },
+    /// It adds noise of that share of each tensor's deviation, which tries out the exchange alone.
+    Noise(f32),
+}
+
+impl Work {
+    fn samples(&self) -> u64 {
+        match self {
+            Self::Train { images, .. } => images.len() as u64,
+            Self::Noise(_) => 1,
+        }
+    }
+
+    fn device(&self) -> String {
+        match self {
+            Self::Train { device, .. } => crate::model::describe(*device),
+            Self::Noise(_) => "none".to_owned(),
+        }
+    }
 }
 
 /// Why an agent gave up.
@@ -96,9 +126,19 @@ pub async fn join(settings: AgentSettings, leave: CancellationToken) -> Result<(
 
 async fn take_part(settings: &AgentSettings, transport: &mut Transport) -> Result<(), AgentError> {
     let spec = register(settings, transport).await?;
+    let (schema, worker) = match &settings.work {
+        Work::Train { device, images } => {
+            let network = Network::new(&spec, *device)?;
+            (
+                network.schema().clone(),
+                Worker::Train { network: Some(Box::new(network)), images: Arc::new(images.clone()) },
+            )
+        }
+        Work::Noise(share) => (Network::new(&spec, Device::Cpu)?.schema().clone(), Worker::Noise(*share)),
+    };
     let mut agent = Agent {
-        network: Some(Network::new(&spec, settings.device)?),
-        images: Arc::new(settings.images.clone()),
+        schema,
+        worker,
         name: settings.name.clone(),
         encoding: settings.encoding,
         held: None,
@@ -151,30 +191,39 @@ fn waiting(state: ClientState) -> &'static str {
 }
 
 async fn register(settings: &AgentSettings, transport: &mut Transport) -> Result<ModelSpec, AgentError> {
-    let images = &settings.images;
     let request = RegisterRequest {
         name: settings.name.clone(),
-        samples: images.len() as u64,
-        device: crate::model::describe(settings.device),
+        samples: settings.work.samples(),
+        device: settings.work.device(),
         join_secret: settings.join_secret.clone(),
     };
     let reply = transport.register(&request).await.map_err(AgentError::Refused)?;
     let RegisterReply { client_id, state, model, .. } = reply;
     let spec = model.ok_or_else(|| AgentError::NotBuiltIn(settings.run.clone()))?;
-    if images.channels != spec.channels as usize || images.classes > spec.classes as usize {
+    if let Work::Train { images, .. } = &settings.work
+        && (images.channels != spec.channels as usize || images.classes > spec.classes as usize)
+    {
         return Err(AgentError::OtherData {
             wanted: (spec.channels, spec.classes),
             found: (images.channels, images.classes),
         });
     }
-    tracing::info!("joined run '{}' as {client_id} with {} images, {state}: {spec}", settings.run, images.len());
+    tracing::info!("joined run '{}' as {client_id} with {} images, {state}: {spec}", settings.run, request.samples);
     Ok(spec)
 }
 
+enum Worker {
+    Train {
+        /// Away while it trains.
+        network: Option<Box<Network>>,
+        images: Arc<Images>,
+    },
+    Noise(f32),
+}
+
 struct Agent {
-    /// Away while it trains.
-    network: Option<Network>,
-    images: Arc<Images>,
+    schema: Arc<Schema>,
+    worker: Worker,
     name: String,
     encoding: Option<Encoding>,
     /// The last global version that was fetched: what the next one may be told by.
@@ -212,8 +261,48 @@ impl Agent {
     async fn train(&mut self, transport: &Transport, task: &TrainTask) -> Result<bool, RoundError> {
         say(transport, &report(ReportedState::Update, Some(task.round))).await;
         let global = self.fetch(transport, task.version).await?;
-        let network = self.network.take().ok_or_else(|| RoundError::Here("the network is lost".into()))?;
-        let mut training = Training::start(network, global.clone(), self.images.clone(), task, &self.name);
+        let Trained { parameters, loss, samples } = match self.work(transport, task, &global).await? {
+            Some(trained) => trained,
+            None => return Ok(false),
+        };
+        let encoding = self.encoding.unwrap_or(task.encoding);
+        let seed = training::seed(task, &self.name);
+        let recipe = UpdateRecipe { encoding, topk_fraction: task.topk_fraction, seed };
+        let (version, owed) = (task.version, self.owed.clone());
+        let encoded = tokio::task::spawn_blocking(move || {
+            let base = Base { version, parameters: &global };
+            let (body, owed) = wire::encode_update(&parameters, base, recipe, &owed)?;
+            let sha256 = hex::encode(Sha256::digest(&body));
+            Ok::<_, EncodeError>((body, owed, sha256))
+        });
+        let (body, owed, sha256) =
+            encoded.await.map_err(|e| RoundError::Here(e.to_string()))?.map_err(|e| RoundError::Here(e.to_string()))?;
+        let query = UpdateQuery { sha256: Some(sha256), ..UpdateQuery::whole(samples, loss) };
+        let content_type = ModelFormat::Container(encoding).content_type();
+        transport.update(task.round, &query, content_type, body.into()).await?;
+        // What was lost is made good later only if the rest has arrived.
+        self.owed = owed;
+        Ok(true)
+    }
+
+    /// Does to the global model what is to be done. None if it was cancelled.
+    async fn work(
+        &mut self,
+        transport: &Transport,
+        task: &TrainTask,
+        global: &Arc<Parameters>,
+    ) -> Result<Option<Trained>, RoundError> {
+        let (network, images) = match &mut self.worker {
+            Worker::Train { network, images } => (network, images.clone()),
+            Worker::Noise(share) => {
+                let (global, seed, share) = (global.clone(), training::seed(task, &self.name), *share);
+                let disturbed = tokio::task::spawn_blocking(move || noise::add(&global, share, seed));
+                let parameters = disturbed.await.map_err(|e| RoundError::Here(e.to_string()))?;
+                return Ok(Some(Trained { parameters, loss: None, samples: 1 }));
+            }
+        };
+        let here = network.take().ok_or_else(|| RoundError::Here("the network is lost".into()))?;
+        let mut training = Training::start(*here, global.clone(), images, task, &self.name);
         // Whatever becomes of this future, training must not go on without it.
         let guard = training.cancel.clone().drop_guard();
         let joined = loop {
@@ -229,37 +318,17 @@ impl Agent {
             }
         };
         drop(guard);
-        let (network, trained) =
+        let (back, trained) =
             joined.map_err(|e| RoundError::Fatal(AgentError::Stopped(format!("training broke down: {e}"))))?;
-        self.network = Some(network);
-        let (parameters, loss, samples) = match trained {
-            Ok(Trained::Finished { parameters, loss, samples }) => (parameters, loss, samples),
-            Ok(Trained::Cancelled) => return Ok(false),
-            Err(error) => return Err(RoundError::Here(error.to_string())),
-        };
-        let encoding = self.encoding.unwrap_or(task.encoding);
-        let seed = training::seed(task, &self.name);
-        let recipe = UpdateRecipe { encoding, topk_fraction: task.topk_fraction, seed };
-        let (version, owed) = (task.version, self.owed.clone());
-        let encoded = tokio::task::spawn_blocking(move || {
-            wire::encode_update(&parameters, Base { version, parameters: &global }, recipe, &owed)
-        });
-        let (body, owed) =
-            encoded.await.map_err(|e| RoundError::Here(e.to_string()))?.map_err(|e| RoundError::Here(e.to_string()))?;
-        let query = UpdateQuery { samples, loss: Some(loss) };
-        let content_type = ModelFormat::Container(encoding).content_type();
-        transport.update(task.round, &query, content_type, body.into()).await?;
-        // What was lost is made good later only if the rest has arrived.
-        self.owed = owed;
-        Ok(true)
+        *network = Some(Box::new(back));
+        trained.map_err(|error| RoundError::Here(error.to_string()))
     }
 
     /// A global version: by its difference to the one that we hold, where that is shorter.
     async fn fetch(&mut self, transport: &Transport, version: u64) -> Result<Arc<Parameters>, RoundError> {
         let held = self.held.clone();
         let body = transport.model(version, held.as_ref().map(|(version, _)| *version)).await?;
-        let network = self.network.as_ref().ok_or_else(|| RoundError::Here("the network is lost".into()))?;
-        let schema = network.schema().clone();
+        let schema = self.schema.clone();
         let decoded = tokio::task::spawn_blocking(move || {
             let base = held.as_ref().map(|(version, parameters)| Base { version: *version, parameters });
             wire::decode_against(&body, &schema, base)

@@ -10,20 +10,15 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// What came of a round's training.
+/// What came of a round's work.
 #[derive(Debug)]
-pub enum Trained {
-    /// All epochs are done.
-    Finished {
-        /// The trained parameters.
-        parameters: Parameters,
-        /// Mean loss of the last epoch.
-        loss: f64,
-        /// Images trained on.
-        samples: u64,
-    },
-    /// It was told to stop.
-    Cancelled,
+pub struct Trained {
+    /// The new parameters.
+    pub parameters: Parameters,
+    /// Mean loss of the last epoch; none where there was no training.
+    pub loss: Option<f64>,
+    /// Images trained on.
+    pub samples: u64,
 }
 
 /// A round's training that runs.
@@ -33,8 +28,8 @@ pub struct Training {
     pub progress: watch::Receiver<Option<Progress>>,
     /// Stops it within a batch.
     pub cancel: CancellationToken,
-    /// The network comes back with the result, for the next round.
-    pub result: tokio::task::JoinHandle<(Network, Result<Trained, ModelError>)>,
+    /// The network comes back with the result, for the next round. None: it was told to stop.
+    pub result: tokio::task::JoinHandle<(Network, Result<Option<Trained>, ModelError>)>,
 }
 
 impl Training {
@@ -61,9 +56,9 @@ impl Training {
                 .load(&global)
                 .and_then(|()| model::train(&mut network, &images, &config, seed, &mut on_batch))
                 .and_then(|outcome| match outcome {
-                    TrainOutcome::Cancelled => Ok(Trained::Cancelled),
+                    TrainOutcome::Cancelled => Ok(None),
                     TrainOutcome::Finished { loss, samples } => {
-                        Ok(Trained::Finished { parameters: network.parameters()?, loss, samples })
+                        Ok(Some(Trained { parameters: network.parameters()?, loss: Some(loss), samples }))
                     }
                 });
             display.end();

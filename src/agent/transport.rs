@@ -2,11 +2,13 @@
 
 use app::api::{
     ClientId, ErrorBody, ErrorCode, RegisterReply, RegisterRequest, RunId, RunSnapshot, StatusReply, StatusReport,
-    Task, UpdateQuery,
+    Task, UpdateQuery, UploadView,
 };
 use backon::{BackoffBuilder, ExponentialBuilder, Retryable};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use reqwest::header::HeaderValue;
 use reqwest::{Method, RequestBuilder, Response, StatusCode, header};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// How long one long-poll waits.
@@ -143,22 +145,38 @@ impl Transport {
         Ok(answer(request.send().await?).await?.json().await?)
     }
 
-    /// A version of the global model, in our container; possibly as a difference to the version `base`.
+    /// A version of the global model, in our container; possibly as a difference to the version `base`. If the connection
+    /// breaks, it goes on where it was.
     ///
     /// # Errors
     /// The coordinator refuses.
     pub async fn model(&self, version: u64, base: Option<u64>) -> Result<Bytes, CallError> {
         let path = format!("/models/{version}");
-        // The body is part of the call: a connection that breaks in the middle is a call to repeat.
+        // What has come so far, and of what.
+        let part = tokio::sync::Mutex::new((BytesMut::new(), None::<HeaderValue>));
         let fetch = || async {
-            let request = self.request(Method::GET, &path).header(header::ACCEPT, crate::wire::CONTAINER);
-            let request = request.query(&base.map(|base| ("base", base)).as_slice());
-            Ok(answer(request.send().await?).await?.bytes().await?)
+            let mut part = part.lock().await;
+            let (body, etag) = &mut *part;
+            let mut request = self.request(Method::GET, &path).header(header::ACCEPT, crate::wire::CONTAINER);
+            request = request.query(&base.map(|base| ("base", base)).as_slice());
+            if let Some(etag) = etag.as_ref().filter(|_| !body.is_empty()) {
+                request =
+                    request.header(header::RANGE, format!("bytes={}-", body.len())).header(header::IF_RANGE, etag);
+            }
+            let mut response = answer(request.send().await?).await?;
+            if response.status() != StatusCode::PARTIAL_CONTENT {
+                body.clear(); // the whole, from its beginning
+                *etag = response.headers().get(header::ETAG).cloned();
+            }
+            while let Some(chunk) = response.chunk().await? {
+                body.extend_from_slice(&chunk);
+            }
+            Ok(std::mem::take(body).freeze())
         };
         self.repeat(fetch).await
     }
 
-    /// Sends an update. Repeating it is harmless.
+    /// Sends an update. Repeating it is harmless; if the connection breaks, it goes on where it was.
     ///
     /// # Errors
     /// The coordinator refuses.
@@ -170,11 +188,33 @@ impl Transport {
         body: Bytes,
     ) -> Result<(), CallError> {
         let path = format!("/rounds/{round}/updates/{}", self.id().map_or("", ClientId::as_str));
-        let request = || {
-            let request = self.request(Method::PUT, &path).query(query);
-            request.header(header::CONTENT_TYPE, content_type).body(body.clone())
+        let is_first = AtomicBool::new(true);
+        let send = || async {
+            let (mut query, mut rest) = (query.clone(), body.clone());
+            if !is_first.swap(false, Ordering::Relaxed) {
+                match self.upload(&path).await? {
+                    Some(here) if Some(&here.sha256) != query.sha256.as_ref() => {}
+                    Some(UploadView { counted: true, .. }) => return Ok(()),
+                    Some(UploadView { bytes: Some(bytes), .. }) if bytes <= body.len() as u64 => {
+                        query.offset = Some(bytes);
+                        rest = body.slice(bytes as usize..); // of a body in memory
+                    }
+                    _ => {}
+                }
+            }
+            let request = self.request(Method::PUT, &path).query(&query);
+            answer(request.header(header::CONTENT_TYPE, content_type).body(rest).send().await?).await.map(|_| ())
         };
-        self.call(request).await.map(|_| ())
+        self.repeat(send).await
+    }
+
+    /// What the coordinator has of an update; none: nothing.
+    async fn upload(&self, path: &str) -> Result<Option<UploadView>, CallError> {
+        match answer(self.request(Method::GET, path).send().await?).await {
+            Ok(response) => Ok(Some(response.json().await?)),
+            Err(error) if error.code() == Some(ErrorCode::NotFound) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Leaves the run. Not repeated: who leaves does not wait.

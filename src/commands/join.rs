@@ -1,7 +1,7 @@
 //! `fedlearn join`.
 
 use super::failed;
-use crate::agent::{self, AgentError, AgentSettings, CallError, Transport};
+use crate::agent::{self, AgentError, AgentSettings, CallError, Transport, Work};
 use crate::cli::Exit;
 use crate::config::{DataSettings, JoinSettings};
 use crate::model::dataset::{self, Split, default_path};
@@ -46,10 +46,24 @@ pub(super) async fn run(settings: JoinSettings, stop: CancellationToken) -> Exit
 }
 
 async fn prepare(settings: &JoinSettings) -> Result<AgentSettings, JoinError> {
-    let device = settings.device.find()?;
     if let Some(threads) = settings.threads {
         set_threads(threads);
     }
+    let work = match settings.noise {
+        Some(share) => Work::Noise(share),
+        None => Work::Train { device: settings.device.find()?, images: images(settings).await? },
+    };
+    Ok(AgentSettings {
+        coordinator_url: settings.url.clone(),
+        run: settings.run.clone(),
+        name: settings.client_name(),
+        join_secret: settings.join_secret.as_ref().map(|secret| secret.expose().to_owned()),
+        encoding: settings.encoding,
+        work,
+    })
+}
+
+async fn images(settings: &JoinSettings) -> Result<Images, JoinError> {
     let dataset = match settings.data.dataset {
         Some(dataset) => dataset,
         None => {
@@ -57,16 +71,7 @@ async fn prepare(settings: &JoinSettings) -> Result<AgentSettings, JoinError> {
             run.dataset.ok_or(JoinError::NoDataset)?
         }
     };
-    let images = load(dataset, &settings.data)?;
-    Ok(AgentSettings {
-        coordinator_url: settings.url.clone(),
-        run: settings.run.clone(),
-        name: settings.client_name(),
-        join_secret: settings.join_secret.as_ref().map(|secret| secret.expose().to_owned()),
-        encoding: settings.encoding,
-        device,
-        images,
-    })
+    load(dataset, &settings.data)
 }
 
 fn load(dataset: Dataset, settings: &DataSettings) -> Result<Images, JoinError> {

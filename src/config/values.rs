@@ -108,3 +108,8 @@ pub(super) fn client_name(text: &str) -> Result<String, String> {
     let request = RegisterRequest { name: text.to_owned(), samples: 1, device: String::new(), join_secret: None };
     request.problems().into_iter().next().map_or_else(|| Ok(text.to_owned()), Err)
 }
+
+pub(super) fn share(text: &str) -> Result<f32, String> {
+    let share = text.parse().ok().filter(|share| *share > 0.0 && *share <= 1.0);
+    share.ok_or_else(|| format!("'{text}' is no share: above 0, at most 1"))
+}

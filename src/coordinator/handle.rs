@@ -28,6 +28,14 @@ pub enum RunError {
     /// The update was read and is not acceptable.
     #[error("the update is refused: {0}")]
     BadUpdate(String),
+    /// An upload cannot be gone on with there.
+    #[error("offset is {offset}, but of this update {have} bytes are here")]
+    Offset {
+        /// Where the client would go on.
+        offset: u64,
+        /// How many bytes are here.
+        have: u64,
+    },
     /// The configuration is not acceptable.
     #[error("the configuration is refused")]
     BadConfig(Vec<String>),
@@ -159,6 +167,14 @@ impl RunHandle {
     /// The machine's refusal, or the run cannot say now.
     pub async fn may_update(&self, client: &ClientId, round: u64) -> Result<(), RunError> {
         self.ask(|reply| Message::MayUpdate { client: client.clone(), round, reply }).await
+    }
+
+    /// Hears of a client without a word of it: as its upload goes on.
+    ///
+    /// # Errors
+    /// As [`Self::command`].
+    pub async fn seen(&self, client: &ClientId) -> Result<(), RunError> {
+        self.command(Command::Seen { client: client.clone() }).await
     }
 
     /// Receives a body for an update of this run: checked as it arrives.

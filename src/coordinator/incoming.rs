@@ -7,13 +7,14 @@
 use super::handle::RunError;
 use super::models::blocking;
 use super::published::Published;
-use crate::store::{BlobError, Spool, SpoolFile, StoreError};
+use crate::store::{BlobError, Sha256Digest, Spool, SpoolFile, StoreError};
 use crate::wire::{self, Base, BodyFormat, Distance, Parameters, Plan, ReadError};
 use std::ops::Range;
 use std::sync::Arc;
 use tokio::task::JoinHandle;
 
 /// An update whose bytes are coming in.
+#[derive(Debug)]
 pub struct Incoming {
     format: BodyFormat,
     published: Arc<Published>,
@@ -77,7 +78,20 @@ impl Incoming {
         self.spool.bytes()
     }
 
-    /// Takes the next bytes.
+    /// SHA-256 of the bytes that have come.
+    pub fn digest(&self) -> Sha256Digest {
+        self.spool.digest()
+    }
+
+    /// Goes on after a request that was broken off at any point.
+    ///
+    /// # Errors
+    /// The file system.
+    pub async fn resume(&mut self) -> Result<(), RunError> {
+        self.spool.resume(&mut self.writer).await.map_err(|e| StoreError::from(e).into())
+    }
+
+    /// Takes the next bytes. Broken off at any point, nothing is lost but these bytes: see [`Self::resume`].
     ///
     /// # Errors
     /// The update cannot be accepted, whatever else comes; or the file system.
@@ -130,8 +144,8 @@ impl Incoming {
         if blocks.is_empty() {
             return Ok(());
         }
-        self.checked = blocks.end;
         self.spool.flush(&mut self.writer).await.map_err(StoreError::from)?;
+        self.checked = blocks.end; // from here on without an await, at which the request may be broken off
         let file = self.spool.open().map_err(StoreError::from)?;
         let (version, base) = (self.version, self.base.clone());
         self.checking = Some(tokio::task::spawn_blocking(move || distance(&plan, &file, version, &base, blocks)));
@@ -140,8 +154,10 @@ impl Incoming {
 
     /// Waits for the blocks that are being checked.
     async fn join(&mut self) -> Result<(), RunError> {
-        if let Some(checking) = self.checking.take() {
-            let squared = checking.await.map_err(|e| RunError::Internal(format!("checking broke down: {e}")))?;
+        if let Some(checking) = &mut self.checking {
+            let squared = checking.await;
+            self.checking = None;
+            let squared = squared.map_err(|e| RunError::Internal(format!("checking broke down: {e}")))?;
             self.squared += squared.map_err(unreadable)?;
         }
         Ok(())

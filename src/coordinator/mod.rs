@@ -11,12 +11,14 @@ mod ledger;
 mod models;
 mod published;
 mod run_task;
+mod uploads;
 
 pub use clock::Clock;
 pub use handle::{RunError, RunHandle, Update};
 pub use incoming::{CheckedUpdate, Incoming};
 pub use models::{EncodedModel, ModelError};
 pub use published::Published;
+pub use uploads::{Turn, UploadKey, Uploads};
 
 use crate::model::Device;
 use crate::model::{self, Images, Network};

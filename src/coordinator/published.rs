@@ -1,6 +1,7 @@
-//! What a run shows to everybody: its snapshot with the changes to it, and its global model.
+//! What a run shows to everybody, its snapshot with the changes to it and its global model; and what is on its way in.
 
 use super::models::Models;
+use super::uploads::Uploads;
 use app::api::{Change, Event, RunSnapshot};
 use std::sync::{PoisonError, RwLock};
 use tokio::sync::{broadcast, watch};
@@ -18,6 +19,8 @@ pub struct Published {
     tasks: watch::Sender<u64>,
     /// The global model.
     pub models: Models,
+    /// Updates on their way in.
+    pub uploads: Uploads,
 }
 
 impl Published {
@@ -27,6 +30,7 @@ impl Published {
             events: broadcast::channel(BACKLOG).0,
             tasks: watch::channel(0).0,
             models,
+            uploads: Uploads::default(),
         }
     }
 

@@ -56,10 +56,10 @@ impl RunTask {
                 }
             };
             tokio::select! {
-                () = self.ledger.shutdown.cancelled() => return,
+                () = self.ledger.shutdown.cancelled() => break,
                 message = self.inbox.recv() => match message {
                     Some(message) => self.receive(message).await,
-                    None => return,
+                    None => break,
                 },
                 () = timer => {
                     self.machine.handle_timeout(self.ledger.clock.now_ms());
@@ -67,6 +67,7 @@ impl RunTask {
                 }
             }
         }
+        self.published.uploads.clear();
     }
 
     async fn receive(&mut self, message: Message) {
@@ -328,6 +329,7 @@ impl RunTask {
         };
         self.ledger.note("round ended", None, Some(summary.number), &detail).await;
         self.mean = None;
+        self.published.uploads.clear();
         let version = self.machine.version();
         self.published.publish(Change::RoundEnded { summary: Box::new(summary), version, best });
     }

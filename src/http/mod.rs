@@ -103,7 +103,7 @@ pub fn router(state: AppState, body_timeout: Duration) -> Router {
         .layer(DefaultBodyLimit::max(MAX_JSON_BYTES));
     // These look at the size themselves: their caps depend on the model.
     let bodies = OpenApiRouter::new()
-        .routes(routes!(updates::put_update))
+        .routes(routes!(updates::put_update, updates::get_update))
         .routes(routes!(runs::list, runs::create))
         .layer(DefaultBodyLimit::disable());
     let (api, mut document) = OpenApiRouter::new()

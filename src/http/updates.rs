@@ -4,18 +4,21 @@ use super::auth::Client;
 use super::error::{ApiError, ApiResult};
 use super::extract::{ApiPath, ApiQuery};
 use super::{AppState, header_text};
-use crate::coordinator::{RunError, Update};
+use crate::coordinator::{RunError, RunHandle, Turn, Update, UploadKey};
 use crate::round::Reject;
-use crate::store::Spool;
+use crate::store::{Sha256Digest, Spool};
 use crate::wire;
-use app::api::{ClientId, ErrorBody, ErrorCode, RunId, UpdateQuery, UpdateReply};
+use app::api::{ClientId, ErrorBody, ErrorCode, RunId, UpdateQuery, UpdateReply, UploadView};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
+use bytes::Buf;
 use futures::StreamExt;
+use std::time::{Duration, Instant};
 
-/// Send an update. Harmless to repeat: 202 when it is taken, 200 when this very one was in already.
+/// Send an update. Harmless to repeat: 202 when it is taken, 200 when this very one was in already. With `sha256`, one whose
+/// connection broke can be gone on with, at an `offset`.
 #[utoipa::path(
     put, path = "/runs/{run}/rounds/{round}/updates/{id}", tag = "client",
     params(("run" = RunId, Path), ("round" = u64, Path), ("id" = ClientId, Path), UpdateQuery),
@@ -49,13 +52,7 @@ pub async fn put_update(
         }
         Err(error) => return Err(error.into()),
     };
-    if query.samples == 0 || query.samples > 1_000_000_000_000 {
-        let message = format!("samples is {}, allowed are 1 to 10^12", query.samples);
-        return Err(ApiError::new(ErrorCode::Invalid, message));
-    }
-    if query.loss.is_some_and(|loss| !loss.is_finite()) {
-        return Err(ApiError::new(ErrorCode::Invalid, "loss is not finite"));
-    }
+    let (sha256, offset) = said(&query)?;
     let format = wire::body_format(
         header_text(&headers, header::CONTENT_TYPE)?,
         header_text(&headers, header::CONTENT_ENCODING)?,
@@ -63,26 +60,30 @@ pub async fn put_update(
     .map_err(|e| ApiError::new(ErrorCode::UnsupportedMediaType, e.to_string()))?;
     let cap = wire::max_body_bytes(run.published().models.schema()).min(state.max_body_bytes);
     if let Some(length) = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok()) {
-        within(length, cap)?;
+        within(length.saturating_add(offset), cap)?;
     }
 
     if let Some(earlier) = earlier {
         let spool = receive(store.spool(), body, cap).await?;
-        let reply = Json(UpdateReply { round, sha256: spool.digest().to_string(), bytes: spool.bytes() });
-        return if earlier == spool.digest() {
+        let same = earlier == spool.digest() || offset > 0 && sha256 == Some(earlier);
+        let reply = Json(UpdateReply { round, sha256: earlier.to_string(), bytes: offset + spool.bytes() });
+        return if same {
             Ok((StatusCode::OK, reply))
         } else {
             Err(Reject::AlreadyUpdated { client: id, round }.into())
         };
     }
-    let mut incoming = run.receive(store.spool(), format).await?;
-    let mut chunks = body.into_data_stream();
-    while let Some(chunk) = chunks.next().await {
-        let chunk = chunk.map_err(|e| ApiError::from_body(&e))?;
-        within(incoming.bytes() + chunk.len() as u64, cap)?;
-        incoming.append(&chunk).await?;
-    }
-    let body = incoming.finish().await?;
+    let key = sha256.map(|sha256| UploadKey { round, sha256, format });
+    let mut turn = run.published().uploads.turn(&id, key).await;
+    let here = match offset {
+        0 => {
+            turn.begin(run.receive(store.spool(), format).await?);
+            0
+        }
+        offset => turn.go_on(offset).await?,
+    };
+    receive_update(&run, &id, &mut turn, body, here, cap).await?;
+    let body = turn.finish().await?;
     let digest = body.spool().digest();
     let reply = Json(UpdateReply { round, sha256: digest.to_string(), bytes: body.spool().bytes() });
     let (samples, loss) = (query.samples, query.loss);
@@ -97,6 +98,88 @@ pub async fn put_update(
         Err(error) => Err(error.into()),
     }
 }
+
+/// What is here of an update: whether it is counted, or else how much of it has come and can be gone on with.
+#[utoipa::path(
+    get, path = "/runs/{run}/rounds/{round}/updates/{id}", tag = "client",
+    params(("run" = RunId, Path), ("round" = u64, Path), ("id" = ClientId, Path)),
+    responses(
+        (status = 200, body = UploadView), (status = 401, body = ErrorBody), (status = 404, body = ErrorBody),
+    ),
+)]
+pub async fn get_update(
+    State(state): State<AppState>,
+    Client { run, id }: Client,
+    ApiPath((_, round, _)): ApiPath<(RunId, u64, ClientId)>,
+) -> ApiResult<Json<UploadView>> {
+    if let Some(sha256) = state.coordinator.store().contribution(run.run(), round, &id).await? {
+        return Ok(Json(UploadView { round, sha256: sha256.to_string(), counted: true, bytes: None }));
+    }
+    match run.published().uploads.of(&id).filter(|(key, _)| key.round == round) {
+        Some((key, bytes)) => {
+            Ok(Json(UploadView { round, sha256: key.sha256.to_string(), counted: false, bytes: Some(bytes) }))
+        }
+        None => {
+            let message = format!("of an update of client {id} for round {round} nothing is here");
+            Err(ApiError::new(ErrorCode::NotFound, message))
+        }
+    }
+}
+
+/// What the query says, if it can be so: the whole body's hash, and where this one begins in it.
+fn said(query: &UpdateQuery) -> ApiResult<(Option<Sha256Digest>, u64)> {
+    let invalid = |message: String| ApiError::new(ErrorCode::Invalid, message);
+    if query.samples == 0 || query.samples > 1_000_000_000_000 {
+        return Err(invalid(format!("samples is {}, allowed are 1 to 10^12", query.samples)));
+    }
+    if query.loss.is_some_and(|loss| !loss.is_finite()) {
+        return Err(invalid("loss is not finite".into()));
+    }
+    let sha256 = query.sha256.as_deref().map(str::parse).transpose().map_err(|e| invalid(format!("sha256: {e}")))?;
+    match (sha256, query.offset.unwrap_or(0)) {
+        (None, 1..) => Err(invalid("offset needs sha256: it tells which update is gone on with".into())),
+        said => Ok(said),
+    }
+}
+
+/// Takes what is left of an update, without its first `here` bytes.
+async fn receive_update(
+    run: &RunHandle,
+    id: &ClientId,
+    turn: &mut Turn,
+    body: Body,
+    mut here: u64,
+    cap: u64,
+) -> ApiResult<()> {
+    let mut chunks = body.into_data_stream();
+    let mut heard = Instant::now();
+    loop {
+        let chunk = tokio::select! {
+            chunk = chunks.next() => chunk,
+            () = turn.superseded() => {
+                return Err(ApiError::new(ErrorCode::Conflict, "another request goes on with this update"));
+            }
+        };
+        // What has come by now stays, however this ends.
+        let Some(chunk) = chunk else { return Ok(()) };
+        let mut chunk = chunk.map_err(|e| ApiError::from_body(&e))?;
+        let skipped = here.min(chunk.len() as u64);
+        here -= skipped;
+        chunk.advance(skipped as usize); // at most the chunk's length
+        if let Err(error) = within(turn.bytes() + chunk.len() as u64, cap) {
+            turn.discard();
+            return Err(error);
+        }
+        turn.append(&chunk).await?;
+        if heard.elapsed() > HEARTBEAT {
+            run.seen(id).await?;
+            heard = Instant::now();
+        }
+    }
+}
+
+/// A client that sends is not offline, however long it takes: it is heard of so often.
+const HEARTBEAT: Duration = Duration::from_secs(10);
 
 /// Takes a body onto disk, up to `cap` bytes.
 pub(super) async fn receive(mut spool: Spool, body: Body, cap: u64) -> ApiResult<Spool> {

@@ -172,6 +172,16 @@ impl Spool {
         Ok(())
     }
 
+    /// Goes on with a file to which an append was broken off: what it may have written is overwritten.
+    ///
+    /// # Errors
+    /// The file system.
+    pub async fn resume(&self, file: &mut tokio::fs::File) -> Result<(), BlobError> {
+        use tokio::io::AsyncSeekExt;
+        file.set_len(self.bytes).await.map_err(failed("write", &self.path))?; // after a write that still ran
+        file.seek(io::SeekFrom::Start(self.bytes)).await.map(|_| ()).map_err(failed("write", &self.path))
+    }
+
     /// Bytes received so far.
     pub fn bytes(&self) -> u64 {
         self.bytes

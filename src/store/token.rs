@@ -2,6 +2,7 @@
 
 use sha2::{Digest, Sha256};
 use std::fmt;
+use std::str::FromStr;
 use subtle::ConstantTimeEq;
 
 /// A SHA-256. Compared in constant time, because some of them are hashes of secrets.
@@ -17,6 +18,17 @@ impl Sha256Digest {
     /// The way back from the database.
     pub(super) fn from_slice(bytes: &[u8]) -> Result<Self, String> {
         bytes.try_into().map(Self).map_err(|_| format!("a SHA-256 of {} bytes", bytes.len()))
+    }
+}
+
+impl FromStr for Sha256Digest {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut digest = [0; 32];
+        match hex::decode_to_slice(text, &mut digest) {
+            Ok(()) => Ok(Self(digest)),
+            Err(_) => Err(format!("'{text}' is no SHA-256: 64 hexadecimal digits")),
+        }
     }
 }
 
@@ -70,6 +82,15 @@ mod tests {
         let (a, b) = (Token::generate(), Token::generate());
         assert_eq!(a.reveal().len(), 64);
         assert!(a.digest() != b.digest());
+    }
+
+    #[test]
+    fn a_digest_reads_what_it_writes_and_nothing_else() {
+        let digest = Sha256Digest::of("abc");
+        assert_eq!(digest.to_string().parse(), Ok(digest));
+        for text in ["", "ab", &digest.to_string()[1..], &"g".repeat(64), &"a".repeat(66)] {
+            assert!(text.parse::<Sha256Digest>().is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The whole path, from outside: the real coordinator on a port of its own, spoken to over HTTP.
 #![allow(clippy::unwrap_used)]
 
+mod broken_links;
 mod encodings;
 mod events;
 mod federated;

@@ -197,6 +197,35 @@ pub struct UpdateQuery {
     /// Mean training loss of the last local epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss: Option<f64>,
+    /// SHA-256 of the whole body, hexadecimal. With it, an upload whose connection breaks can be gone on with: what has come
+    /// is kept until the round is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// Where in the whole body this one begins: at most as many bytes as `GET` says are here. Needs `sha256`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offset: Option<u64>,
+}
+
+impl UpdateQuery {
+    /// Of an update that is sent as a whole.
+    pub fn whole(samples: u64, loss: Option<f64>) -> Self {
+        Self { samples, loss, sha256: None, offset: None }
+    }
+}
+
+/// `GET .../rounds/{n}/updates/{id}`: what is here of a client's update.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "ssr", derive(utoipa::ToSchema))]
+pub struct UploadView {
+    /// The round it is for.
+    pub round: u64,
+    /// SHA-256 of the whole body, hexadecimal; of one that is not complete, as the client said.
+    pub sha256: String,
+    /// Whether the update is complete and counted: nothing is left to do.
+    pub counted: bool,
+    /// How many bytes are here of one that is not: go on there, with `offset`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
 }
 
 /// The answer to an update: 202 when it was taken, 200 when this very update was in already.

@@ -1,7 +1,7 @@
 //! The real agent, in this process.
 
 use super::{Coordinator, soon};
-use fedlearn::agent::{self, AgentError, AgentSettings};
+use fedlearn::agent::{self, AgentError, AgentSettings, Work};
 use fedlearn::model::Images;
 use fedlearn::model::dataset::{self, Split, default_path};
 use std::sync::OnceLock;
@@ -34,8 +34,7 @@ impl Agent {
             name: name.to_owned(),
             join_secret: None,
             encoding: None,
-            device: tch::Device::Cpu,
-            images,
+            work: Work::Train { device: tch::Device::Cpu, images },
         };
         let leave = CancellationToken::new();
         Self { task: tokio::spawn(agent::join(settings, leave.clone())), leave: leave.drop_guard() }

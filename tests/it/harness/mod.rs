@@ -5,6 +5,7 @@ mod coordinator;
 mod guest;
 mod invariants;
 mod parameters;
+mod proxy;
 mod refusal;
 mod watch;
 
@@ -12,6 +13,7 @@ pub use agent::{Agent, fashion_mnist};
 pub use coordinator::Coordinator;
 pub use guest::Guest;
 pub use parameters::{container, safetensors, schema, value_of, with};
+pub use proxy::{BadLink, Way};
 pub use refusal::{refused, take};
 pub use watch::{Watch, read_to_end, soon};
 

@@ -1,0 +1,160 @@
+//! Updates that are on their way in: at most one of each client, so that one whose connection broke is completed, not
+//! repeated.
+//!
+//! Only an upload that was announced by its SHA-256 outlives its request: nothing else would tell whether what follows
+//! belongs to what has come. It is kept until its round is over, or the client begins another one.
+
+use super::handle::RunError;
+use super::incoming::{CheckedUpdate, Incoming};
+use crate::store::Sha256Digest;
+use crate::wire::BodyFormat;
+use app::api::ClientId;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::OwnedMutexGuard;
+use tokio_util::sync::CancellationToken;
+
+/// What an upload is an upload of: all that must be the same for it to be gone on with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UploadKey {
+    /// The round that it is for.
+    pub round: u64,
+    /// SHA-256 of the whole body, as the client says.
+    pub sha256: Sha256Digest,
+    /// How the body is written.
+    pub format: BodyFormat,
+}
+
+/// The uploads of one run.
+#[derive(Debug, Default)]
+pub struct Uploads(Mutex<HashMap<ClientId, Arc<Slot>>>);
+
+#[derive(Debug)]
+struct Slot {
+    key: Option<UploadKey>,
+    bytes: AtomicU64,
+    /// Held by the request that receives; none before the first byte, and once it is refused or complete.
+    incoming: Arc<tokio::sync::Mutex<Option<Incoming>>>,
+    /// Of the latest request: the one before it is told to let go.
+    turn: Mutex<CancellationToken>,
+}
+
+impl Slot {
+    fn new(key: Option<UploadKey>) -> Arc<Self> {
+        Arc::new(Self { key, bytes: AtomicU64::new(0), incoming: Arc::default(), turn: Mutex::default() })
+    }
+}
+
+impl Uploads {
+    /// A request's turn to receive. An earlier request that still goes on with the same upload, most likely over a
+    /// connection that nobody noticed to be dead, is told to let go, and waited for.
+    pub async fn turn(&self, client: &ClientId, key: Option<UploadKey>) -> Turn {
+        let slot = match &key {
+            None => Slot::new(None),
+            Some(_) => {
+                let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+                let slot = slots.get(client).filter(|slot| slot.key == key).cloned();
+                let slot = slot.unwrap_or_else(|| Slot::new(key));
+                slots.insert(client.clone(), slot.clone());
+                slot
+            }
+        };
+        let superseded = CancellationToken::new();
+        let before = {
+            let mut turn = slot.turn.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *turn, superseded.clone())
+        };
+        before.cancel();
+        let incoming = slot.incoming.clone().lock_owned().await;
+        Turn { slot, incoming, superseded }
+    }
+
+    /// What has come of the client's latest upload that can be gone on with.
+    pub fn of(&self, client: &ClientId) -> Option<(UploadKey, u64)> {
+        let slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let slot = slots.get(client)?;
+        let bytes = slot.bytes.load(Ordering::Relaxed);
+        slot.key.clone().filter(|_| bytes > 0).map(|key| (key, bytes))
+    }
+
+    /// Forgets all: their round is over, or the coordinator stops.
+    pub(super) fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+/// A request's turn to receive an upload. Dropped in the middle, however that comes, what has arrived stays for the next
+/// one.
+#[derive(Debug)]
+pub struct Turn {
+    slot: Arc<Slot>,
+    incoming: OwnedMutexGuard<Option<Incoming>>,
+    superseded: CancellationToken,
+}
+
+impl Turn {
+    /// Begins the upload, anew if something of it has come before.
+    pub fn begin(&mut self, incoming: Incoming) {
+        *self.incoming = Some(incoming);
+        self.slot.bytes.store(0, Ordering::Relaxed);
+    }
+
+    /// Goes on with an upload, with the bytes from `offset` on. Returns how many of them are here already, to be skipped.
+    ///
+    /// # Errors
+    /// The bytes before `offset` are not here; the file system.
+    pub async fn go_on(&mut self, offset: u64) -> Result<u64, RunError> {
+        let have = self.bytes();
+        match self.incoming.as_mut().filter(|_| offset <= have) {
+            Some(incoming) => incoming.resume().await.map(|()| have - offset),
+            None => Err(RunError::Offset { offset, have }),
+        }
+    }
+
+    /// Ends when another request goes on with the upload: this one must let go.
+    pub async fn superseded(&self) {
+        self.superseded.cancelled().await;
+    }
+
+    /// Bytes that have come, over all requests.
+    pub fn bytes(&self) -> u64 {
+        self.incoming.as_ref().map_or(0, Incoming::bytes)
+    }
+
+    /// Takes the next bytes.
+    ///
+    /// # Errors
+    /// The update cannot be accepted, whatever else comes, and is dropped; or the file system.
+    pub async fn append(&mut self, chunk: &[u8]) -> Result<(), RunError> {
+        let incoming = self.incoming.as_mut().ok_or(RunError::Offset { offset: 0, have: 0 })?;
+        let appended = incoming.append(chunk).await;
+        self.slot.bytes.store(incoming.bytes(), Ordering::Relaxed);
+        if appended.is_err() {
+            self.discard();
+        }
+        appended
+    }
+
+    /// Forgets what has come: it is not acceptable.
+    pub fn discard(&mut self) {
+        *self.incoming = None;
+        self.slot.bytes.store(0, Ordering::Relaxed);
+    }
+
+    /// All has come. Checks what is left to check.
+    ///
+    /// # Errors
+    /// The update cannot be accepted, and is dropped; or the file system.
+    pub async fn finish(mut self) -> Result<CheckedUpdate, RunError> {
+        let incoming = self.incoming.take().ok_or(RunError::Offset { offset: 0, have: 0 })?;
+        self.discard();
+        if let Some(UploadKey { sha256, .. }) = self.slot.key
+            && sha256 != incoming.digest()
+        {
+            let found = incoming.digest();
+            return Err(RunError::BadUpdate(format!("its SHA-256 is {found}, it should be {sha256}")));
+        }
+        incoming.finish().await
+    }
+}
