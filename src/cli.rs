@@ -8,7 +8,9 @@ mod layers;
 #[allow(clippy::unwrap_used)]
 mod tests;
 
-use crate::config::{CommonSettings, DemoSettings, JoinSettings, LogFormat, ServeSettings, TokenSettings};
+use crate::config::{
+    BenchSettings, CommonSettings, DemoSettings, JoinSettings, LogFormat, ServeSettings, TokenSettings,
+};
 use clap::{Parser, Subcommand};
 use std::ffi::OsString;
 use std::io::IsTerminal;
@@ -55,6 +57,9 @@ pub enum Command {
     /// Run a coordinator and clients on this machine, to look at
     #[command(after_help = "Example: fedlearn demo --clients 5 --rounds 20")]
     Demo(DemoSettings),
+    /// Measure on this machine what the README claims
+    #[command(after_help = "Example: fedlearn bench exchange --clients 2,8,32 --architecture resnet18")]
+    Bench(BenchSettings),
     /// Make a new admin token in place of a lost one; it is shown once
     Token(TokenSettings),
 }
@@ -66,6 +71,7 @@ impl Command {
             Self::Serve(settings) => &settings.common,
             Self::Join(settings) => &settings.common,
             Self::Demo(settings) => &settings.common,
+            Self::Bench(settings) => &settings.common,
             Self::Token(settings) => &settings.common,
         }
     }
@@ -74,7 +80,7 @@ impl Command {
         match self {
             Self::Serve(settings) => settings.problems(),
             Self::Join(settings) => settings.problems(),
-            Self::Demo(_) | Self::Token(_) => Vec::new(),
+            Self::Demo(_) | Self::Bench(_) | Self::Token(_) => Vec::new(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What each subcommand does, from its settings to its exit code.
 
+mod bench;
 mod demo;
 mod join;
 mod serve;
@@ -18,6 +19,7 @@ pub async fn run(command: Command) -> Exit {
         Command::Serve(settings) => serve::run(&settings, stop).await,
         Command::Join(settings) => join::run(*settings, stop).await,
         Command::Demo(settings) => demo::run(&settings, stop).await,
+        Command::Bench(settings) => bench::run(&settings, stop).await,
         Command::Token(settings) => serve::renew_token(&settings).await,
     }
 }

@@ -9,7 +9,7 @@ use app::api::Encoding;
 use std::ops::Range;
 
 /// How the values of one tensor are written. In the container, the sequences stand in this order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub(super) enum TensorEncoding {
     /// F32 as it is.

@@ -22,6 +22,7 @@ mod sparse;
 mod tensor;
 #[cfg(test)]
 mod tests;
+pub mod yardstick;
 
 pub use block::Sink;
 pub use container::{

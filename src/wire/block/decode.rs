@@ -23,6 +23,17 @@ pub trait Sink {
     fn integers(&mut self, piece: usize, at: usize, values: &[i64]);
 }
 
+/// The planes of a block, one code or byte a value or entry, and how many of its bytes are not of planes.
+pub(in crate::wire) struct Planes<'a> {
+    pub planes: Vec<&'a [u8]>,
+    pub outside: usize,
+}
+
+/// Before the content of a plane: its method and its length.
+const PLANE_HEAD_BYTES: usize = 5;
+/// Before the planes of `topk`: the scale, the number of entries, the length of the gap plane.
+const SPARSE_HEAD_BYTES: usize = 12;
+
 /// Reads blocks. Its memory serves one after the other.
 #[derive(Default)]
 pub(in crate::wire) struct BlockDecoder {
@@ -33,16 +44,8 @@ pub(in crate::wire) struct BlockDecoder {
 }
 
 impl BlockDecoder {
-    /// Passes the values of a block to `sink`. Where it fails, part of them may have been passed already.
-    pub fn read(
-        &mut self,
-        number: usize,
-        block: &Block,
-        bytes: &[u8],
-        schema: &Schema,
-        base: Option<&Parameters>,
-        sink: &mut impl Sink,
-    ) -> Result<(), DecodeError> {
+    /// Expands the planes of a block; returns its scales, where it has some.
+    fn expand<'b>(&mut self, number: usize, block: &Block, bytes: &'b [u8]) -> Result<&'b [[u8; 4]], DecodeError> {
         let Self { zstd, first, second, positions } = self;
         let mut rest = BlockBytes::new(number, bytes);
         let mut scales: &[[u8; 4]] = &[];
@@ -85,6 +88,38 @@ impl BlockDecoder {
             }
         }
         rest.end()?;
+        Ok(scales)
+    }
+
+    /// The expanded planes of a block: what there was to compress.
+    pub fn planes(&mut self, number: usize, block: &Block, bytes: &[u8]) -> Result<Planes<'_>, DecodeError> {
+        self.expand(number, block, bytes)?;
+        let (first, second) = (self.first.as_slice(), self.second.as_slice());
+        let (planes, heads) = match block.encoding {
+            TensorEncoding::Bf16 | TensorEncoding::Bf16Delta => (vec![first, second], 2 * PLANE_HEAD_BYTES),
+            TensorEncoding::TopK => (vec![first, second], 2 * PLANE_HEAD_BYTES + SPARSE_HEAD_BYTES),
+            TensorEncoding::Q8 | TensorEncoding::Q4 => {
+                let groups: usize = block.pieces.iter().map(|p| p.values.len().div_ceil(GROUP_VALUES)).sum();
+                (vec![first], PLANE_HEAD_BYTES + 4 * groups)
+            }
+            TensorEncoding::I64 => (vec![first], PLANE_HEAD_BYTES),
+            _ => (vec![], bytes.len()),
+        };
+        Ok(Planes { planes, outside: heads })
+    }
+
+    /// Passes the values of a block to `sink`. Where it fails, part of them may have been passed already.
+    pub fn read(
+        &mut self,
+        number: usize,
+        block: &Block,
+        bytes: &[u8],
+        schema: &Schema,
+        base: Option<&Parameters>,
+        sink: &mut impl Sink,
+    ) -> Result<(), DecodeError> {
+        let scales = self.expand(number, block, bytes)?;
+        let Self { first, second, positions, .. } = self;
         let mut scales = scales.iter().map(|bytes| f32::from_le_bytes(*bytes));
         let sparse_scale = scales.clone().next().unwrap_or_default();
         let mut entries = positions.iter().zip(first.iter()).peekable();
