@@ -173,3 +173,18 @@ async fn a_log_that_nobody_reads_any_more_stops_nothing() {
     kill_process(pid, Signal::TERM).unwrap();
     assert_eq!(soon("the end of a process", child.wait()).await.unwrap().code(), Some(0));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_benchmark_runs_real_rounds_and_leaves_nothing_running() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut bench = Command::new(env!("CARGO_BIN_EXE_fedlearn"));
+    bench.args(["bench", "exchange", "--arch", "cnn", "--clients", "2", "--rounds", "2", "--encoding", "f32,q8"]);
+    bench.current_dir(folder.path()).stdin(Stdio::null()).kill_on_drop(true);
+    let output = soon("the end of the benchmark", bench.output()).await.unwrap();
+    let (said, complained) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{said}{complained}");
+    let rows = said.lines().filter(|line| line.starts_with("| f32 |") || line.starts_with("| q8 |"));
+    let megabytes: Vec<f64> = rows.map(|row| row.split('|').nth(6).unwrap().trim().parse().unwrap()).collect();
+    // 206,922 values: 0.83 MB as f32, about a quarter of it as q8.
+    assert!(matches!(megabytes[..], [0.82..0.84, 0.15..0.25]), "{said}");
+}
