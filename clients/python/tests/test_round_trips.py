@@ -168,6 +168,20 @@ class Lossy(Same):
             self.assert_same(decode(body, base, 3), base)
             self.assert_same(owed, update)
 
+    def test_a_change_beyond_the_largest_code_is_sent_as_that_and_the_rest_owed(self):
+        # 190 / 127 smallest steps are rounded to a scale of one, of which 190 would be wanted; likewise 10 / 7
+        for encoding, steps, most in [("q8", 190, 127), ("topk", -190, -127), ("q4", 10, 7)]:
+            base = {"w": np.zeros((1, 1), np.float32)}
+            body, owed = encode({"w": np.float32([[steps * SMALLEST]])}, encoding, base, 3, topk_fraction=1)
+            self.assert_same(decode(body, base, 3), {"w": np.float32([[most * SMALLEST]])})
+            self.assert_same(owed, {"w": np.float32([[(steps - most) * SMALLEST]])})
+
+    def test_topk_has_no_entry_for_what_has_not_changed(self):
+        base = {"w": np.ones((1, 9), np.float32)}
+        body, _ = encode(base, "topk", base, 3, topk_fraction=1)
+        nothing = bytes(5)  # a raw plane of no bytes
+        self.assertEqual(body[-22:], bytes(12) + nothing + nothing)  # scale, entries and bytes of gaps: 0
+
     def test_a_zero_code_adds_a_positive_zero(self):
         # -0.0 + 0 * s is 0.0 in the encodings that have a code for every value, and topk leaves the base as it is
         base = {"w": np.float32([[-0.0, 0.0, 1.0]])}
