@@ -1,4 +1,4 @@
-"""fedlearn's wire format, written from its specification (docs/wire-format.md) alone.
+"""fedlearn's wire format, written from its specification (docs/wire-format.md).
 
     body, owed = encode(update, "q8", base=model, base_version=5)
     model = decode(body, base=model, base_version=5)
