@@ -1,6 +1,6 @@
 # `make demo` and `make test` are all that a newcomer needs: each does the set-up first, which is quick when nothing is
 # missing. After it plain `cargo leptos serve`, `cargo leptos watch` and `cargo test` work too.
-.PHONY: help setup build serve demo test lint absences test-rust test-browser bench wasm-size
+.PHONY: help setup build serve demo test lint absences test-python test-rust test-browser bench wasm-size
 .DEFAULT_GOAL := help
 
 WASM_LIMIT_BYTES := 400000
@@ -22,7 +22,7 @@ serve: build ## the coordinator alone, on http://127.0.0.1:3000
 demo: build ## coordinator and three agents on Fashion-MNIST, ten rounds; Ctrl-C ends it
 	@exec target/release/fedlearn demo
 
-test: setup lint absences test-rust test-browser ## everything that must pass
+test: setup lint absences test-python test-rust test-browser ## everything that must pass
 
 lint:
 	cargo fmt --all --check
@@ -31,6 +31,9 @@ lint:
 
 absences: ## what must not be reachable from where
 	.ci/absences
+
+test-python: # the client in another language, and the bodies that both ends must read alike
+	PYTHONPATH=.tools/python:clients/python python3 -m unittest discover --start-directory clients/python/tests
 
 test-rust:
 	cargo test --workspace

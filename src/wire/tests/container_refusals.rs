@@ -161,6 +161,22 @@ fn a_header_that_is_no_postcard() {
 }
 
 #[test]
+fn a_number_that_is_longer_than_need_be_is_read_and_one_of_too_many_bits_is_not() {
+    let with = |version: &[u8]| {
+        let body = Body { base_version: Some(5), ..Body::sound() }.bytes();
+        let (header, blocks) = (&body[16..body.len() - 4 - 8], &body[body.len() - 8..]);
+        let (before, after) = header.split_at(34); // digest, encoding, there is a version
+        framed(&[before, version, &after[1..]].concat(), blocks)
+    };
+    let version = |bytes: &[u8]| Plan::of(BodyFormat::Container, &with(bytes)).map(|plan| plan.base_version());
+    assert_eq!(version(&[5]).unwrap(), Some(5));
+    assert_eq!(version(&[0x85, 0]).unwrap(), Some(5));
+    assert_eq!(version(&[[0x80; 9].as_slice(), &[1]].concat()).unwrap(), Some(1 << 63));
+    assert!(matches!(version(&[[0x80; 9].as_slice(), &[2]].concat()), Err(DecodeError::Header(_))));
+    assert!(matches!(version(&[[0x80; 10].as_slice(), &[0]].concat()), Err(DecodeError::Header(_))));
+}
+
+#[test]
 fn a_name_that_is_no_utf8() {
     let mut header = Body::sound().digest.to_vec();
     header.extend([0, 0, 1, 1, 0xff]); // encoding, base version, one tensor, a name of one byte

@@ -178,6 +178,13 @@ fn what_needs_a_base_is_not_written_or_read_without_it() {
 }
 
 #[test]
+fn a_difference_without_values_needs_no_base() {
+    let empty = parameters(&[("w", Values::F32(vec![]))]);
+    let body = encode(&empty, Encoding::Bf16Delta, None).unwrap();
+    assert_eq!(decode(&body, empty.schema()), Ok(empty));
+}
+
+#[test]
 fn what_leaves_the_range_is_refused_at_both_ends() {
     // Given a base and an update that are finite, and whose difference is not
     let (base, update) = (matrix(|_| -f32::MAX), matrix(|i| if i == 6 { f32::MAX } else { 0.0 }));

@@ -4,6 +4,7 @@
 mod container_refusals;
 mod differences;
 mod example;
+mod golden;
 mod round_trip;
 mod safetensors;
 

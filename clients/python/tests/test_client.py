@@ -1,0 +1,114 @@
+"""The client against a coordinator of a few lines, which keeps what it is asked and answers from a list."""
+
+import http.server
+import json
+import threading
+import unittest
+
+import numpy as np
+from fedlearn_client import Client, Refused
+from fedlearn_wire import MEDIA_TYPE, decode, encode, read_header
+from same import Same
+
+ZERO = {"w": np.zeros((2, 3), np.float32)}
+TASK = {"task": "train", "round": 1, "version": 0, "encoding": "q8", "topk_fraction": 0.5}
+REPLY = {"round": 1, "bytes": 0}
+
+
+class Coordinator(http.server.BaseHTTPRequestHandler):
+    def answer(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.server.asked.append((self.command, self.path, self.headers, body))
+        status, answer = self.server.answers.pop(0)
+        answer = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(answer)))
+        if status in (425, 429, 503):
+            self.send_header("Retry-After", "0")
+        self.end_headers()
+        self.wfile.write(answer)
+
+    do_GET = do_POST = do_PUT = do_DELETE = answer
+
+    def log_message(self, *args):
+        pass
+
+
+class ClientTest(Same):
+    def client(self, *answers):
+        """One that has registered with a coordinator that will give these answers."""
+        self.server = http.server.HTTPServer(("127.0.0.1", 0), Coordinator)
+        self.server.asked = []
+        self.server.answers = [(201, {"client_id": "c1", "token": "t1"}), *answers]
+        serving = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
+        serving.start()
+        self.addCleanup(self.server.server_close)
+        self.addCleanup(serving.join)
+        self.addCleanup(self.server.shutdown)
+        return Client(f"http://127.0.0.1:{self.server.server_port}/run/", "alice", 100, join_secret="sesame")
+
+    def asked(self, index):
+        return self.server.asked[index]
+
+    def test_it_registers_and_shows_its_token_from_then_on(self):
+        list(self.client((200, {"task": "wait"}), (200, {"task": "stop"})).tasks())
+        method, path, headers, body = self.asked(0)
+        self.assertEqual((method, path, headers["Authorization"]), ("POST", "/run/clients", None))
+        wish = {"name": "alice", "samples": 100, "device": "python", "join_secret": "sesame"}
+        self.assertEqual(json.loads(body), wish)
+        for index in [1, 2]:
+            method, path, headers, _ = self.asked(index)
+            self.assertEqual((method, path), ("GET", "/run/clients/c1/task?wait_s=25"))
+            self.assertEqual(headers["Authorization"], "Bearer t1")
+
+    def test_it_fetches_the_next_model_as_a_difference_to_the_one_it_holds(self):
+        one = {"w": np.ones((2, 3), np.float32)}
+        delta = encode(one, "bf16-delta", ZERO, 0)[0]
+        client = self.client((200, encode(ZERO, "bf16")[0]), (200, delta))
+        self.assert_same(client.fetch(0), ZERO)
+        self.assert_same(client.fetch(1), one)
+        self.assert_same(client.fetch(1), one)  # held: nothing is asked
+        self.assertEqual([path for _, path, _, _ in self.server.asked[1:]], ["/run/models/0", "/run/models/1?base=0"])
+        self.assertEqual(self.asked(1)[2]["Accept"], MEDIA_TYPE)
+        self.assertEqual(client.fetched, (read_header(delta), len(delta)))
+
+    def test_it_sends_what_the_task_asks_for_and_remembers_what_it_owes(self):
+        client = self.client((200, encode(ZERO, "bf16")[0]), (202, REPLY), (202, REPLY))
+        client.fetch(0)
+        update = {"w": np.float32([[1, 0.3, 0.3], [0.3, 0.3, 0.3]])}
+        client.send(TASK, update, loss=0.5, seed=1)
+        method, path, headers, body = self.asked(2)
+        self.assertEqual((method, path), ("PUT", "/run/rounds/1/updates/c1?samples=100&loss=0.5"))
+        self.assertEqual(headers["Content-Type"], MEDIA_TYPE)
+        self.assertEqual((read_header(body).encoding, read_header(body).base_version), ("q8", 0))
+        self.assertTrue(client.owed["w"].any())
+        np.testing.assert_allclose(decode(body, ZERO, 0)["w"] + client.owed["w"], update["w"], atol=1e-6)
+        # And adds that to what it sends next, in the encoding that the caller wishes
+        owed = client.owed["w"]
+        client.send(TASK, ZERO, encoding="topk", seed=2)
+        body = self.asked(3)[3]
+        self.assertEqual(read_header(body).encoding, "topk")
+        np.testing.assert_allclose(decode(body, ZERO, 0)["w"] + client.owed["w"], owed, atol=1e-6)
+
+    def test_a_refused_update_leaves_what_is_owed_as_it_was(self):
+        refusal = {"code": "invalid", "message": "not so", "problems": []}
+        client = self.client((200, encode(ZERO, "bf16")[0]), (422, refusal))
+        client.fetch(0)
+        with self.assertRaisesRegex(Refused, "422 invalid: not so") as caught:
+            client.send(TASK, {"w": np.full((2, 3), 0.3, np.float32)})
+        self.assertEqual((caught.exception.status, caught.exception.code), (422, "invalid"))
+        self.assertIsNone(client.owed)
+
+    def test_it_comes_back_where_a_refusal_passes_but_not_for_ever(self):
+        busy = (503, {"code": "unavailable", "message": "later", "problems": []})
+        self.assertEqual(self.client(busy, (429, b"slower"), (200, {"task": "wait"})).task(), {"task": "wait"})
+        with self.assertRaisesRegex(Refused, "503 unavailable: later"):
+            self.client(*[busy] * 5).task()
+
+    def test_it_leaves(self):
+        self.client((204, b"")).leave()
+        self.assertEqual(self.asked(1)[:2], ("DELETE", "/run/clients/c1"))
+
+
+if __name__ == "__main__":
+    unittest.main()
