@@ -14,6 +14,14 @@ pub enum EncodeError {
         /// Which value, in row-major order.
         index: usize,
     },
+    /// A change from the base that is infinite, or would be for the reader, who gets it as a multiple of a scale.
+    #[error("tensor '{tensor}' changes too far at index {index}: rounded, the change or what it leads to is infinite")]
+    ChangeTooLarge {
+        /// Which tensor.
+        tensor: String,
+        /// Which value, in row-major order.
+        index: usize,
+    },
     /// A finite value above the largest of bf16, which rounding would make infinite.
     #[error("tensor '{tensor}' has {value:e} at index {index}, which is beyond bf16")]
     BeyondBf16 {

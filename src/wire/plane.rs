@@ -10,6 +10,8 @@ use zstd::zstd_safe::{CParameter, find_frame_compressed_size};
 
 const RAW: u8 = 0;
 const ZSTD: u8 = 1;
+/// RFC 8878, 3.1.1.
+const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 /// Writes planes. Its memory serves one after the other.
 pub(super) struct PlaneWriter {
@@ -123,6 +125,10 @@ impl<'a> BlockBytes<'a> {
     /// Returns how many bytes there are; where the frame declares another number than `plane` has, nothing is expanded.
     fn expand(&self, bytes: &[u8], plane: &mut [u8], zstd: &mut Decompressor<'static>) -> Result<u64, DecodeError> {
         let no_frame = |reason: String| DecodeError::PlaneZstd { block: self.block, reason };
+        // The library takes a skippable frame for one of no bytes.
+        if !bytes.starts_with(&ZSTD_MAGIC) {
+            return Err(no_frame("it does not begin like a zstd frame".to_owned()));
+        }
         let frame = find_frame_compressed_size(bytes)
             .map_err(|code| no_frame(zstd::zstd_safe::get_error_name(code).to_owned()))?;
         if frame != bytes.len() {

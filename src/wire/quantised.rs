@@ -34,6 +34,14 @@ pub(super) fn quantise(values: &mut [f32], scale: f32, most: f32, random: &mut C
     }
 }
 
+/// The first value that would be infinite for who adds these multiples of `scale` to the base.
+pub(super) fn first_beyond_f32(codes: &[i8], scale: f32, base: &[f32]) -> Option<usize> {
+    let is_finite = |(code, base): (&i8, &f32)| (base + f32::from(*code) * scale).is_finite();
+    // All of them first, without an early end, so that it is vectorised.
+    let all = codes.iter().zip(base).fold(true, |all, value| all & is_finite(value));
+    if all { None } else { codes.iter().zip(base).position(|value| !is_finite(value)) }
+}
+
 /// Adds the multiples of `scale` to the base.
 pub(super) fn restore(codes: &[u8], scale: f32, base: &[f32], values: &mut [f32]) {
     for ((value, base), code) in values.iter_mut().zip(base).zip(codes) {

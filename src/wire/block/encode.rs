@@ -107,7 +107,7 @@ impl BlockEncoder {
             }
             TensorEncoding::Q8 | TensorEncoding::Q4 => {
                 self.subtract(source, block)?;
-                self.quantise(source.seed, number, block, body)?;
+                self.quantise(source, number, block, body)?;
                 if block.encoding == TensorEncoding::Q4 {
                     quantised::pack_halves(&self.codes, &mut self.first);
                 } else {
@@ -144,26 +144,36 @@ impl BlockEncoder {
             }
             // A value may be so, or its distance from the base.
             if let Some(at) = plain::first_not_finite(differences) {
-                let tensor = source.parameters.schema().tensors()[piece.tensor].name.clone();
-                return Err(EncodeError::NotFinite { tensor, index: piece.values.start + at });
+                return Err(too_far(source, piece, at));
             }
         }
         Ok(())
     }
 
     /// Turns `differences` into `codes` and what is lost; appends the scales to `body`.
-    fn quantise(&mut self, seed: u64, number: usize, block: &Block, body: &mut Vec<u8>) -> Result<(), EncodeError> {
-        let mut random = random(seed, number);
+    fn quantise(
+        &mut self,
+        source: &Source<'_>,
+        number: usize,
+        block: &Block,
+        body: &mut Vec<u8>,
+    ) -> Result<(), EncodeError> {
+        let mut random = random(source.seed, number);
         self.codes.resize(block.values, 0);
         let (mut differences, mut codes) = (self.differences.as_mut_slice(), self.codes.as_mut_slice());
         for piece in &block.pieces {
             let (here, rest) = differences.split_at_mut(piece.values.len());
             let (codes_here, codes_rest) = codes.split_at_mut(piece.values.len());
             (differences, codes) = (rest, codes_rest);
-            for (group, codes) in here.chunks_mut(GROUP_VALUES).zip(codes_here.chunks_mut(GROUP_VALUES)) {
+            let bases = base(source, piece)?.chunks(GROUP_VALUES).enumerate();
+            let groups = here.chunks_mut(GROUP_VALUES).zip(codes_here.chunks_mut(GROUP_VALUES));
+            for ((group, codes), (index, base)) in groups.zip(bases) {
                 let scale = quantised::scale(group, most(block.encoding));
                 body.extend(scale.to_le_bytes());
                 quantised::quantise(group, scale, most(block.encoding), &mut random, codes);
+                if let Some(at) = quantised::first_beyond_f32(codes, scale, base) {
+                    return Err(too_far(source, piece, index * GROUP_VALUES + at));
+                }
             }
         }
         Ok(())
@@ -192,6 +202,17 @@ impl BlockEncoder {
         quantised::quantise(&mut sent, scale, most(block.encoding), &mut random(source.seed, number), &mut self.codes);
         for (at, lost) in self.positions.iter().zip(&sent) {
             self.differences[*at as usize] = *lost;
+        }
+        let (mut entries, mut from) = (self.positions.iter().zip(&self.codes).peekable(), 0);
+        for piece in &block.pieces {
+            let (base, end) = (base(source, piece)?, from + piece.values.len());
+            while let Some((at, code)) = entries.next_if(|(at, _)| (**at as usize) < end) {
+                let at = *at as usize - from;
+                if quantised::first_beyond_f32(&[*code], scale, &base[at..=at]).is_some() {
+                    return Err(too_far(source, piece, at));
+                }
+            }
+            from = end;
         }
         self.first.clear();
         sparse::write_gaps(&self.positions, &mut self.first);
@@ -240,6 +261,17 @@ fn integers<'a>(parameters: &'a Parameters, piece: &Piece) -> &'a [i64] {
 
 fn base<'a>(source: &Source<'a>, piece: &Piece) -> Result<&'a [f32], EncodeError> {
     source.base.map(|base| floats(base, piece)).ok_or(EncodeError::NoBase)
+}
+
+/// Names the value of a piece whose change cannot be sent.
+fn too_far(source: &Source<'_>, piece: &Piece, at: usize) -> EncodeError {
+    let tensor = source.parameters.schema().tensors()[piece.tensor].name.clone();
+    let index = piece.values.start + at;
+    if floats(source.parameters, piece)[at].is_finite() {
+        EncodeError::ChangeTooLarge { tensor, index }
+    } else {
+        EncodeError::NotFinite { tensor, index }
+    }
 }
 
 /// Names the value of a piece that cannot be sent.

@@ -188,7 +188,7 @@ fn a_difference_without_values_needs_no_base() {
 fn what_leaves_the_range_is_refused_at_both_ends() {
     // Given a base and an update that are finite, and whose difference is not
     let (base, update) = (matrix(|_| -f32::MAX), matrix(|i| if i == 6 { f32::MAX } else { 0.0 }));
-    let refused = EncodeError::NotFinite { tensor: "weight".into(), index: 6 };
+    let refused = EncodeError::ChangeTooLarge { tensor: "weight".into(), index: 6 };
     for encoding in LOSSY {
         let base = Base { version: 3, parameters: &base };
         assert_eq!(encode_update(&update, base, recipe(encoding), &Feedback::default()), Err(refused.clone()));
@@ -202,4 +202,29 @@ fn what_leaves_the_range_is_refused_at_both_ends() {
         let read = decode_against(&body, update.schema(), Some(Base { version: 3, parameters: &large }));
         assert!(matches!(read, Err(DecodeError::NotFinite { tensor, .. }) if tensor == "weight"), "{encoding}");
     }
+}
+
+#[test]
+fn a_change_that_leads_to_infinity_for_the_reader_is_refused_by_its_place() {
+    let refused = EncodeError::ChangeTooLarge { tensor: "weight".into(), index: 6 };
+    // The distance itself; the largest multiple of a scale, which is rounded (MAX / 127 * 127); and a multiple beyond the
+    // largest value, which is rounded away from it.
+    let nearly = f32::MAX.next_down();
+    for (value, base) in [(f32::MAX, -f32::MAX), (f32::MAX, 0.0), (f32::MAX, nearly / 2.0)] {
+        let of = |there: f32| matrix(|i| if i == 6 { there } else { 0.0 });
+        for encoding in LOSSY {
+            let base = of(base);
+            let base = Base { version: 0, parameters: &base };
+            match encode_update(&of(value), base, recipe(encoding), &Feedback::default()) {
+                Err(error) => assert_eq!(error, refused, "{encoding}"),
+                // Or else it can be read.
+                Ok((body, _)) => drop(decode_against(&body, of(0.0).schema(), Some(base)).unwrap()),
+            }
+        }
+    }
+    let of_largest = matrix(|i| if i == 6 { f32::MAX } else { 0.0 });
+    let zeros = matrix(|_| 0.0);
+    let base = Base { version: 0, parameters: &zeros };
+    let refusal = encode_update(&of_largest, base, recipe(Encoding::Q8), &Feedback::default()).unwrap_err();
+    assert_eq!(refusal, refused);
 }
