@@ -12,6 +12,12 @@ pub const MAX_HEADER_BYTES: usize = 4 << 20;
 /// Large enough that the 13 bytes a block costs vanish, small enough that a block's scratch memory is a few MiB.
 pub const MAX_BLOCK_VALUES: usize = 1 << 18;
 
+/// The most blocks of a container: four times as many as the most values there may be need, where blocks are full.
+///
+/// A row of the block table has 8 bytes, and what is held for a block is 16 times that: without this limit a header of
+/// 4 MiB would make the reader take 100 MB.
+pub const MAX_BLOCKS: usize = 65_536;
+
 /// The largest window a zstd frame around a whole body may ask for, as a power of two: 8 MiB, by RFC 9659.
 pub const MAX_ZSTD_WINDOW_LOG: u32 = 23;
 

@@ -282,6 +282,21 @@ fn values_in_no_block_or_in_two() {
 }
 
 #[test]
+fn more_blocks_than_any_body_needs() {
+    // Given a header that could hold the rows of half a million blocks of one value
+    let (count, limit) = (MAX_BLOCKS as u64 + 1, MAX_BLOCKS as u64);
+    let body = |blocks: u64| Body {
+        digest: *schema(&[("w", Dtype::F32, &[blocks])]).digest(),
+        tensors: vec![("w", 0, 0, vec![blocks])],
+        block_values: 1,
+        blocks: vec![floats(&[1.0]); blocks as usize],
+        ..Body::sound()
+    };
+    assert_eq!(body(count).refusal(), DecodeError::TooMany { what: "blocks", count, limit });
+    assert_eq!(decode_any(&body(limit).bytes(), limit).unwrap().schema().values(), limit);
+}
+
+#[test]
 fn a_block_table_that_is_cut_or_longer() {
     let header_of = |body: &[u8]| body[16..body.len() - 4 - 8].to_vec(); // without checksum and block
     let header = header_of(&Body::sound().bytes());
