@@ -95,6 +95,18 @@ fn more_tensors_than_any_schema_has() {
 }
 
 #[test]
+fn more_dimensions_than_any_tensor_has() {
+    let shape = |dimensions: usize| format!("[{}1]", "1,".repeat(dimensions - 1));
+    assert!(safe::read_any(&one("F32", &shape(8), "[0,4]", &[0; 4]), 1).is_ok());
+    // Two million of them are given up at the ninth.
+    for dimensions in [9, 2_000_000] {
+        let refusal = refusal(&one("F32", &shape(dimensions), "[0,4]", &[0; 4]));
+        let reason = "invalid length 9, expected a list of at most 8 dimensions";
+        assert!(matches!(&refusal, DecodeError::Header(why) if why.starts_with(reason)), "{refusal}");
+    }
+}
+
+#[test]
 fn a_dtype_that_is_not_read() {
     let error = refusal(&one("F64", "[1]", "[0,8]", &[0; 8]));
     assert_eq!(error, DecodeError::UnknownDtype { tensor: "w".into(), dtype: "F64".into() });
