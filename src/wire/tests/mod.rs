@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used)]
 
 mod container_refusals;
+mod difference_refusals;
 mod differences;
 mod example;
+mod literal;
 mod round_trip;
 mod safetensors;
 

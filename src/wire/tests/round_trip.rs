@@ -90,7 +90,7 @@ proptest! {
             let at = at % body.len();
             let end = (at + cut % 8).min(body.len());
             body.splice(at..end, bytes.iter().copied().take(8));
-            super::container_refusals::mend(&mut body);
+            super::literal::mend(&mut body);
             let _ = decode(&body, tiny().schema());
             let _ = decode_any(&body, 1000);
             let _ = safe::read_any(&body, 1000);
