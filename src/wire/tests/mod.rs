@@ -8,6 +8,7 @@ mod example;
 mod literal;
 mod round_trip;
 mod safetensors;
+mod special_values;
 
 use super::*;
 use app::api::Encoding;

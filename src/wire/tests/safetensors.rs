@@ -9,7 +9,7 @@ fn file(header: &str, data: &[u8]) -> Vec<u8> {
 }
 
 /// A file of one tensor `w`.
-fn one(dtype: &str, shape: &str, offsets: &str, data: &[u8]) -> Vec<u8> {
+pub(super) fn one(dtype: &str, shape: &str, offsets: &str, data: &[u8]) -> Vec<u8> {
     file(&format!(r#"{{"w":{{"dtype":"{dtype}","shape":{shape},"data_offsets":{offsets}}}}}"#), data)
 }
 
