@@ -1,10 +1,16 @@
 # `make demo` and `make test` are all that a newcomer needs: each does the set-up first, which is quick when nothing is
 # missing. After it plain `cargo leptos serve`, `cargo leptos watch` and `cargo test` work too.
-.PHONY: help setup build serve demo test lint absences test-python test-rust test-browser bench wasm-size
+.PHONY: help setup build serve demo test lint absences test-python test-rust test-browser bench fuzz fuzz-corpus wasm-size
 .DEFAULT_GOAL := help
 
 WASM_LIMIT_BYTES := 400000
 WASM := target/site/pkg/fedlearn.wasm
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS := container safetensors header
+# Its flags are those of a nightly compiler; with the variable the stable one takes them too. An input of 4 KiB at most must
+# not make us take 64 MiB at once, or 10 seconds.
+CARGO_FUZZ := RUSTC_BOOTSTRAP=1 cargo fuzz
+FUZZ_LIMITS := -max_len=4096 -timeout=10 -malloc_limit_mb=64 -rss_limit_mb=1024
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -26,6 +32,7 @@ test: setup lint absences test-python test-rust test-browser ## everything that 
 
 lint:
 	cargo fmt --all --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy -p app --no-default-features --features hydrate --target wasm32-unknown-unknown -- -D warnings
 
@@ -43,6 +50,26 @@ test-browser: build
 
 bench: ## how fast bodies are written and read
 	cargo bench --bench wire --no-default-features
+
+fuzz: ## each fuzz target for FUZZ_SECONDS (60), from its corpus; ends at the first failure
+	@.ci/setup fuzz
+	@set -e; for target in $(FUZZ_TARGETS); do \
+	  mkdir -p fuzz/found/$$target; log=fuzz/found/$$target.log; \
+	  $(CARGO_FUZZ) build $$target; \
+	  echo "fuzz: $$target for $(FUZZ_SECONDS) s, told in $$log"; \
+	  $(CARGO_FUZZ) run $$target fuzz/found/$$target fuzz/corpus/$$target -- $(FUZZ_LIMITS) \
+	    -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 >$$log 2>&1 || { \
+	      grep -m 3 -A 1 -E 'panicked at|ERROR: |error' $$log || true; \
+	      echo "fuzz: $$target failed; the input is in fuzz/artifacts/$$target, the rest in $$log" >&2; exit 1; }; \
+	  grep -E 'DONE|number_of_executed|average_exec|peak_rss' $$log; \
+	done
+
+fuzz-corpus: ## add to the corpus what `make fuzz` found and what reaches code that nothing in it does
+	@set -e; for target in $(FUZZ_TARGETS); do \
+	  $(CARGO_FUZZ) run $$target fuzz/corpus/$$target fuzz/found/$$target -- $(FUZZ_LIMITS) -merge=1 -use_counters=0 \
+	    >fuzz/found/merge.log 2>&1 || { tail -n 60 fuzz/found/merge.log; exit 1; }; \
+	  echo "fuzz-corpus: $$target has $$(ls fuzz/corpus/$$target | wc -l) inputs"; \
+	done
 
 wasm-size:
 	@bytes=$$(gzip -9c $(WASM) | wc -c); echo "WASM: $$(stat -c %s $(WASM)) bytes, $$bytes gzipped (limit $(WASM_LIMIT_BYTES))"; \

@@ -8,7 +8,7 @@
 
 use super::error::{DecodeError, EncodeError};
 use super::layout::{self, TensorEncoding, block_count};
-use super::limits::{MAX_BLOCK_VALUES, MAX_HEADER_BYTES};
+use super::limits::{MAX_BLOCK_VALUES, MAX_BLOCKS, MAX_HEADER_BYTES};
 use super::plan::{Plan, PlannedBlock};
 use super::tensor::{Dtype, MAX_DIMENSIONS, MAX_TENSORS, Schema, TensorSpec};
 use app::api::Encoding;
@@ -165,7 +165,7 @@ fn parse(header: &[u8], blocks_start: u64) -> Result<Plan, DecodeError> {
         return Err(DecodeError::BlockValues { found: block_values, limit: MAX_BLOCK_VALUES });
     }
     let expected = block_count(&schema, &tensor_encodings, block_values as usize);
-    let found: u64 = fields.take()?;
+    let found = fields.count("blocks", MAX_BLOCKS)? as u64;
     if found != expected {
         return Err(DecodeError::BlockCount { expected, found });
     }

@@ -104,7 +104,8 @@ pub(super) fn block_count(schema: &Schema, encodings: &[TensorEncoding], block_v
 
 /// The blocks in the order of the body.
 pub(super) fn blocks(schema: &Schema, encodings: &[TensorEncoding], block_values: usize) -> Vec<Block> {
-    let mut blocks: Vec<Block> = Vec::new();
+    // Exactly as large as it must be: what holds blocks is the most that reading a head takes.
+    let mut blocks: Vec<Block> = Vec::with_capacity(block_count(schema, encodings, block_values) as usize);
     for encoding in TensorEncoding::ALL {
         let mut room = 0;
         for (tensor, spec) in schema.tensors().iter().enumerate() {
@@ -116,7 +117,7 @@ pub(super) fn blocks(schema: &Schema, encodings: &[TensorEncoding], block_values
             let mut start = 0;
             while start < total {
                 if room == 0 {
-                    blocks.push(Block { encoding, values: 0, pieces: Vec::new() });
+                    blocks.push(Block { encoding, values: 0, pieces: Vec::with_capacity(1) });
                     room = block_values;
                 }
                 let end = total.min(start + room);

@@ -12,9 +12,9 @@ use super::limits::{MAX_BLOCK_VALUES, MAX_HEADER_BYTES, MAX_ZSTD_WINDOW_LOG, ZST
 use super::negotiate::BodyFormat;
 use super::plain;
 use super::plan::{Plan, PlannedBlock, ReadError};
-use super::tensor::{Dtype, MAX_TENSORS, Parameters, Schema, TensorSpec, Values};
+use super::tensor::{Dtype, MAX_DIMENSIONS, MAX_TENSORS, Parameters, Schema, TensorSpec, Values};
 use safetensors::tensor::{Dtype as FileDtype, View};
-use serde::de::{Deserialize, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserialize, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use std::borrow::Cow;
 use std::io::{self, BufRead, Read, Write};
 use std::sync::Arc;
@@ -109,8 +109,33 @@ const PLAIN: BodyFormat = BodyFormat::Safetensors { zstd: false };
 #[derive(serde::Deserialize)]
 struct Entry {
     dtype: String,
+    #[serde(deserialize_with = "shape")]
     shape: Vec<u64>,
     data_offsets: (u64, u64),
+}
+
+/// A list that ends where a shape must: one of `0,0,0,` would take several times the memory of the header.
+fn shape<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<u64>, D::Error> {
+    struct ShapeVisitor;
+    impl<'de> Visitor<'de> for ShapeVisitor {
+        type Value = Vec<u64>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            write!(f, "a list of at most {MAX_DIMENSIONS} dimensions")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<u64>, A::Error> {
+            let mut shape = Vec::new();
+            while let Some(dimension) = list.next_element()? {
+                if shape.len() == MAX_DIMENSIONS {
+                    return Err(A::Error::invalid_length(shape.len() + 1, &self));
+                }
+                shape.push(dimension);
+            }
+            Ok(shape)
+        }
+    }
+    deserializer.deserialize_seq(ShapeVisitor)
 }
 
 /// The header in its own order, with names as often as they appear: a map would hide the second of two.

@@ -81,7 +81,8 @@ impl Schema {
         if tensors.len() > MAX_TENSORS {
             return Err(SchemaError::TooManyTensors(tensors.len()));
         }
-        tensors.sort_by(|a, b| a.name.cmp(&b.name));
+        // Not the stable sort, which would take as much memory again; no two may be equal anyway.
+        tensors.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         let mut total = 0u64;
         let mut previous: Option<&str> = None;
         for tensor in &tensors {

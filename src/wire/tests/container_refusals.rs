@@ -1,75 +1,7 @@
 //! Every refusal of the container, each from bytes that are right but for one thing.
 
+use super::literal::{Body, floats, framed, plane};
 use super::*;
-
-/// A body of these header fields and blocks, with right checksums.
-struct Body {
-    digest: [u8; 32],
-    encoding: u8,
-    base_version: Option<u64>,
-    /// Name, dtype, encoding, shape.
-    tensors: Vec<(&'static str, u8, u8, Vec<u64>)>,
-    block_values: u32,
-    blocks: Vec<Vec<u8>>,
-}
-
-impl Body {
-    /// One F32 tensor `w` of two values in one block.
-    fn sound() -> Self {
-        Self {
-            digest: *schema(&[("w", Dtype::F32, &[2])]).digest(),
-            encoding: 0,
-            base_version: None,
-            tensors: vec![("w", 0, 0, vec![2])],
-            block_values: 2,
-            blocks: vec![floats(&[1.0, 2.0])],
-        }
-    }
-
-    /// The same values as bf16.
-    fn bf16(high: Vec<u8>, low: Vec<u8>) -> Self {
-        Self { tensors: vec![("w", 0, 1, vec![2])], blocks: vec![[high, low].concat()], ..Self::sound() }
-    }
-
-    fn bytes(&self) -> Vec<u8> {
-        let rows = self.blocks.iter().map(|b| [(b.len() as u32).to_le_bytes(), crc32fast::hash(b).to_le_bytes()]);
-        let rows: Vec<_> = rows.collect();
-        let fields = (self.digest, self.encoding, self.base_version, &self.tensors, self.block_values, rows);
-        framed(&postcard::to_stdvec(&fields).unwrap(), &self.blocks.concat())
-    }
-
-    fn refusal(&self) -> DecodeError {
-        decode(&self.bytes(), &schema(&[("w", Dtype::F32, &[2])])).unwrap_err()
-    }
-}
-
-fn floats(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|v| v.to_le_bytes()).collect()
-}
-
-fn plane(method: u8, bytes: &[u8]) -> Vec<u8> {
-    [&[method][..], &(bytes.len() as u32).to_le_bytes(), bytes].concat()
-}
-
-fn framed(header: &[u8], blocks: &[u8]) -> Vec<u8> {
-    let mut body = b"\x89FLP\r\n\x1a\n\x01\0\0\0".to_vec();
-    body.extend((header.len() as u32).to_le_bytes());
-    body.extend(header);
-    body.extend(crc32fast::hash(&body).to_le_bytes());
-    body.extend(blocks);
-    body
-}
-
-/// Makes the header's length and checksum right, as far as there is room for them.
-pub(super) fn mend(body: &mut [u8]) {
-    let Some(length) = body.get(12..16).map(|b| u32::from_le_bytes(b.try_into().unwrap()) as usize) else { return };
-    let end = 16usize.saturating_add(length);
-    if let Some(checksum) = body.get(..end).map(crc32fast::hash)
-        && let Some(place) = body.get_mut(end..end + 4)
-    {
-        place.copy_from_slice(&checksum.to_le_bytes());
-    }
-}
 
 fn refusal(bytes: &[u8]) -> DecodeError {
     decode(bytes, &schema(&[("w", Dtype::F32, &[2])])).unwrap_err()
@@ -224,7 +156,10 @@ fn an_unknown_dtype() {
 
 #[test]
 fn an_encoding_that_is_unknown_or_not_for_the_dtype() {
-    for (dtype, code, encoding) in [(Dtype::F32, 0, 2), (Dtype::I64, 1, 0), (Dtype::I64, 1, 1), (Dtype::F32, 0, 99)] {
+    // Only 2 is for integers; 253 to 255 are ours, for what safetensors hold.
+    let floats = [2, 7, 99, 253, 254, 255].map(|encoding| (Dtype::F32, 0, encoding));
+    let integers = [0, 1, 3, 4, 5, 6, 7, 255].map(|encoding| (Dtype::I64, 1, encoding));
+    for (dtype, code, encoding) in floats.into_iter().chain(integers) {
         let body = Body { tensors: vec![("w", code, encoding, vec![2])], ..Body::sound() };
         assert_eq!(body.refusal(), DecodeError::TensorEncoding { tensor: "w".into(), dtype, encoding });
     }
@@ -243,9 +178,12 @@ fn tensors_out_of_order() {
 }
 
 #[test]
-fn a_name_of_no_bytes() {
-    let body = Body { tensors: vec![("", 0, 0, vec![2])], ..Body::sound() };
-    assert_eq!(body.refusal(), DecodeError::Schema(SchemaError::NameLength(0)));
+fn a_name_of_no_bytes_or_too_many() {
+    let long = "w".repeat(MAX_NAME_BYTES + 1);
+    for name in ["", &long] {
+        let body = Body { tensors: vec![(name, 0, 0, vec![2])], ..Body::sound() };
+        assert_eq!(body.refusal(), DecodeError::Schema(SchemaError::NameLength(name.len())));
+    }
 }
 
 #[test]
@@ -295,6 +233,21 @@ fn values_in_no_block_or_in_two() {
     assert_eq!(half.refusal(), DecodeError::BlockCount { expected: 2, found: 1 });
     let twice = Body { blocks: vec![floats(&[1.0, 2.0]); 2], ..Body::sound() };
     assert_eq!(twice.refusal(), DecodeError::BlockCount { expected: 1, found: 2 });
+}
+
+#[test]
+fn more_blocks_than_any_body_needs() {
+    // Given a header that could hold the rows of half a million blocks of one value
+    let (count, limit) = (MAX_BLOCKS as u64 + 1, MAX_BLOCKS as u64);
+    let body = |blocks: u64| Body {
+        digest: *schema(&[("w", Dtype::F32, &[blocks])]).digest(),
+        tensors: vec![("w", 0, 0, vec![blocks])],
+        block_values: 1,
+        blocks: vec![floats(&[1.0]); blocks as usize],
+        ..Body::sound()
+    };
+    assert_eq!(body(count).refusal(), DecodeError::TooMany { what: "blocks", count, limit });
+    assert_eq!(decode_any(&body(limit).bytes(), limit).unwrap().schema().values(), limit);
 }
 
 #[test]

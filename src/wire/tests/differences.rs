@@ -11,7 +11,7 @@ pub(super) fn matrix(value: impl Fn(usize) -> f32) -> Parameters {
     Parameters::new(schema, vec![Values::F32(bias), Values::I64(vec![5]), Values::F32((0..12).map(value).collect())])
 }
 
-fn floats_of<'a>(parameters: &'a Parameters, name: &str) -> &'a [f32] {
+pub(super) fn floats_of<'a>(parameters: &'a Parameters, name: &str) -> &'a [f32] {
     match parameters.iter().find(|(spec, _)| spec.name == name) {
         Some((_, Values::F32(values))) => values,
         _ => panic!("no floats named {name}"),
@@ -22,7 +22,7 @@ fn recipe(encoding: Encoding) -> UpdateRecipe {
     UpdateRecipe { encoding, topk_fraction: 0.25, seed: 7 }
 }
 
-const LOSSY: [Encoding; 3] = [Encoding::Q8, Encoding::Q4, Encoding::TopK];
+pub(super) const LOSSY: [Encoding; 3] = [Encoding::Q8, Encoding::Q4, Encoding::TopK];
 
 /// Sends an update and returns what arrives, and what is owed.
 fn sent(
@@ -80,7 +80,7 @@ proptest! {
 }
 
 /// The same tensors with other values.
-fn mapped(parameters: &Parameters, value: impl Fn(f32) -> f32) -> Parameters {
+pub(super) fn mapped(parameters: &Parameters, value: impl Fn(f32) -> f32) -> Parameters {
     let map = |values: &Values| match values {
         Values::F32(v) => Values::F32(v.iter().map(|v| value(*v)).collect()),
         Values::I64(v) => Values::I64(v.clone()),

@@ -2,11 +2,14 @@
 #![allow(clippy::unwrap_used)]
 
 mod container_refusals;
+mod difference_refusals;
 mod differences;
 mod example;
 mod golden;
+mod literal;
 mod round_trip;
 mod safetensors;
+mod special_values;
 
 use super::*;
 use app::api::Encoding;

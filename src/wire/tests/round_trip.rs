@@ -4,12 +4,17 @@ use super::*;
 use half::bf16;
 use proptest::prelude::*;
 
-/// Any finite value: all bit patterns but those of NaN and infinity, so subnormals and -0.0 among them.
+/// Any finite value: all bit patterns but those of NaN and infinity; and every third time one of those that are special: zeros,
+/// subnormals and the border to them, one step around 1, the largest.
 pub(super) fn finite() -> impl Strategy<Value = f32> {
-    any::<u32>().prop_map(|bits| {
+    let pattern = any::<u32>().prop_map(|bits| {
         let value = f32::from_bits(bits);
         if value.is_finite() { value } else { f32::from_bits(bits & 0x80ff_ffff) }
-    })
+    });
+    let special = vec![0, 1, 0x7f_ffff, 0x80_0000, 0x3f7f_ffff, 0x3f80_0000, 0x3f80_8000, 0x7f7f_7fff, 0x7f7f_ffff];
+    let special = (prop::sample::select(special), any::<bool>());
+    let special = special.prop_map(|(bits, minus)| f32::from_bits(bits | u32::from(minus) << 31));
+    prop_oneof![2 => pattern, 1 => special]
 }
 
 /// A finite value that bf16 can hold, exactly or rounded.
@@ -19,7 +24,13 @@ pub(super) fn within_bf16() -> impl Strategy<Value = f32> {
 
 /// Up to six tensors of up to three dimensions: scalars, empty ones, one value, many.
 pub(super) fn any_parameters(value: impl Strategy<Value = f32> + Clone + 'static) -> impl Strategy<Value = Parameters> {
-    let shape = prop::collection::vec(0..5u64, 0..=3);
+    // Dimensions of 0 beside any other: no values, whatever the product of the rest.
+    let shape = prop_oneof![
+        8 => prop::collection::vec(0..5u64, 0..=3),
+        1 => (0..4usize, any::<[u32; 4]>()).prop_map(|(empty, sizes)| {
+            (0..4).map(|at| if at == empty { 0 } else { u64::from(sizes[at] >> 12) }).collect()
+        }),
+    ];
     let tensor = (any::<bool>(), shape).prop_flat_map(move |(float, shape)| {
         let len = shape.iter().product::<u64>() as usize;
         let values = if float {
@@ -90,7 +101,7 @@ proptest! {
             let at = at % body.len();
             let end = (at + cut % 8).min(body.len());
             body.splice(at..end, bytes.iter().copied().take(8));
-            super::container_refusals::mend(&mut body);
+            super::literal::mend(&mut body);
             let _ = decode(&body, tiny().schema());
             let _ = decode_any(&body, 1000);
             let _ = safe::read_any(&body, 1000);

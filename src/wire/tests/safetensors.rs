@@ -9,7 +9,7 @@ fn file(header: &str, data: &[u8]) -> Vec<u8> {
 }
 
 /// A file of one tensor `w`.
-fn one(dtype: &str, shape: &str, offsets: &str, data: &[u8]) -> Vec<u8> {
+pub(super) fn one(dtype: &str, shape: &str, offsets: &str, data: &[u8]) -> Vec<u8> {
     file(&format!(r#"{{"w":{{"dtype":"{dtype}","shape":{shape},"data_offsets":{offsets}}}}}"#), data)
 }
 
@@ -92,6 +92,18 @@ fn more_tensors_than_any_schema_has() {
     let limit = MAX_TENSORS as u64;
     let found = refusal(&file(&format!("{{{}}}", entries.join(",")), &[]));
     assert_eq!(found, DecodeError::TooMany { what: "tensors", count: limit + 1, limit });
+}
+
+#[test]
+fn more_dimensions_than_any_tensor_has() {
+    let shape = |dimensions: usize| format!("[{}1]", "1,".repeat(dimensions - 1));
+    assert!(safe::read_any(&one("F32", &shape(8), "[0,4]", &[0; 4]), 1).is_ok());
+    // Two million of them are given up at the ninth.
+    for dimensions in [9, 2_000_000] {
+        let refusal = refusal(&one("F32", &shape(dimensions), "[0,4]", &[0; 4]));
+        let reason = "invalid length 9, expected a list of at most 8 dimensions";
+        assert!(matches!(&refusal, DecodeError::Header(why) if why.starts_with(reason)), "{refusal}");
+    }
 }
 
 #[test]

@@ -1,0 +1,6 @@
+#![no_main]
+//! See `fedlearn_fuzz::header`.
+
+libfuzzer_sys::fuzz_target!(init: fedlearn_fuzz::on_one_thread(), |data: &[u8]| {
+    fedlearn_fuzz::header(data);
+});

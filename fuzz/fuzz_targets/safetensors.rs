@@ -1,0 +1,6 @@
+#![no_main]
+//! See `fedlearn_fuzz::safetensors`.
+
+libfuzzer_sys::fuzz_target!(init: fedlearn_fuzz::on_one_thread(), |data: &[u8]| {
+    fedlearn_fuzz::safetensors(data);
+});
