@@ -10,14 +10,18 @@ use rayon::prelude::*;
 /// the rest of a round.
 const DRAWN: usize = 1 << 16;
 
-/// Moves each value of an F32 tensor by noise whose deviation is that share of the tensor's root mean square.
+/// Values of a tensor that tell how large its values are.
+const LOOKED_AT: usize = 1 << 12;
+
+/// Moves each value of an F32 tensor by noise whose deviation is that share of the root mean square of its first values.
 pub fn add(parameters: &Parameters, share: f32, seed: u64) -> Parameters {
     let random = ChaCha8Rng::seed_from_u64(seed);
     let noise: Vec<f32> = StandardNormal.sample_iter(random).take(DRAWN).collect();
     let disturbed = parameters.values().par_iter().map(|values| match values {
         Values::F32(values) => {
-            let squares: f64 = values.iter().map(|value| f64::from(*value).powi(2)).sum();
-            let scale = share * (squares / values.len().max(1) as f64).sqrt() as f32;
+            let first = &values[..values.len().min(LOOKED_AT)];
+            let squares: f64 = first.iter().map(|value| f64::from(*value).powi(2)).sum();
+            let scale = share * (squares / first.len().max(1) as f64).sqrt() as f32;
             let mut moved = values.clone();
             for values in moved.chunks_mut(DRAWN) {
                 values.iter_mut().zip(&noise).for_each(|(value, noise)| *value += scale * noise);

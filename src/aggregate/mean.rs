@@ -1,6 +1,7 @@
 //! Federated averaging: the mean of the updates, weighted by their samples (McMahan et al. 2017, arXiv:1602.05629).
 
 use crate::wire::{Base, BlockSource, Dtype, Parameters, Plan, ReadError, Schema, Sink, Slot, TensorSpec, Values};
+use rayon::prelude::*;
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 
@@ -138,24 +139,20 @@ impl WeightedMean {
             }
         };
         let weight = self.weight;
-        let mut all = Vec::with_capacity(sums.len());
-        for (sum, spec) in sums.into_iter().zip(self.schema.tensors()) {
-            all.push(match sum {
-                Sum::F32(mut values) => {
-                    let mut finite = true;
-                    for value in &mut values {
-                        *value = (f64::from(*value) / weight) as f32;
-                        finite &= value.is_finite();
-                    }
-                    if !finite {
-                        return Err(AggregateError::NotFinite(spec.name.clone()));
-                    }
-                    Values::F32(values)
+        let tensors = sums.into_par_iter().zip(self.schema.tensors());
+        let all = tensors.map(|(sum, spec)| match sum {
+            Sum::F32(mut values) => {
+                let mut finite = true;
+                for value in &mut values {
+                    *value = (f64::from(*value) / weight) as f32;
+                    finite &= value.is_finite();
                 }
-                // A mean of 64-bit integers is within their range.
-                Sum::I64(sums) => Values::I64(sums.iter().map(|sum| (sum / weight).round_ties_even() as i64).collect()),
-            });
-        }
+                if finite { Ok(Values::F32(values)) } else { Err(AggregateError::NotFinite(spec.name.clone())) }
+            }
+            // A mean of 64-bit integers is within their range.
+            Sum::I64(sums) => Ok(Values::I64(sums.iter().map(|sum| (sum / weight).round_ties_even() as i64).collect())),
+        });
+        let all = all.collect::<Result<_, _>>()?;
         Ok(Parameters::new(self.schema, all))
     }
 }

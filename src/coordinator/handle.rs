@@ -178,11 +178,8 @@ impl RunHandle {
     }
 
     /// Receives a body for an update of this run: checked as it arrives.
-    ///
-    /// # Errors
-    /// The file system.
-    pub async fn receive(&self, spool: Spool, format: BodyFormat) -> Result<Incoming, RunError> {
-        Incoming::new(self.published.clone(), spool, format).await
+    pub fn receive(&self, spool: Spool, format: BodyFormat) -> Incoming {
+        Incoming::new(self.published.clone(), spool, format)
     }
 
     /// Counts an update. When this returns it is in.

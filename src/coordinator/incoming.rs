@@ -9,6 +9,7 @@ use super::models::blocking;
 use super::published::Published;
 use crate::store::{BlobError, Sha256Digest, Spool, SpoolFile, StoreError};
 use crate::wire::{self, Base, BodyFormat, Distance, Parameters, Plan, ReadError};
+use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
 use tokio::task::JoinHandle;
@@ -19,7 +20,6 @@ pub struct Incoming {
     format: BodyFormat,
     published: Arc<Published>,
     spool: Spool,
-    writer: tokio::fs::File,
     /// The version that the run has, which the update should be trained from.
     version: u64,
     base: Arc<Parameters>,
@@ -52,17 +52,12 @@ impl CheckedUpdate {
 
 impl Incoming {
     /// Nothing has come yet.
-    ///
-    /// # Errors
-    /// The file system.
-    pub async fn new(published: Arc<Published>, spool: Spool, format: BodyFormat) -> Result<Self, RunError> {
-        let writer = spool.create().await.map_err(StoreError::from)?;
+    pub fn new(published: Arc<Published>, spool: Spool, format: BodyFormat) -> Self {
         let (version, base) = published.models.current();
-        Ok(Self {
+        Self {
             format,
             published,
             spool,
-            writer,
             version,
             base,
             head: Vec::new(),
@@ -70,7 +65,7 @@ impl Incoming {
             checking: None,
             checked: 0,
             squared: 0.0,
-        })
+        }
     }
 
     /// Bytes that have come.
@@ -83,25 +78,17 @@ impl Incoming {
         self.spool.digest()
     }
 
-    /// Goes on after a request that was broken off at any point.
-    ///
-    /// # Errors
-    /// The file system.
-    pub async fn resume(&mut self) -> Result<(), RunError> {
-        self.spool.resume(&mut self.writer).await.map_err(|e| StoreError::from(e).into())
-    }
-
-    /// Takes the next bytes. Broken off at any point, nothing is lost but these bytes: see [`Self::resume`].
+    /// Takes the next bytes. Broken off while it waits, it has taken them or not, as [`Self::bytes`] says, and can go on.
     ///
     /// # Errors
     /// The update cannot be accepted, whatever else comes; or the file system.
-    pub async fn append(&mut self, chunk: &[u8]) -> Result<(), RunError> {
-        self.spool.append(&mut self.writer, chunk).await.map_err(StoreError::from)?;
+    pub async fn append(&mut self, chunk: Bytes) -> Result<(), RunError> {
+        self.spool.append(chunk.clone()).await.map_err(StoreError::from)?;
         if self.format == (BodyFormat::Safetensors { zstd: true }) {
             return Ok(()); // read once it is there: what it expands to is written to another file
         }
         if self.plan.is_none() {
-            self.head.extend_from_slice(chunk);
+            self.head.extend_from_slice(&chunk);
             let Some(bytes) = Plan::head_bytes(self.format, &self.head).map_err(bad)? else { return Ok(()) };
             let Some(head) = self.head.get(..bytes) else { return Ok(()) };
             let plan = Plan::read(self.format, head).map_err(bad)?;
@@ -144,9 +131,9 @@ impl Incoming {
         if blocks.is_empty() {
             return Ok(());
         }
-        self.spool.flush(&mut self.writer).await.map_err(StoreError::from)?;
+        self.spool.flush().await.map_err(StoreError::from)?;
         self.checked = blocks.end; // from here on without an await, at which the request may be broken off
-        let file = self.spool.open().map_err(StoreError::from)?;
+        let file = self.spool.file();
         let (version, base) = (self.version, self.base.clone());
         self.checking = Some(tokio::task::spawn_blocking(move || distance(&plan, &file, version, &base, blocks)));
         Ok(())
@@ -168,13 +155,13 @@ impl Incoming {
     /// # Errors
     /// The update cannot be accepted; or the file system.
     pub async fn finish(mut self) -> Result<CheckedUpdate, RunError> {
-        self.spool.flush(&mut self.writer).await.map_err(StoreError::from)?;
+        self.spool.flush().await.map_err(StoreError::from)?;
         if self.format == (BodyFormat::Safetensors { zstd: true }) {
             let most = wire::max_body_bytes(self.published.models.schema());
             let spool = self.spool;
             self.spool = blocking(move || spool.expand(most)).await.map_err(unreadable)?;
         }
-        let file = self.spool.open().map_err(StoreError::from)?;
+        let file = self.spool.file();
         let plan = match self.plan.clone() {
             Some(plan) => plan,
             None => {

@@ -8,9 +8,6 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tokio::sync::OnceCell;
 
-/// Versions whose encoded bytes are kept in memory: the current one, and the one before for late comers.
-const VERSIONS_IN_MEMORY: u64 = 2;
-
 /// Why a model could not be handed out.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
@@ -35,8 +32,8 @@ pub enum ModelError {
 pub struct EncodedModel {
     /// The body.
     pub bytes: Bytes,
-    /// SHA-256 of the body: the ETag.
-    pub sha256: Sha256Digest,
+    /// Tells it from every other body: the ETag.
+    pub tag: Sha256Digest,
 }
 
 /// Version, format, and the version that it is a difference to.
@@ -50,6 +47,9 @@ pub struct Models {
     store: Store,
     schema: Arc<Schema>,
     current: RwLock<(u64, Arc<Parameters>)>,
+    /// What the current version is told by to all who took part in the last round.
+    previous: RwLock<Option<Arc<Parameters>>>,
+    /// Of the current version.
     encoded: Mutex<HashMap<Key, Cell>>,
 }
 
@@ -60,6 +60,7 @@ impl Models {
             store,
             schema: parameters.schema().clone(),
             current: RwLock::new((version, parameters)),
+            previous: RwLock::default(),
             encoded: Mutex::default(),
         }
     }
@@ -75,9 +76,12 @@ impl Models {
     }
 
     pub(super) fn swap(&self, version: u64, parameters: Arc<Parameters>) {
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = (version, parameters);
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let (_, previous) = std::mem::replace(&mut *current, (version, parameters));
+        *self.previous.write().unwrap_or_else(PoisonError::into_inner) = Some(previous);
+        drop(current);
         let mut encoded = self.encoded.lock().unwrap_or_else(PoisonError::into_inner);
-        encoded.retain(|(kept, ..), _| *kept + VERSIONS_IN_MEMORY > version);
+        encoded.retain(|(kept, ..), _| *kept == version);
     }
 
     /// A version in a format; `base`: the version that it is to be a difference to, for those formats that are one.
@@ -88,7 +92,7 @@ impl Models {
         let cell = {
             let mut encoded = self.encoded.lock().unwrap_or_else(PoisonError::into_inner);
             let (current, _) = self.current();
-            if current.checked_sub(version).is_some_and(|behind| behind < VERSIONS_IN_MEMORY) {
+            if current == version {
                 encoded.entry((version, format, base)).or_default().clone()
             } else {
                 Cell::default() // rarely asked for: not worth the memory
@@ -113,8 +117,13 @@ impl Models {
         blocking(move || {
             let base = base.as_ref().map(|(version, parameters)| Base { version: *version, parameters });
             let bytes = format.write(&parameters, base).map_err(|e| unreadable(e.to_string()))?;
-            let sha256 = Sha256Digest::of(&bytes);
-            Ok(EncodedModel { bytes: bytes.into(), sha256 })
+            // The head of a container has the checksums and lengths of all its blocks.
+            let told_by = match format {
+                ModelFormat::Container(_) => Plan::head_bytes(BodyFormat::Container, &bytes).ok().flatten(),
+                ModelFormat::Safetensors { .. } => None,
+            };
+            let tag = Sha256Digest::of(&bytes[..told_by.unwrap_or(bytes.len())]);
+            Ok(EncodedModel { bytes: bytes.into(), tag })
         })
         .await
     }
@@ -123,6 +132,11 @@ impl Models {
         let (current, parameters) = self.current();
         if version == current {
             return Ok(parameters);
+        }
+        if current.checked_sub(1) == Some(version)
+            && let Some(previous) = self.previous.read().unwrap_or_else(PoisonError::into_inner).clone()
+        {
+            return Ok(previous);
         }
         let sha256 = self.store.model_version(&self.run, version).await?.ok_or(ModelError::NoVersion(version))?;
         let store = self.store.clone();

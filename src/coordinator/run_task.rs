@@ -277,8 +277,15 @@ impl RunTask {
         tokio::spawn(async move {
             let result = blocking(move || {
                 let parameters = mean?.finish().map_err(|e| e.to_string())?;
-                let sha256 = to_blob(&store, &parameters).map_err(|e| e.to_string())?;
-                let evaluation = evaluator.map(|e| e.evaluate(&parameters)).transpose().map_err(|e| e.to_string())?;
+                let evaluate = || evaluator.map(|e| e.evaluate(&parameters)).transpose();
+                // Side by side: writing is fast enough, but waiting for the disk may take as long as evaluating.
+                let (stored, evaluated) = std::thread::scope(|scope| {
+                    let stored = scope.spawn(|| to_blob(&store, &parameters));
+                    let evaluated = evaluate();
+                    (stored.join(), evaluated)
+                });
+                let stored = stored.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                let (sha256, evaluation) = (stored.map_err(|e| e.to_string())?, evaluated.map_err(|e| e.to_string())?);
                 Ok(Box::new(NewModel { parameters, sha256, evaluation }))
             })
             .await;

@@ -9,6 +9,7 @@ use super::incoming::{CheckedUpdate, Incoming};
 use crate::store::Sha256Digest;
 use crate::wire::BodyFormat;
 use app::api::ClientId;
+use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -103,12 +104,13 @@ impl Turn {
     /// Goes on with an upload, with the bytes from `offset` on. Returns how many of them are here already, to be skipped.
     ///
     /// # Errors
-    /// The bytes before `offset` are not here; the file system.
-    pub async fn go_on(&mut self, offset: u64) -> Result<u64, RunError> {
+    /// The bytes before `offset` are not here.
+    pub fn go_on(&self, offset: u64) -> Result<u64, RunError> {
         let have = self.bytes();
-        match self.incoming.as_mut().filter(|_| offset <= have) {
-            Some(incoming) => incoming.resume().await.map(|()| have - offset),
-            None => Err(RunError::Offset { offset, have }),
+        if self.incoming.is_some() && offset <= have {
+            Ok(have - offset)
+        } else {
+            Err(RunError::Offset { offset, have })
         }
     }
 
@@ -126,7 +128,7 @@ impl Turn {
     ///
     /// # Errors
     /// The update cannot be accepted, whatever else comes, and is dropped; or the file system.
-    pub async fn append(&mut self, chunk: &[u8]) -> Result<(), RunError> {
+    pub async fn append(&mut self, chunk: Bytes) -> Result<(), RunError> {
         let incoming = self.incoming.as_mut().ok_or(RunError::Offset { offset: 0, have: 0 })?;
         let appended = incoming.append(chunk).await;
         self.slot.bytes.store(incoming.bytes(), Ordering::Relaxed);

@@ -51,9 +51,9 @@ pub async fn get_model(
     let version: u64 = version.parse().map_err(|_| {
         ApiError::new(ErrorCode::NotFound, format!("'{version}' is no version: give a number, or 'latest'"))
     })?;
-    let (format, EncodedModel { bytes, sha256 }) = representation(&run, version, query.base, &headers).await?;
+    let (format, EncodedModel { bytes, tag }) = representation(&run, version, query.base, &headers).await?;
 
-    let etag = format!("\"{sha256}\"");
+    let etag = format!("\"{tag}\"");
     let text = |text: &str| HeaderValue::from_str(text).map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()));
     let mut head = HeaderMap::new();
     head.insert(header::ETAG, text(&etag)?);
@@ -100,16 +100,21 @@ async fn representation(
     let format = |with_base| wire::model_format(accept, codings, updates, with_base);
     let delta = ModelFormat::Container(Encoding::Bf16Delta);
     if let Some(base) = base.filter(|_| format(true) == Ok(delta)) {
-        match models.get(version, delta, Some(base)).await {
-            Ok(encoded) => {
-                // A client that names nothing but the delta gets it in any case.
-                let Ok(whole) = format(false) else { return Ok((delta, encoded)) };
-                let other = models.get(version, whole, None).await?;
-                let smaller = encoded.bytes.len() < other.bytes.len();
-                return Ok(if smaller { (delta, encoded) } else { (whole, other) });
+        // A client that names nothing but the delta gets it in any case.
+        let whole = format(false).ok();
+        let whole_body = async {
+            match whole {
+                Some(whole) => models.get(version, whole, None).await.map(Some),
+                None => Ok(None),
             }
-            Err(ModelError::NoVersion(missing)) if missing == base && missing != version => {}
-            Err(error) => return Err(error.into()),
+        };
+        match tokio::join!(models.get(version, delta, Some(base)), whole_body) {
+            (Ok(encoded), other) => {
+                let whole = whole.zip(other?).filter(|(_, other)| encoded.bytes.len() >= other.bytes.len());
+                return Ok(whole.unwrap_or((delta, encoded)));
+            }
+            (Err(ModelError::NoVersion(missing)), _) if missing == base && missing != version => {}
+            (Err(error), _) => return Err(error.into()),
         }
     }
     let format = format(false).map_err(|e| ApiError::new(ErrorCode::NotAcceptable, e.to_string()))?;

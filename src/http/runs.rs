@@ -7,8 +7,8 @@ use super::extract::{ApiJson, ApiQuery, Run};
 use super::updates::receive;
 use super::{MAX_JSON_BYTES, header_text};
 use crate::coordinator::Origin;
-use crate::store::BlobError;
-use crate::wire::{self, BlockSource};
+use crate::store::{BlobError, Spool};
+use crate::wire::{self, BodyFormat, Parameters, Plan, ReadError};
 use app::api::{
     ClientView, CreateRun, CreateRunQuery, ErrorBody, ErrorCode, RoundSummary, RunConfig, RunId, RunLine, RunSnapshot,
 };
@@ -45,16 +45,11 @@ pub async fn create(_: Admin, State(state): State<AppState>, mut request: Reques
             .map_err(|e| ApiError::new(ErrorCode::UnsupportedMediaType, e.to_string()))?;
         let (mut parts, body) = request.into_parts();
         let ApiQuery(CreateRunQuery { run }) = ApiQuery::from_request_parts(&mut parts, &state).await?;
-        let body = receive(state.coordinator.store().spool(), body, state.max_body_bytes).await?;
-        let parameters = tokio::task::spawn_blocking(move || {
-            let invalid = |e: wire::DecodeError| ApiError::new(ErrorCode::Invalid, e.to_string());
-            let file = body.open()?;
-            let mut bytes = Vec::new();
-            let bytes = file.read(0..file.bytes(), &mut bytes).map_err(BlobError::Body)?;
-            format.read_any(bytes, wire::MAX_VALUES).map_err(invalid)
-        })
-        .await
-        .map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))??;
+        let body = receive(state.coordinator.store().spool()?, body, state.max_body_bytes).await?;
+        let most = state.max_body_bytes;
+        let parameters = tokio::task::spawn_blocking(move || read_parameters(body, format, most))
+            .await
+            .map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))??;
         (run, Origin::Parameters(parameters), RunConfig::default())
     };
     state.coordinator.create_run(run.clone(), origin, config).await?;
@@ -100,6 +95,23 @@ pub async fn configure(
     }
     run.configure(expected, patch).await?;
     Ok(snapshot(Run(run)).await)
+}
+
+/// Blocking: reads initial parameters, block by block.
+fn read_parameters(body: Spool, format: BodyFormat, max_bytes: u64) -> ApiResult<Parameters> {
+    let read = || {
+        let zstd = format == BodyFormat::Safetensors { zstd: true };
+        let body = if zstd { body.expand(max_bytes)? } else { body };
+        let file = body.file();
+        let plan = Plan::of_source(format, &file, file.bytes())?;
+        // More could be trained, but no update of it would be taken as f32.
+        plan.expect_at_most((max_bytes / 4).min(wire::MAX_VALUES))?;
+        plan.load(&file, None)
+    };
+    read().map_err(|error| match error {
+        ReadError::Decode(error) => ApiError::new(ErrorCode::Invalid, error.to_string()),
+        ReadError::Source(error) => BlobError::Body(error).into(),
+    })
 }
 
 /// The rounds that are over.

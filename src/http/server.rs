@@ -25,6 +25,10 @@ const DRAIN: Duration = Duration::from_secs(8);
 /// How long the head of a request may take to come, and how long a connection may be idle between two.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// What a connection may hold of a request that is not dealt with yet: its head at the least, which browsers and proxies
+/// keep far below that. Many clients upload at once.
+const CONNECTION_BUFFER_BYTES: usize = 128 << 10;
+
 /// Why the coordinator did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -123,7 +127,7 @@ impl Server {
 /// waits forever for a request's head.
 async fn accept(listener: TcpListener, router: Router, shutdown: CancellationToken) {
     let mut http = auto::Builder::new(TokioExecutor::new());
-    http.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    http.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(CONNECTION_BUFFER_BYTES);
     let service = TowerToHyperService::new(router);
     let connections = GracefulShutdown::new();
     loop {

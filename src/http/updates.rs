@@ -64,7 +64,7 @@ pub async fn put_update(
     }
 
     if let Some(earlier) = earlier {
-        let spool = receive(store.spool(), body, cap).await?;
+        let spool = receive(store.spool()?, body, cap).await?;
         let same = earlier == spool.digest() || offset > 0 && sha256 == Some(earlier);
         let reply = Json(UpdateReply { round, sha256: earlier.to_string(), bytes: offset + spool.bytes() });
         return if same {
@@ -77,10 +77,10 @@ pub async fn put_update(
     let mut turn = run.published().uploads.turn(&id, key).await;
     let here = match offset {
         0 => {
-            turn.begin(run.receive(store.spool(), format).await?);
+            turn.begin(run.receive(store.spool()?, format));
             0
         }
-        offset => turn.go_on(offset).await?,
+        offset => turn.go_on(offset)?,
     };
     receive_update(&run, &id, &mut turn, body, here, cap).await?;
     let body = turn.finish().await?;
@@ -170,7 +170,7 @@ async fn receive_update(
             turn.discard();
             return Err(error);
         }
-        turn.append(&chunk).await?;
+        turn.append(chunk).await?;
         if heard.elapsed() > HEARTBEAT {
             run.seen(id).await?;
             heard = Instant::now();
@@ -183,14 +183,13 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 
 /// Takes a body onto disk, up to `cap` bytes.
 pub(super) async fn receive(mut spool: Spool, body: Body, cap: u64) -> ApiResult<Spool> {
-    let mut file = spool.create().await?;
     let mut chunks = body.into_data_stream();
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk.map_err(|e| ApiError::from_body(&e))?;
         within(spool.bytes() + chunk.len() as u64, cap)?;
-        spool.append(&mut file, &chunk).await?;
+        spool.append(chunk).await?;
     }
-    spool.flush(&mut file).await?;
+    spool.flush().await?;
     Ok(spool)
 }
 

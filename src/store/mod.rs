@@ -10,12 +10,14 @@ mod lock;
 mod rounds;
 mod runs;
 mod secrets;
+mod spool;
 mod token;
 
-pub use blobs::{BlobError, Spool, SpoolFile};
+pub use blobs::BlobError;
 pub use clients::{Standing, StoredClient};
 pub use rounds::NewVersion;
 pub use runs::{NewRun, StoredRun};
+pub use spool::{Spool, SpoolFile};
 pub use token::{Sha256Digest, Token};
 
 use lock::FolderLock;

@@ -22,22 +22,6 @@ impl BodyFormat {
             }
         }
     }
-
-    /// Reads a body of whatever tensors there are, up to `max_values` values together.
-    ///
-    /// # Errors
-    /// Anything that does not hold of the body.
-    pub fn read_any(self, body: &[u8], max_values: u64) -> Result<Parameters, DecodeError> {
-        match self {
-            Self::Container => container::decode_any(body, max_values),
-            Self::Safetensors { zstd: false } => safe::read_any(body, max_values),
-            Self::Safetensors { zstd: true } => {
-                let most = max_values.saturating_mul(8).saturating_add(limits::MAX_HEADER_BYTES as u64);
-                let most = usize::try_from(most).unwrap_or(usize::MAX);
-                safe::read_any(&safe::decompress(body, most)?, max_values)
-            }
-        }
-    }
 }
 
 impl ModelFormat {

@@ -265,6 +265,7 @@ impl Plan {
     /// # Errors
     /// As [`Self::read_blocks`].
     pub fn load(&self, source: &(impl BlockSource + ?Sized), base: Option<Base<'_>>) -> Result<Parameters, ReadError> {
+        self.expect_base(base)?; // before memory is taken
         let mut values: Vec<_> = self.schema.tensors().iter().map(Values::zeros).collect();
         let slots = self.cut(values.iter_mut().map(Slot::of));
         self.read_blocks(source, base, 0..self.blocks.len(), slots.into_iter().map(Copy).collect())?;

@@ -160,6 +160,7 @@ def _read_content(content):
     bound = f"1 to {limits.MAX_BLOCK_VALUES}"
     require(1 <= block_values <= limits.MAX_BLOCK_VALUES, f"a block has {block_values} values, not {bound}")
     count, needed = content.varint(64), block_count(tensors, block_values)
+    require(count <= limits.MAX_BLOCKS, f"{count} blocks, at most {limits.MAX_BLOCKS}")
     require(count == needed, f"{count} blocks, and the tensors need {needed}")
     rows = Cursor(content.take(8 * count), "the block table")
     blocks = tuple((rows.u32(), rows.u32()) for _ in range(count))

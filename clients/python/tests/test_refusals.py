@@ -134,6 +134,7 @@ class HeaderFields(Refusals):
         self.refused("0 blocks, and the tensors need 1", body(blocks=[]))
         self.refused("1 blocks, and the tensors need 2", body(block_values=1))
         self.refused("2 blocks, and the tensors need 1", body(blocks=[bytes(8)] * 2))
+        self.refused("65537 blocks, at most 65536", body([(b"w", 0, 0, [65_537])], block_values=1, blocks=[b""] * 65_537))
 
     def test_a_difference_to_nothing_or_to_another_version(self):
         delta = plane(b"\0\0") + plane(b"\0\0")

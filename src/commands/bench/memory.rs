@@ -5,9 +5,7 @@ use super::cluster::Cluster;
 use crate::agent::noise;
 use crate::commands::serve::say;
 use crate::config::BenchSettings;
-use crate::wire::{
-    self, BodyFormat, CONTAINER, Dtype, ModelFormat, Parameters, SAFETENSORS, Schema, TensorSpec, Values,
-};
+use crate::wire::{self, CONTAINER, Dtype, ModelFormat, Parameters, SAFETENSORS, Schema, TensorSpec, Values};
 use app::api::{Encoding, RegisterReply};
 use bytes::Bytes;
 use futures::future::try_join_all;
@@ -82,7 +80,7 @@ async fn update(cluster: &Cluster, run: &str) -> Result<(u64, Bytes), BenchError
     let model = cluster.operator(Method::GET, &format!("/runs/{run}/models/0")).header(header::ACCEPT, CONTAINER);
     let model = model.send().await?.error_for_status()?.bytes().await?;
     let made = tokio::task::spawn_blocking(move || {
-        let global = BodyFormat::Container.read_any(&model, wire::MAX_VALUES).map_err(wire::ReadError::from)?;
+        let global = wire::decode_any(&model, wire::MAX_VALUES).map_err(wire::ReadError::from)?;
         let bytes = 4 * global.schema().values();
         let body = wire::encode(&noise::add(&global, 0.01, 0), Encoding::Bf16, Some(0))?;
         Ok::<_, BenchError>((bytes, Bytes::from(body)))

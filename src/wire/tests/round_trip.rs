@@ -86,15 +86,14 @@ proptest! {
         let format = BodyFormat::Safetensors { zstd };
 
         prop_assert_eq!(bits(&format.read(&body, sent.schema()).unwrap()), bits(&sent));
-        let read = format.read_any(&body, sent.schema().values()).unwrap();
-        prop_assert_eq!(read.schema(), sent.schema());
     }
 
     #[test]
     fn any_bytes_are_read_or_refused_without_a_panic(bytes: Vec<u8>, cut in 0..300usize, at in 0..300usize) {
         for format in [BodyFormat::Container, BodyFormat::Safetensors { zstd: false }, BodyFormat::Safetensors { zstd: true }] {
-            let _ = format.read_any(&bytes, 1000);
+            let _ = format.read(&bytes, tiny().schema());
         }
+        let _ = (decode_any(&bytes, 1000), safe::read_any(&bytes, 1000));
         // Nearly valid: some bytes replaced, with the checksums made right again where they are of the header.
         for sound in [encode(&tiny(), Encoding::Bf16, Some(3)).unwrap(), safe::write(&tiny()).unwrap()] {
             let mut body = sound.clone();

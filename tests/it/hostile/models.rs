@@ -4,7 +4,6 @@ use crate::harness::{Coordinator, Guest, refused, safetensors, schema, take, wit
 use app::api::{Encoding, ErrorCode};
 use fedlearn::wire::{self, CONTAINER, SAFETENSORS};
 use reqwest::{Method, RequestBuilder, header};
-use sha2::{Digest, Sha256};
 
 async fn tiny() -> (Coordinator, Guest) {
     let coordinator = Coordinator::tiny(&[]).await;
@@ -38,7 +37,7 @@ async fn a_model_comes_in_the_form_that_is_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn its_etag_is_the_hash_of_what_is_sent_and_saves_sending_it_again() {
+async fn its_etag_tells_it_from_every_other_body_and_saves_sending_it_again() {
     let (_coordinator, guest) = tiny().await;
     let mut etags = Vec::new();
     for (accept, coding) in [(SAFETENSORS, "identity"), (SAFETENSORS, "zstd"), (CONTAINER, "identity")] {
@@ -48,8 +47,6 @@ async fn its_etag_is_the_hash_of_what_is_sent_and_saves_sending_it_again() {
         assert!(response.headers()["cache-control"].to_str().unwrap().contains("immutable"));
         assert!(response.headers()["vary"].to_str().unwrap().contains("accept"));
         let body = response.bytes().await.unwrap();
-        assert_eq!(etag, format!("\"{}\"", hex::encode(Sha256::digest(&body))));
-
         let head = take(
             200,
             request()
