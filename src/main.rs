@@ -1,15 +1,29 @@
 //! The program: reads its settings and runs the subcommand.
 
+use fedlearn::cli::Exit;
 use fedlearn::{cli, commands};
 use std::process::ExitCode;
 
-#[tokio::main]
-async fn main() -> ExitCode {
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// Threads for work that waits: for the disk, or for the cores while updates are checked. More would not be faster, and each
+/// keeps memory; tokio's own 512 took 100 MB with 32 clients.
+const BLOCKING_THREADS: usize = 16;
+
+fn main() -> ExitCode {
     let cli = match cli::parse(std::env::args_os(), std::env::vars_os()) {
         Ok(cli) => cli,
         Err(stop) => return stop.report().into(),
     };
     cli::init_logging(cli.command.common());
     tracing::debug!(settings = ?cli.command, "settings");
-    commands::run(cli.command).await.into()
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    match runtime.enable_all().max_blocking_threads(BLOCKING_THREADS).build() {
+        Ok(runtime) => runtime.block_on(commands::run(cli.command)).into(),
+        Err(error) => {
+            tracing::error!("cannot start: {error}");
+            Exit::Failed.into()
+        }
+    }
 }
