@@ -6,7 +6,7 @@ use super::error::{DecodeError, EncodeError};
 use super::limits::ZSTD_LEVEL;
 use std::io;
 use zstd::bulk::{Compressor, Decompressor};
-use zstd::zstd_safe::{CParameter, find_frame_compressed_size};
+use zstd::zstd_safe::{CParameter, Strategy, find_frame_compressed_size};
 
 const RAW: u8 = 0;
 const ZSTD: u8 = 1;
@@ -22,14 +22,18 @@ pub(super) struct PlaneWriter {
 
 impl PlaneWriter {
     pub fn new() -> Result<Self, EncodeError> {
-        let compressor = || Compressor::new(ZSTD_LEVEL).map_err(failed);
-        let mut single = compressor()?;
         // What can be gained on parameters lies in how often each byte occurs. Matches of a few bytes are accidents
         // that cost more than they save, and time to find: so next to none are looked for.
-        for parameter in [CParameter::WindowLog(17), CParameter::HashLog(6), CParameter::MinMatch(7)] {
-            single.set_parameter(parameter).map_err(failed)?;
-        }
-        Ok(Self { single, repeats: compressor()?, compressed: Default::default() })
+        let single = compressor(&[CParameter::WindowLog(17), CParameter::HashLog(6), CParameter::MinMatch(7)])?;
+        // Nor here, but for runs, of the weights that no training moves: two tables find these better than one.
+        let repeats = compressor(&[
+            CParameter::Strategy(Strategy::ZSTD_dfast),
+            CParameter::WindowLog(18),
+            CParameter::HashLog(6),
+            CParameter::ChainLog(10),
+            CParameter::MinMatch(7),
+        ])?;
+        Ok(Self { single, repeats, compressed: Default::default() })
     }
 
     /// Appends a plane to `body`. `repeats`: there may be long runs in it, so that looking for them too is worth the time.
@@ -54,6 +58,14 @@ impl PlaneWriter {
         body.extend_from_slice(bytes);
         Ok(())
     }
+}
+
+fn compressor(parameters: &[CParameter]) -> Result<Compressor<'static>, EncodeError> {
+    let mut zstd = Compressor::new(ZSTD_LEVEL).map_err(failed)?;
+    for parameter in parameters {
+        zstd.set_parameter(*parameter).map_err(failed)?;
+    }
+    Ok(zstd)
 }
 
 fn compress(zstd: &mut Compressor<'static>, raw: &[u8], compressed: &mut Vec<u8>) -> Result<(), EncodeError> {

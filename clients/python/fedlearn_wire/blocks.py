@@ -104,7 +104,7 @@ def write_i64(values):
 
 def write_bf16(values):
     high, low = bits.split(bits.rotated(bits.rounded(values)))
-    return written_plane(high, try_level_1=False) + written_plane(low, try_level_1=False)
+    return written_plane(high, try_runs=False) + written_plane(low, try_runs=False)
 
 
 def write_bf16_delta(values, base):
@@ -136,7 +136,7 @@ def write_topk(changes, chosen, random):
     told[places] = of_entries
     scale = scales.astype(F32).tobytes() or bytes(4)
     counts = len(places).to_bytes(4, "little") + len(plane).to_bytes(4, "little")
-    planes = written_plane(plane, try_level_1=False) + written_plane(codes.view(np.uint8), try_level_1=False)
+    planes = written_plane(plane, try_runs=False) + written_plane(codes.view(np.uint8), try_runs=False)
     return scale + counts + planes, told
 
 

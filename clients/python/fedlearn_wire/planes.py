@@ -8,13 +8,17 @@ from .limits import WireError, require
 
 RAW, ZSTD = 0, 1
 _MAGIC = b"\x28\xb5\x2f\xfd"
-_LEVEL_1 = zstandard.ZstdCompressor(level=1)
+
+
+def _compressor(**parameters):
+    parameters = zstandard.ZstdCompressionParameters.from_level(1, min_match=7, write_content_size=True, **parameters)
+    return zstandard.ZstdCompressor(compression_params=parameters)
+
+
 # Looks for next to no matches: what is left is entropy coding, all that helps with exponents.
-_ENTROPY = zstandard.ZstdCompressor(
-    compression_params=zstandard.ZstdCompressionParameters(
-        strategy=zstandard.STRATEGY_FAST, window_log=17, hash_log=6, min_match=7, write_content_size=True
-    )
-)
+_ENTROPY = _compressor(strategy=zstandard.STRATEGY_FAST, window_log=17, hash_log=6)
+# Finds runs as well, of the weights that training does not move.
+_RUNS = _compressor(strategy=zstandard.STRATEGY_DFAST, window_log=18, hash_log=6, chain_log=10)
 
 
 def read_plane(block, size):
@@ -51,10 +55,10 @@ def _expanded(frame, size, what):
         raise WireError(f"{what}: a plane is not one zstd frame that gives {size} bytes: {error}") from None
 
 
-def written_plane(plane, try_level_1=True):
+def written_plane(plane, try_runs=True):
     """A plane (a uint8 array) as bytes: as it is, or compressed where that is shorter."""
     plane = plane.tobytes()
-    frames = [_ENTROPY.compress(plane)] + ([_LEVEL_1.compress(plane)] if try_level_1 else [])
+    frames = [_ENTROPY.compress(plane)] + ([_RUNS.compress(plane)] if try_runs else [])
     frame = min(frames, key=len)
     method, content = (ZSTD, frame) if len(frame) < len(plane) else (RAW, plane)
     return bytes([method]) + len(content).to_bytes(4, "little") + content

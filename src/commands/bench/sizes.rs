@@ -70,7 +70,8 @@ fn trained(
     let (channels, classes) = (dataset.image_shape().0, dataset.classes());
     let spec = ModelSpec { architecture, stem: Stem::Imagenet, channels, classes, seed: 0 };
     let mut network = Network::new(&spec, Device::Cpu)?;
-    let config = TrainConfig { local_epochs: 1, batch_size: BATCH_SIZE, learning_rate: 0.01, ..TrainConfig::default() };
+    let config =
+        TrainConfig { local_epochs: 1, batch_size: BATCH_SIZE, learning_rate: 0.005, ..TrainConfig::default() };
     let count = STEPS * BATCH_SIZE as usize;
     let mut train = |part: usize| {
         let part: Vec<_> = (part * count..(part + 1) * count).map(|i| i % images.len()).collect();
