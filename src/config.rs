@@ -114,7 +114,7 @@ pub struct FirstRun {
     /// How parameters travel
     #[arg(long, default_value = "bf16", value_parser = words(Encoding::ALL))]
     pub encoding: Encoding,
-    /// Of the encoding topk: the share of the values that an update changes
+    /// Of the encoding topk: the share of a tensor's values that an update changes (at least 1,024)
     #[arg(long, value_name = "SHARE", default_value = "0.01")]
     pub topk_fraction: f64,
     /// Passes over a client's own data in a round

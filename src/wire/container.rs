@@ -59,7 +59,7 @@ impl Feedback {
 pub struct UpdateRecipe {
     /// The encoding.
     pub encoding: Encoding,
-    /// Of `topk`: the share of a tensor's values that is sent, above 0, at most 1.
+    /// Of `topk`: the share of a tensor's values that is sent, above 0, at most 1; of each at least 1,024.
     pub topk_fraction: f64,
     /// Of the stochastic rounding.
     pub seed: u64,

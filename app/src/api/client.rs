@@ -109,7 +109,7 @@ pub struct TrainTask {
     pub version: u64,
     /// How to send the update in our container. Safetensors is always welcome too.
     pub encoding: Encoding,
-    /// Of the encoding `topk`: the share of a tensor's values that an update changes.
+    /// Of the encoding `topk`: the share of a tensor's values that an update changes; of each at least 1,024.
     pub topk_fraction: f64,
     /// What to do.
     pub train: TrainConfig,

@@ -116,7 +116,8 @@ pub struct RunConfig {
     pub deadline_s: u32,
     /// How parameters travel in our container.
     pub encoding: Encoding,
-    /// Of the encoding `topk`: the share of a tensor's values that an update changes, 0.000001 to 1.
+    /// Of the encoding `topk`: the share of a tensor's values that an update changes, 0.000001 to 1; of each at
+    /// least 1,024.
     pub topk_fraction: f64,
     /// The largest L2 norm of (update - base version) that is taken; none: any finite one.
     pub max_update_norm: Option<f64>,

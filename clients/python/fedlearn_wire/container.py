@@ -10,6 +10,8 @@ from .cursor import Cursor
 from .header import ENCODINGS, F32, I64, LOSSY, Code, Header, Tensor, check_tensors, code_for, read_frame, write_frame
 from .limits import WireError, require
 
+LEAST_VALUES = 1_024  # of each tensor, by topk
+
 
 @dataclass(frozen=True)
 class Sequence:
@@ -115,8 +117,8 @@ def encode(
 
     `base`, of `base_version`, is what all encodings but f32 and bf16 tell the values by. `owed` is what earlier
     updates have lost, by name, as the last call returned it; keep the new one once the body has been accepted. `seed`
-    decides how q8, q4 and topk round. `topk_fraction` of each tensor is sent, rounded up. Raises WireError for what no
-    reader would take.
+    decides how q8, q4 and topk round. `topk_fraction` of each tensor is sent, rounded up, and at least
+    LEAST_VALUES. Raises WireError for what no reader would take.
     """
     require(encoding in ENCODINGS, f"the encoding {encoding} is unknown")
     arrays = _arrays(tensors, "the tensors")
@@ -178,7 +180,7 @@ def _largest(sequence, changes, fraction):
     """Which changes are the largest of their tensor: bool, one for each."""
     chosen = np.zeros(len(changes), bool)
     for begin, end in zip(sequence.offsets, sequence.offsets[1:]):
-        keep = int(np.ceil(fraction * (end - begin)))
+        keep = min(max(int(np.ceil(fraction * (end - begin))), LEAST_VALUES), end - begin)
         if keep:
             order = np.argpartition(np.abs(changes[begin:end]), -keep)
             chosen[begin + order[-keep:]] = True

@@ -140,16 +140,16 @@ class Lossy(Same):
             self.assertLess(np.abs(owed["w"]).max(), 6)
 
     def test_topk_sends_the_largest_changes_of_each_tensor_and_no_others(self):
-        base = {"a": np.ones((1, 2_000), np.float32), "b": np.ones((10, 10), np.float32)}
+        base = {"a": np.ones((1, 2_000), np.float32), "b": np.ones((20, 100), np.float32)}
         update = {name: array.copy() for name, array in base.items()}
         far = [0, 255, 256, 511, 1_022, 1_999]  # gaps of 0, 254, 0, 254, 510, 976
         update["a"][0, far] += 127
         update["b"] += np.float32(0.5)  # small beside those of `a`
-        update["b"][3, 4] += 64
+        update["b"].flat[976:] += np.float32(1.5)  # the largest 1,024: a thousandth would be fewer
         body, owed = encode(update, "topk", base, 3, topk_fraction=0.003)
         read = decode(body, base, 3)
         self.assertEqual(np.flatnonzero(read["a"] != 1).tolist(), far)
-        self.assertEqual(np.flatnonzero(read["b"] != 1).tolist(), [34])
+        self.assertEqual(np.flatnonzero(read["b"] != 1).tolist(), list(range(976, 2_000)))
         self.assert_same({"a": read["a"]}, {"a": update["a"]})
         self.assertEqual(owed["b"][0, 0], 0.5)
 

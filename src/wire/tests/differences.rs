@@ -135,14 +135,25 @@ fn rounding_is_right_on_average_and_the_same_for_the_same_seed() {
 }
 
 #[test]
-fn topk_sends_the_largest_changes_of_each_matrix() {
-    let (base, update) = (matrix(|_| 1.0), matrix(|i| if i % 5 == 2 { 1.0 - i as f32 } else { 1.001 }));
-    let (arrived, owed) = sent(100, &update, &base, recipe(Encoding::TopK), &Feedback::default());
-    // A quarter of 12 values: those at 2, 7 and 12's remainder; the largest is exact, the others to half a step
-    let arrived = floats_of(&arrived, "weight");
-    assert_eq!(arrived[0], 1.0);
-    assert_eq!(floats_of(owed.residual().unwrap(), "weight")[0], 1.001 - 1.0);
-    assert!((arrived[7] - -6.0).abs() < 0.1 && (arrived[2] - -1.0).abs() < 0.1, "{arrived:?}");
+fn topk_sends_the_largest_changes_of_each_tensor() {
+    // Given 5,000 values of which every second changes, the later the more
+    let schema = schema(&[("w", Dtype::F32, &[5, 1000])]);
+    let of =
+        |value: fn(usize) -> f32| Parameters::new(schema.clone(), vec![Values::F32((0..5000).map(value).collect())]);
+    let change = |i: usize| if i % 2 == 0 { (i + 1) as f32 } else { 0.0 };
+    let changed = |topk_fraction| {
+        let recipe = UpdateRecipe { topk_fraction, ..recipe(Encoding::TopK) };
+        let (arrived, owed) = sent(700, &of(change), &of(|_| 0.0), recipe, &Feedback::default());
+        let owed = floats_of(owed.residual().unwrap(), "w").to_vec();
+        (floats_of(&arrived, "w").to_vec(), owed)
+    };
+    // When a quarter of them is sent, then it is the last 1,250 that changed, to within a step of their block,
+    let (arrived, owed) = changed(0.25);
+    assert!((0..2500).all(|i| arrived[i] == 0.0 && owed[i] == change(i)));
+    assert!((2500..5000).all(|i| (arrived[i] - change(i)).abs() < 5000.0 / 127.0 && arrived[i] + owed[i] == change(i)));
+    // and of a hundredth, 1,024 all the same.
+    let (arrived, _) = changed(0.01);
+    assert_eq!(arrived.iter().position(|value| *value != 0.0), Some(5000 - 2 * 1024));
 }
 
 #[test]
