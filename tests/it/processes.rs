@@ -175,6 +175,32 @@ async fn a_log_that_nobody_reads_any_more_stops_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nobody_needs_to_read_where_the_dashboard_is() {
+    // Given a standard output that is closed at once, as in `fedlearn serve | true`
+    let folder = tempfile::tempdir().unwrap();
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap(); // free again by then
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fedlearn"));
+    command.args(["serve", "--listen", &address.to_string(), "--device", "cpu"]).args(crate::harness::NO_DATASET);
+    command.current_dir(folder.path()).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
+    let mut child = command.spawn().unwrap();
+    drop(child.stdout.take());
+    // then the coordinator serves all the same.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let answers = async {
+        while tokio::net::TcpStream::connect(address).await.is_err() {
+            assert!(child.try_wait().unwrap().is_none(), "it ended");
+            tokio::task::yield_now().await;
+        }
+    };
+    soon("a coordinator", answers).await;
+    let pid = Pid::from_raw(child.id().unwrap() as i32).unwrap();
+    let health = soon("an answer", reqwest::get(format!("http://{address}/healthz"))).await.unwrap();
+    assert_eq!(health.status(), 200);
+    kill_process(pid, Signal::TERM).unwrap();
+    assert_eq!(soon("the end of a process", child.wait()).await.unwrap().code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_benchmark_runs_real_rounds_and_leaves_nothing_running() {
     let folder = tempfile::tempdir().unwrap();
     let mut bench = Command::new(env!("CARGO_BIN_EXE_fedlearn"));
