@@ -48,8 +48,14 @@ test-rust:
 test-browser: build
 	cd end2end && node --test --test-concurrency=1
 
-bench: ## how fast bodies are written and read
+# CIFAR-10, where you have it: make bench SIZES="--dataset cifar10 --data PATH"
+SIZES ?=
+bench: build ## what docs/measured.md shows: sizes, convergence, speed, exchange, memory (20 minutes)
+	target/release/fedlearn bench sizes $(SIZES)
+	target/release/fedlearn bench convergence
 	cargo bench --bench wire --no-default-features
+	target/release/fedlearn bench exchange --encoding bf16,bf16-delta,q8,q4,topk,f32
+	target/release/fedlearn bench memory
 
 fuzz: ## each fuzz target for FUZZ_SECONDS (60), from its corpus; ends at the first failure
 	@.ci/setup fuzz

@@ -140,7 +140,7 @@ fn topk_sends_the_largest_changes_of_each_tensor() {
     let schema = schema(&[("w", Dtype::F32, &[5, 1000])]);
     let of =
         |value: fn(usize) -> f32| Parameters::new(schema.clone(), vec![Values::F32((0..5000).map(value).collect())]);
-    let change = |i: usize| if i % 2 == 0 { (i + 1) as f32 } else { 0.0 };
+    let change = |i: usize| if i.is_multiple_of(2) { (i + 1) as f32 } else { 0.0 };
     let changed = |topk_fraction| {
         let recipe = UpdateRecipe { topk_fraction, ..recipe(Encoding::TopK) };
         let (arrived, owed) = sent(700, &of(change), &of(|_| 0.0), recipe, &Feedback::default());
