@@ -152,18 +152,27 @@ impl Transport {
     /// The coordinator refuses.
     pub async fn model(&self, version: u64, base: Option<u64>) -> Result<Bytes, CallError> {
         let path = format!("/models/{version}");
+        let whole = || {
+            let request = self.request(Method::GET, &path).header(header::ACCEPT, crate::wire::CONTAINER);
+            request.query(&base.map(|base| ("base", base)).as_slice())
+        };
         // What has come so far, and of what.
         let part = tokio::sync::Mutex::new((BytesMut::new(), None::<HeaderValue>));
         let fetch = || async {
             let mut part = part.lock().await;
             let (body, etag) = &mut *part;
-            let mut request = self.request(Method::GET, &path).header(header::ACCEPT, crate::wire::CONTAINER);
-            request = request.query(&base.map(|base| ("base", base)).as_slice());
+            let mut request = whole();
             if let Some(etag) = etag.as_ref().filter(|_| !body.is_empty()) {
                 request =
                     request.header(header::RANGE, format!("bytes={}-", body.len())).header(header::IF_RANGE, etag);
             }
-            let mut response = answer(request.send().await?).await?;
+            let mut response = match answer(request.send().await?).await {
+                // All of it was here, but for the end of it.
+                Err(CallError::Refused { status: StatusCode::RANGE_NOT_SATISFIABLE, .. }) if !body.is_empty() => {
+                    answer(whole().send().await?).await?
+                }
+                answered => answered?,
+            };
             if response.status() != StatusCode::PARTIAL_CONTENT {
                 body.clear(); // the whole, from its beginning
                 *etag = response.headers().get(header::ETAG).cloned();
@@ -203,7 +212,16 @@ impl Transport {
                 }
             }
             let request = self.request(Method::PUT, &path).query(&query);
-            answer(request.header(header::CONTENT_TYPE, content_type).body(rest).send().await?).await.map(|_| ())
+            let sent = answer(request.header(header::CONTENT_TYPE, content_type).body(rest).send().await?).await;
+            match sent {
+                // What was here when we asked may be counted by now.
+                Err(error) if query.offset.is_some() && error.code() == Some(ErrorCode::Conflict) => {
+                    let here = self.upload(&path).await?;
+                    let is_in = here.is_some_and(|here| here.counted && Some(&here.sha256) == query.sha256.as_ref());
+                    if is_in { Ok(()) } else { Err(error) }
+                }
+                sent => sent.map(|_| ()),
+            }
         };
         self.repeat(send).await
     }

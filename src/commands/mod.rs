@@ -6,6 +6,7 @@ mod join;
 mod serve;
 
 use crate::cli::{Command, Exit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -15,12 +16,21 @@ pub async fn run(command: Command) -> Exit {
         Ok(stop) => stop,
         Err(error) => return failed(&error, Exit::Failed),
     };
+    raise_file_limit();
     match command {
         Command::Serve(settings) => serve::run(&settings, stop).await,
         Command::Join(settings) => join::run(*settings, stop).await,
         Command::Demo(settings) => demo::run(&settings, stop).await,
         Command::Bench(settings) => bench::run(&settings, stop).await,
         Command::Token(settings) => serve::renew_token(&settings).await,
+    }
+}
+
+/// Each connection and each upload holds a file; the soft limit of most systems is for programs that use `select`.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
     }
 }
 

@@ -36,6 +36,9 @@ pub enum RunError {
         /// How many bytes are here.
         have: u64,
     },
+    /// A later request has taken the upload over.
+    #[error("another request goes on with this update")]
+    Superseded,
     /// The configuration is not acceptable.
     #[error("the configuration is refused")]
     BadConfig(Vec<String>),

@@ -99,6 +99,7 @@ impl Models {
             }
         };
         let made = cell.get_or_try_init(|| self.encode(version, format, base)).await.cloned();
+        drop(cell);
         if made.is_err() {
             // Whoever asks for what there is not shall not fill the memory with that.
             let mut encoded = self.encoded.lock().unwrap_or_else(PoisonError::into_inner);
@@ -128,15 +129,19 @@ impl Models {
         .await
     }
 
-    async fn parameters(&self, version: u64) -> Result<Arc<Parameters>, ModelError> {
-        let (current, parameters) = self.current();
-        if version == current {
-            return Ok(parameters);
+    /// The current version and the one before it; read together, or a swap in between would pass one off as the other.
+    fn in_memory(&self, version: u64) -> Option<Arc<Parameters>> {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        if current.0 == version {
+            return Some(current.1.clone());
         }
-        if current.checked_sub(1) == Some(version)
-            && let Some(previous) = self.previous.read().unwrap_or_else(PoisonError::into_inner).clone()
-        {
-            return Ok(previous);
+        let previous = self.previous.read().unwrap_or_else(PoisonError::into_inner);
+        previous.clone().filter(|_| current.0.checked_sub(1) == Some(version))
+    }
+
+    async fn parameters(&self, version: u64) -> Result<Arc<Parameters>, ModelError> {
+        if let Some(parameters) = self.in_memory(version) {
+            return Ok(parameters);
         }
         let sha256 = self.store.model_version(&self.run, version).await?.ok_or(ModelError::NoVersion(version))?;
         let store = self.store.clone();

@@ -67,7 +67,7 @@ impl RunTask {
                 }
             }
         }
-        self.published.uploads.clear();
+        self.published.uploads.clear(u64::MAX);
     }
 
     async fn receive(&mut self, message: Message) {
@@ -336,7 +336,7 @@ impl RunTask {
         };
         self.ledger.note("round ended", None, Some(summary.number), &detail).await;
         self.mean = None;
-        self.published.uploads.clear();
+        self.published.uploads.clear(summary.number);
         let version = self.machine.version();
         self.published.publish(Change::RoundEnded { summary: Box::new(summary), version, best });
     }

@@ -12,7 +12,7 @@ use app::api::ClientId;
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::OwnedMutexGuard;
 use tokio_util::sync::CancellationToken;
 
@@ -29,7 +29,14 @@ pub struct UploadKey {
 
 /// The uploads of one run.
 #[derive(Debug, Default)]
-pub struct Uploads(Mutex<HashMap<ClientId, Arc<Slot>>>);
+pub struct Uploads(Mutex<Slots>);
+
+#[derive(Debug, Default)]
+struct Slots {
+    by_client: HashMap<ClientId, Arc<Slot>>,
+    /// Rounds up to this one are over: nothing is kept for them, also of who was on the way when they ended.
+    closed_round: u64,
+}
 
 #[derive(Debug)]
 struct Slot {
@@ -48,19 +55,13 @@ impl Slot {
 }
 
 impl Uploads {
-    /// A request's turn to receive. An earlier request that still goes on with the same upload, most likely over a
-    /// connection that nobody noticed to be dead, is told to let go, and waited for.
-    pub async fn turn(&self, client: &ClientId, key: Option<UploadKey>) -> Turn {
-        let slot = match &key {
-            None => Slot::new(None),
-            Some(_) => {
-                let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-                let slot = slots.get(client).filter(|slot| slot.key == key).cloned();
-                let slot = slot.unwrap_or_else(|| Slot::new(key));
-                slots.insert(client.clone(), slot.clone());
-                slot
-            }
-        };
+    /// A request's turn to receive, from `offset` on. An earlier request that still goes on with the same upload, most
+    /// likely over a connection that nobody noticed to be dead, is told to let go, and waited for.
+    ///
+    /// # Errors
+    /// Nothing of that upload is here, and `offset` is not 0; or a later request has come in the meantime.
+    pub async fn turn(&self, client: &ClientId, key: Option<UploadKey>, offset: u64) -> Result<Turn, RunError> {
+        let slot = self.slot(client, key, offset)?;
         let superseded = CancellationToken::new();
         let before = {
             let mut turn = slot.turn.lock().unwrap_or_else(PoisonError::into_inner);
@@ -68,20 +69,42 @@ impl Uploads {
         };
         before.cancel();
         let incoming = slot.incoming.clone().lock_owned().await;
-        Turn { slot, incoming, superseded }
+        let turn = Turn { slot, incoming, superseded };
+        if turn.superseded.is_cancelled() { Err(RunError::Superseded) } else { Ok(turn) }
+    }
+
+    fn slot(&self, client: &ClientId, key: Option<UploadKey>, offset: u64) -> Result<Arc<Slot>, RunError> {
+        let Some(key) = key else { return Ok(Slot::new(None)) };
+        let mut slots = self.lock();
+        match slots.by_client.get(client).filter(|slot| slot.key.as_ref() == Some(&key)) {
+            Some(slot) => Ok(slot.clone()),
+            // What is here of another one stays, for who asks for it.
+            None if offset > 0 => Err(RunError::Offset { offset, have: 0 }),
+            None => {
+                let is_kept = key.round > slots.closed_round;
+                let slot = Slot::new(Some(key));
+                if is_kept {
+                    slots.by_client.insert(client.clone(), slot.clone());
+                }
+                Ok(slot)
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Slots> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What has come of the client's latest upload that can be gone on with.
     pub fn of(&self, client: &ClientId) -> Option<(UploadKey, u64)> {
-        let slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let slot = slots.get(client)?;
+        let slot = self.lock().by_client.get(client)?.clone();
         let bytes = slot.bytes.load(Ordering::Relaxed);
         slot.key.clone().filter(|_| bytes > 0).map(|key| (key, bytes))
     }
 
-    /// Forgets all: their round is over, or the coordinator stops.
-    pub(super) fn clear(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    /// Forgets all: that round is over; with `u64::MAX`, the coordinator stops.
+    pub(super) fn clear(&self, closed_round: u64) {
+        *self.lock() = Slots { by_client: HashMap::new(), closed_round };
     }
 }
 
@@ -98,7 +121,7 @@ impl Turn {
     /// Begins the upload, anew if something of it has come before.
     pub fn begin(&mut self, incoming: Incoming) {
         *self.incoming = Some(incoming);
-        self.slot.bytes.store(0, Ordering::Relaxed);
+        self.tell();
     }
 
     /// Goes on with an upload, with the bytes from `offset` on. Returns how many of them are here already, to be skipped.
@@ -124,6 +147,11 @@ impl Turn {
         self.incoming.as_ref().map_or(0, Incoming::bytes)
     }
 
+    /// Shows to others how many bytes have come.
+    fn tell(&self) {
+        self.slot.bytes.store(self.bytes(), Ordering::Relaxed);
+    }
+
     /// Takes the next bytes.
     ///
     /// # Errors
@@ -131,26 +159,24 @@ impl Turn {
     pub async fn append(&mut self, chunk: Bytes) -> Result<(), RunError> {
         let incoming = self.incoming.as_mut().ok_or(RunError::Offset { offset: 0, have: 0 })?;
         let appended = incoming.append(chunk).await;
-        self.slot.bytes.store(incoming.bytes(), Ordering::Relaxed);
         if appended.is_err() {
             self.discard();
         }
+        self.tell();
         appended
     }
 
     /// Forgets what has come: it is not acceptable.
     pub fn discard(&mut self) {
         *self.incoming = None;
-        self.slot.bytes.store(0, Ordering::Relaxed);
     }
 
-    /// All has come. Checks what is left to check.
+    /// All has come. Checks what is left to check. Until the turn is dropped, who comes after waits.
     ///
     /// # Errors
     /// The update cannot be accepted, and is dropped; or the file system.
-    pub async fn finish(mut self) -> Result<CheckedUpdate, RunError> {
+    pub async fn finish(&mut self) -> Result<CheckedUpdate, RunError> {
         let incoming = self.incoming.take().ok_or(RunError::Offset { offset: 0, have: 0 })?;
-        self.discard();
         if let Some(UploadKey { sha256, .. }) = self.slot.key
             && sha256 != incoming.digest()
         {
@@ -158,5 +184,11 @@ impl Turn {
             return Err(RunError::BadUpdate(format!("its SHA-256 is {found}, it should be {sha256}")));
         }
         incoming.finish().await
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.tell(); // also where an append was broken off
     }
 }

@@ -121,7 +121,7 @@ impl From<RunError> for ApiError {
             RunError::Reject(reject) => reject.into(),
             RunError::Busy | RunError::Stopping => Self::new(ErrorCode::Unavailable, message),
             RunError::Store(error) => error.into(),
-            RunError::Offset { .. } => Self::new(ErrorCode::Conflict, message),
+            RunError::Offset { .. } | RunError::Superseded => Self::new(ErrorCode::Conflict, message),
             RunError::BadUpdate(_) => Self::new(ErrorCode::Invalid, message),
             RunError::BadConfig(problems) => Self::with_problems(ErrorCode::Invalid, message, problems),
             RunError::ConfigChanged { .. } => Self::new(ErrorCode::PreconditionFailed, message),

@@ -6,7 +6,7 @@ use super::extract::{ApiPath, ApiQuery};
 use super::{AppState, header_text};
 use crate::coordinator::{RunError, RunHandle, Turn, Update, UploadKey};
 use crate::round::Reject;
-use crate::store::{Sha256Digest, Spool};
+use crate::store::{Sha256Digest, Spool, Store};
 use crate::wire;
 use app::api::{ClientId, ErrorBody, ErrorCode, RunId, UpdateQuery, UpdateReply, UploadView};
 use axum::Json;
@@ -42,16 +42,7 @@ pub async fn put_update(
 ) -> ApiResult<(StatusCode, Json<UpdateReply>)> {
     let store = state.coordinator.store();
     // All that headers tell comes before the first byte of the body is asked for.
-    let earlier = match run.may_update(&id, round).await {
-        Ok(()) => None,
-        // The first answer may have been lost. Looked up only now: an update is stored before it is counted, so that
-        // the one which closed this way in is there to be found.
-        Err(RunError::Reject(no @ (Reject::AlreadyUpdated { .. } | Reject::RoundClosed { .. }))) => {
-            let earlier = store.contribution(run.run(), round, &id).await?;
-            Some(earlier.ok_or(no)?)
-        }
-        Err(error) => return Err(error.into()),
-    };
+    let mut earlier = earlier(&run, store, &id, round).await?;
     let (sha256, offset) = said(&query)?;
     let format = wire::body_format(
         header_text(&headers, header::CONTENT_TYPE)?,
@@ -59,22 +50,27 @@ pub async fn put_update(
     )
     .map_err(|e| ApiError::new(ErrorCode::UnsupportedMediaType, e.to_string()))?;
     let cap = wire::max_body_bytes(run.published().models.schema()).min(state.max_body_bytes);
-    if let Some(length) = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok()) {
-        within(length.saturating_add(offset), cap)?;
-    }
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    within(offset.saturating_add(length.unwrap_or(0)), cap)?;
 
-    if let Some(earlier) = earlier {
-        let spool = receive(store.spool()?, body, cap).await?;
-        let same = earlier == spool.digest() || offset > 0 && sha256 == Some(earlier);
-        let reply = Json(UpdateReply { round, sha256: earlier.to_string(), bytes: offset + spool.bytes() });
-        return if same {
-            Ok((StatusCode::OK, reply))
-        } else {
-            Err(Reject::AlreadyUpdated { client: id, round }.into())
-        };
+    let mut turn = None;
+    if earlier.is_none() {
+        let key = sha256.map(|sha256| UploadKey { round, sha256, format });
+        turn = Some(run.published().uploads.turn(&id, key, offset).await?);
+        // Whoever had the turn before may have completed it.
+        earlier = self::earlier(&run, store, &id, round).await?;
     }
-    let key = sha256.map(|sha256| UploadKey { round, sha256, format });
-    let mut turn = run.published().uploads.turn(&id, key).await;
+    let mut turn = match (earlier, turn) {
+        (None, Some(turn)) => turn,
+        (earlier, _) => {
+            let spool = receive(store.spool()?, body, cap).await?;
+            let same = earlier == Some(spool.digest()) || offset > 0 && earlier == sha256;
+            let sha256 = earlier.unwrap_or(spool.digest()).to_string();
+            let reply = UpdateReply { round, sha256, bytes: offset + spool.bytes() };
+            let other = Reject::AlreadyUpdated { client: id, round };
+            return if same { Ok((StatusCode::OK, Json(reply))) } else { Err(other.into()) };
+        }
+    };
     let here = match offset {
         0 => {
             turn.begin(run.receive(store.spool()?, format));
@@ -82,7 +78,48 @@ pub async fn put_update(
         }
         offset => turn.go_on(offset)?,
     };
-    receive_update(&run, &id, &mut turn, body, here, cap).await?;
+    // By itself: this handler ends when the client hangs up, and what has arrived by then counts or stays.
+    let store = store.clone();
+    let received = tokio::spawn(async move {
+        receive_update(&run, &id, &mut turn, body, Expected { here, length, cap }).await?;
+        count(run, store, id, round, query, turn).await
+    });
+    received.await.map_err(|e| ApiError::new(ErrorCode::Internal, format!("receiving broke down: {e}")))?
+}
+
+/// What is known of a request's body.
+struct Expected {
+    /// How many of its first bytes are here already.
+    here: u64,
+    /// How many it has, if it says so.
+    length: Option<u64>,
+    /// How many an update may have.
+    cap: u64,
+}
+
+/// The update of this client that is in already; none: one is awaited.
+async fn earlier(run: &RunHandle, store: &Store, id: &ClientId, round: u64) -> ApiResult<Option<Sha256Digest>> {
+    match run.may_update(id, round).await {
+        Ok(()) => Ok(None),
+        // The first answer may have been lost. Looked up only now: an update is stored before it is counted, so that
+        // the one which closed this way in is there to be found.
+        Err(RunError::Reject(no @ (Reject::AlreadyUpdated { .. } | Reject::RoundClosed { .. }))) => {
+            let earlier = store.contribution(run.run(), round, id).await?;
+            Ok(Some(earlier.ok_or(no)?))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Checks the rest of an update that is here as a whole, and has it counted.
+async fn count(
+    run: RunHandle,
+    store: Store,
+    id: ClientId,
+    round: u64,
+    query: UpdateQuery,
+    mut turn: Turn,
+) -> ApiResult<(StatusCode, Json<UpdateReply>)> {
     let body = turn.finish().await?;
     let digest = body.spool().digest();
     let reply = Json(UpdateReply { round, sha256: digest.to_string(), bytes: body.spool().bytes() });
@@ -142,27 +179,32 @@ fn said(query: &UpdateQuery) -> ApiResult<(Option<Sha256Digest>, u64)> {
     }
 }
 
-/// Takes what is left of an update, without its first `here` bytes.
+/// Takes what is left of an update.
 async fn receive_update(
     run: &RunHandle,
     id: &ClientId,
     turn: &mut Turn,
     body: Body,
-    mut here: u64,
-    cap: u64,
+    Expected { mut here, length, cap }: Expected,
 ) -> ApiResult<()> {
     let mut chunks = body.into_data_stream();
+    let mut received = 0;
     let mut heard = Instant::now();
     loop {
         let chunk = tokio::select! {
+            biased;
+            () = turn.superseded() => return Err(RunError::Superseded.into()),
             chunk = chunks.next() => chunk,
-            () = turn.superseded() => {
-                return Err(ApiError::new(ErrorCode::Conflict, "another request goes on with this update"));
-            }
         };
         // What has come by now stays, however this ends.
-        let Some(chunk) = chunk else { return Ok(()) };
+        let Some(chunk) = chunk else {
+            return match length {
+                Some(length) if received < length => Err(ApiError::new(ErrorCode::BadRequest, "the body was cut off")),
+                _ => Ok(()),
+            };
+        };
         let mut chunk = chunk.map_err(|e| ApiError::from_body(&e))?;
+        received += chunk.len() as u64;
         let skipped = here.min(chunk.len() as u64);
         here -= skipped;
         chunk.advance(skipped as usize); // at most the chunk's length

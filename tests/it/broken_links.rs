@@ -165,6 +165,20 @@ async fn an_update_can_break_off_again_and_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_update_that_has_arrived_counts_even_if_nobody_waits_for_the_answer() {
+    let (coordinator, guest, body) = open_round().await;
+    // Given a client whose connection breaks right after the last byte
+    let query = format!("samples=10&sha256={}", hash(&body));
+    let mut stream = begins(&coordinator, &guest, &query, &body, 30).await;
+    stream.write_all(&body[30..]).await.unwrap();
+    drop(stream);
+    // then its update counts, and is in already when it comes back.
+    let run = coordinator.until("tiny", "the round is over", |run| run.version == 1).await;
+    assert_eq!(run.rounds[0].updates, 1);
+    take(200, goes_on(&guest, &body, body.len())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_request_on_a_dead_connection_lets_go_of_the_update_for_the_next_one() {
     let (coordinator, guest, body) = open_round().await;
     // Given a connection that brings nothing more and is not closed either,
@@ -191,6 +205,18 @@ async fn nothing_but_the_same_update_goes_on_where_it_was() {
     let of = |query: &str| guest.update_of(1, query).header(header::CONTENT_TYPE, SAFETENSORS).body("x");
     words(of("samples=10&offset=30"), 422, ErrorCode::Invalid, "offset needs sha256").await;
     words(of("samples=10&sha256=abc"), 422, ErrorCode::Invalid, "no SHA-256").await;
+    // as another format or another update, neither of which has begun,
+    let as_container = goes_on(&guest, &body, 30).header(header::CONTENT_TYPE, CONTAINER);
+    let mut as_container = as_container.build().unwrap();
+    as_container.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(CONTAINER));
+    let answer = soon("an answer", coordinator.http.execute(as_container)).await.unwrap();
+    assert_eq!(answer.status(), 409);
+    words(goes_on(&guest, &safetensors(&with(9.0)), 30), 409, ErrorCode::Conflict, "0 bytes").await;
+    // further on than any update,
+    let query = format!("samples=10&sha256={}&offset={}", hash(&body), u64::MAX);
+    let far = guest.update_of(1, &query).header(header::CONTENT_TYPE, SAFETENSORS);
+    words(far.body("x"), 413, ErrorCode::TooLarge, "the cap is").await;
+    assert_eq!(view(&guest).await.unwrap().bytes, Some(30), "what is here stays");
     // or the beginning of one with the end of another: every byte of safetensors is as good as another there.
     let mut mixed = body[30..].to_vec();
     let last = mixed.len() - 1;

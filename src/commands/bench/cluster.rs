@@ -65,18 +65,20 @@ impl Cluster {
     }
 
     /// Waits until so many clients are there.
-    pub async fn clients(&self, run: &str, count: usize) -> Result<(), BenchError> {
+    pub async fn clients(&mut self, run: &str, count: usize) -> Result<(), BenchError> {
         while self.snapshot(run).await?.clients.len() < count {
+            self.all_run()?;
             tokio::time::sleep(LOOK_EVERY).await;
         }
         Ok(())
     }
 
     /// Has the run `default` complete so many rounds.
-    pub async fn rounds(&self, count: u32) -> Result<Vec<RoundSummary>, BenchError> {
+    pub async fn rounds(&mut self, count: u32) -> Result<Vec<RoundSummary>, BenchError> {
         let order = self.operator(Method::POST, "/runs/default/autorun").json(&app::api::Autorun { rounds: count });
         order.send().await?.error_for_status()?;
         loop {
+            self.all_run()?;
             let run = self.snapshot("default").await?;
             if let Some(void) = run.rounds.iter().find(|round| round.outcome == RoundOutcome::Void) {
                 return Err(BenchError::Void(void.number, void.reason.clone()));
@@ -86,6 +88,16 @@ impl Cluster {
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
+    }
+
+    /// Whoever has ended will not do what is waited for.
+    fn all_run(&mut self) -> Result<(), BenchError> {
+        for child in self.agents.iter_mut().chain([&mut self.coordinator]) {
+            if let Some(status) = child.try_wait()? {
+                return Err(BenchError::Ended(status));
+            }
+        }
+        Ok(())
     }
 
     /// The most memory that the coordinator has held since its start, or since [`Self::forget_peak`]: bytes (VmHWM).
@@ -134,6 +146,10 @@ impl Cluster {
 
 fn program(args: &[&str]) -> Result<Command, BenchError> {
     let mut command = Command::new(std::env::current_exe()?);
-    command.args(args).stdin(Stdio::null()).kill_on_drop(true);
+    // What this checkout or shell has set is not to be measured.
+    command.args(args).args(["--config", "/dev/null"]).stdin(Stdio::null()).kill_on_drop(true);
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("FEDLEARN_")) {
+        command.env_remove(name);
+    }
     Ok(command)
 }

@@ -23,6 +23,8 @@ enum BenchError {
     Process(#[from] std::io::Error),
     #[error("the coordinator of the benchmark did not start")]
     NotStarted,
+    #[error("a process of the benchmark ended before its time ({0}); it says above why")]
+    Ended(std::process::ExitStatus),
     #[error("the coordinator of the benchmark: {0}")]
     Http(#[from] reqwest::Error),
     #[error(transparent)]
