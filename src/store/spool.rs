@@ -125,7 +125,7 @@ impl Spool {
 
 impl Drop for Spool {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path); // never created, or removed at the next start
+        let _ = fs::remove_file(&self.path); // else at the next start
     }
 }
 

@@ -32,7 +32,7 @@ pub const MAX_BLOCKS: usize = 65_536;
 /// The largest window a zstd frame around a whole body may ask for, as a power of two: 8 MiB, by RFC 9659.
 pub const MAX_ZSTD_WINDOW_LOG: u32 = 23;
 
-/// The level of every zstd compression here. What can be gained on parameters lies in the distribution of single bytes,
+/// The level that every zstd compression here starts from; planes go on from there. What can be gained on parameters lies in the distribution of single bytes,
 /// hardly in repetitions, and level 1 takes that already.
 pub const ZSTD_LEVEL: i32 = 1;
 

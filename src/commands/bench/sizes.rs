@@ -41,16 +41,12 @@ fn table(settings: &BenchSettings) -> Result<(), BenchError> {
         let json = rows.first().map_or(f64::NAN, |row| row.bytes as f64);
         for Row { what, bytes, beside } in rows {
             let less = (1.0 - bytes as f64 / json) * 1e2;
-            let beside = beside.map_or(String::new(), |(what, bytes)| format!("{:.2} ({what})", bytes / mib_bytes()));
+            let beside = beside.map_or(String::new(), |(what, bytes)| format!("{:.2} ({what})", mib(bytes as u64)));
             say(&format!("| {what} | {:.2} | {less:.1}% | {beside} |", mib(bytes)));
         }
         say("");
     }
     Ok(())
-}
-
-fn mib_bytes() -> f64 {
-    f64::from(1 << 20)
 }
 
 fn images(settings: &BenchSettings) -> Result<(Dataset, Images), BenchError> {
