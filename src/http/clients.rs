@@ -4,6 +4,7 @@ use super::AppState;
 use super::auth::{Client, is_admin};
 use super::error::{ApiError, ApiResult};
 use super::extract::{ApiJson, ApiPath, ApiQuery, Run};
+use super::gate::{self, Holder, Peer};
 use crate::round::Command;
 use crate::store::{Sha256Digest, Token};
 use app::api::{
@@ -12,7 +13,7 @@ use app::api::{
 use axum::Json;
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::StatusCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The longest that a long-poll waits.
 const MAX_WAIT_S: u32 = 60;
@@ -25,17 +26,21 @@ const MAX_ERROR_CHARS: usize = 500;
     request_body = RegisterRequest,
     responses(
         (status = 201, body = RegisterReply), (status = 403, body = ErrorBody), (status = 404, body = ErrorBody),
-        (status = 422, body = ErrorBody), (status = 503, body = ErrorBody),
+        (status = 422, body = ErrorBody), (status = 429, body = ErrorBody), (status = 503, body = ErrorBody),
     ),
 )]
 pub async fn register(
     State(state): State<AppState>,
     Run(run): Run,
+    peer: Peer,
     ApiJson(request): ApiJson<RegisterRequest>,
 ) -> ApiResult<(StatusCode, Json<RegisterReply>)> {
     if let Some(wanted) = &state.join_secret {
+        // Also with the right one: else it could be found by who may not try any more.
+        state.gate.may_try(peer, gate::SECRET, Instant::now())?;
         let given = Sha256Digest::of(request.join_secret.as_deref().unwrap_or_default());
         if given != *wanted {
+            state.gate.was_wrong(peer, gate::SECRET, Instant::now());
             return Err(ApiError::new(ErrorCode::WrongSecret, "the join secret is missing or wrong"));
         }
     }
@@ -46,9 +51,10 @@ pub async fn register(
     let token = Token::generate();
     let id = format!("c{:016x}", rand::random::<u64>());
     let client_id: ClientId = id.parse().map_err(|e| ApiError::new(ErrorCode::Internal, format!("{e}")))?;
-    let state = run.register(client_id.clone(), token.digest(), request).await?;
+    let standing = run.register(client_id.clone(), token.digest(), request).await?;
+    state.gate.was_right(&token.digest(), Holder::Client(run.run().clone(), client_id.clone()));
     let model = run.published().read(|snapshot| snapshot.model.clone());
-    let reply = RegisterReply { client_id, token: token.reveal().to_owned(), state, model };
+    let reply = RegisterReply { client_id, token: token.reveal().to_owned(), state: standing, model };
     Ok((StatusCode::CREATED, Json(reply)))
 }
 
@@ -107,7 +113,7 @@ pub async fn leave(
     request: Request,
 ) -> ApiResult<StatusCode> {
     let (mut parts, _) = request.into_parts();
-    let command = if is_admin(&state, &parts.headers).await? {
+    let command = if is_admin(&state, &parts.headers, Peer::of(&parts.extensions)).await? {
         Command::Kick { client: id, ban: false }
     } else {
         let Client { id, .. } = Client::from_request_parts(&mut parts, &state).await?;
