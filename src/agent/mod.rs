@@ -23,7 +23,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use training::{Trained, Training};
 
-/// How often progress is reported, and so how soon a cancel arrives at the latest.
+/// How often progress is reported. That it is to stop, an agent is told at once.
 const REPORT_EVERY: Duration = Duration::from_millis(500);
 /// How long one who was removed, or who failed, waits before asking again.
 const PAUSE: Duration = Duration::from_secs(3);
@@ -302,20 +302,30 @@ impl Agent {
             }
         };
         let here = network.take().ok_or_else(|| RoundError::Here("the network is lost".into()))?;
-        let mut training = Training::start(*here, global.clone(), images, task, &self.name);
+        let training = Training::start(*here, global.clone(), images, task, &self.name);
+        let Training { progress, cancel, result } = training;
         // Whatever becomes of this future, training must not go on without it.
-        let guard = training.cancel.clone().drop_guard();
-        let joined = loop {
-            tokio::select! {
-                joined = &mut training.result => break joined,
-                () = tokio::time::sleep(REPORT_EVERY) => {
-                    let mut report = report(ReportedState::Training, Some(task.round));
-                    report.progress = *training.progress.borrow();
-                    if cancels(transport.status(&report).await) {
-                        training.cancel.cancel();
-                    }
+        let guard = cancel.clone().drop_guard();
+        let reports = async {
+            let mut news = std::pin::pin!(transport.news(task.round));
+            let mut is_heard = false;
+            while !cancel.is_cancelled() {
+                tokio::select! {
+                    () = &mut news, if !is_heard => is_heard = true,
+                    () = tokio::time::sleep(REPORT_EVERY) => {}
+                }
+                let mut report = report(ReportedState::Training, Some(task.round));
+                report.progress = *progress.borrow();
+                if cancels(transport.status(&report).await) {
+                    cancel.cancel();
                 }
             }
+        };
+        // The end of training does not wait for the answer to a report, which may never come.
+        let mut result = std::pin::pin!(result);
+        let joined = tokio::select! {
+            joined = &mut result => joined,
+            () = reports => result.await,
         };
         drop(guard);
         let (back, trained) =

@@ -136,6 +136,26 @@ impl Transport {
         Ok(self.call(|| self.request(Method::GET, &path).query(&wait)).await?.json().await?)
     }
 
+    /// Waits for news while we work for that round: what it brings is looked up by [`Self::status`]. No answer is no news,
+    /// as the coordinator may be restarting.
+    pub async fn news(&self, round: u64) {
+        let path = self.own("/task");
+        let query = [("wait_s", WAIT_S), ("round", round)];
+        loop {
+            let call = || async {
+                answer(self.request(Method::GET, &path).query(&query).send().await?)
+                    .await?
+                    .json()
+                    .await
+                    .map_err(CallError::from)
+            };
+            match self.repeat(call).await {
+                Ok(Task::Train(task)) if task.round == round => {} // none yet
+                _ => return,
+            }
+        }
+    }
+
     /// Says what we do. Not repeated: the next report says more.
     ///
     /// # Errors

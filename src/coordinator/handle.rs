@@ -144,22 +144,35 @@ impl RunHandle {
         self.ask(|reply| Message::Status { client, report, reply }).await
     }
 
-    /// What a client is to do; waits up to `patience` for something to do.
+    /// What a client is to do; waits up to `patience` for something to do. One that works for a round waits for the end
+    /// of that instead: until no update of it would be taken any more.
     ///
     /// # Errors
     /// As [`Self::command`].
-    pub async fn task(&self, client: &ClientId, patience: Duration) -> Result<Task, RunError> {
-        let mut changes = self.published.task_changes();
+    pub async fn task(&self, client: &ClientId, patience: Duration, works_for: Option<u64>) -> Result<Task, RunError> {
+        let (mut changes, mut closings) = (self.published.task_changes(), self.published.closings());
         let until = tokio::time::Instant::now() + patience;
         loop {
             changes.mark_unchanged();
-            match self.ask(|reply| Message::Task(client.clone(), reply)).await? {
-                Task::Wait { state } => match tokio::time::timeout_at(until, changes.changed()).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(_)) => return Err(RunError::Stopping),
-                    Err(_) => return Ok(Task::Wait { state }),
-                },
-                task => return Ok(task),
+            closings.mark_unchanged();
+            let task = self.ask(|reply| Message::Task(client.clone(), reply)).await?;
+            let is_as_before = match works_for {
+                Some(round) => self.may_update(client, round).await.is_ok(),
+                None => matches!(task, Task::Wait { .. }),
+            };
+            if !is_as_before {
+                return Ok(task);
+            }
+            let changed = async {
+                tokio::select! {
+                    changed = changes.changed() => changed,
+                    closed = closings.changed(), if works_for.is_some() => closed,
+                }
+            };
+            match tokio::time::timeout_at(until, changed).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Err(RunError::Stopping),
+                Err(_) => return Ok(task),
             }
         }
     }

@@ -66,6 +66,9 @@ pub struct TaskQuery {
     /// How long to wait for something to do, in seconds: at most 60.
     #[serde(default)]
     wait_s: u32,
+    /// The round that the client works for. Then this waits for the end of that work: it is answered as soon as no update
+    /// for that round would be taken any more.
+    round: Option<u64>,
 }
 
 /// What to do now. Waits until there is something, up to `wait_s`; also the heartbeat.
@@ -82,7 +85,7 @@ pub async fn task(
     let patience = Duration::from_secs(query.wait_s.min(MAX_WAIT_S).into());
     let stopping = ApiError::new(ErrorCode::Unavailable, "the coordinator is stopping");
     tokio::select! {
-        task = run.task(&id, patience) => Ok(Json(task?)),
+        task = run.task(&id, patience, query.round) => Ok(Json(task?)),
         () = state.coordinator.shutdown().cancelled() => Err(stopping),
     }
 }

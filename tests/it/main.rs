@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod broken_links;
+mod cancels;
 mod encodings;
 mod events;
 mod federated;
