@@ -232,6 +232,9 @@ pub struct JoinSettings {
     /// What the coordinator asks for; best given as FEDLEARN_JOIN_SECRET, which other users cannot see
     #[arg(long, value_name = "SECRET")]
     pub join_secret: Option<Secret>,
+    /// File that keeps who this client is, with its token: after a crash it goes on as the same one
+    #[arg(long, value_name = "FILE")]
+    pub identity: Option<PathBuf>,
     /// Where to train: auto, cpu, cuda or cuda:1
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,

@@ -3,11 +3,13 @@
 //! Decides how to train on this machine and how to go on when the coordinator does not answer. Refuses to know how
 //! rounds are made: it does what its task says.
 
+mod identity;
 pub mod noise;
 mod progress;
 mod training;
 mod transport;
 
+pub use identity::{IdentityError, IdentityFile};
 pub use transport::{CallError, Transport};
 
 use crate::model::Device;
@@ -45,6 +47,8 @@ pub struct AgentSettings {
     pub encoding: Option<Encoding>,
     /// What to do in a round.
     pub work: Work,
+    /// Where to keep who we are, to be that again after a crash.
+    pub identity: Option<IdentityFile>,
 }
 
 /// What an agent does to the global model.
@@ -97,6 +101,9 @@ pub enum AgentError {
     /// The network.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// The identity file.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     /// The coordinator ended the run for this client.
     #[error("the coordinator ended it: {0}")]
     Stopped(String),
@@ -107,16 +114,19 @@ pub enum AgentError {
 /// # Errors
 /// The coordinator refuses for good, or the run cannot be trained here. That it does not answer is not an error: the
 /// agent waits for it.
-pub async fn join(settings: AgentSettings, leave: CancellationToken) -> Result<(), AgentError> {
+pub async fn join(mut settings: AgentSettings, leave: CancellationToken) -> Result<(), AgentError> {
     let mut transport = Transport::new(&settings.coordinator_url, &settings.run).map_err(AgentError::Refused)?;
     let result = tokio::select! {
-        result = take_part(&settings, &mut transport) => result,
+        result = take_part(&mut settings, &mut transport) => result,
         () = leave.cancelled() => Ok(()),
     };
     // Training that still runs stops by itself: dropping `take_part` cancelled it.
     if transport.id().is_some() {
         match tokio::time::timeout(GOOD_BYE, transport.leave()).await {
-            Ok(Ok(())) => tracing::info!("left the run"),
+            Ok(Ok(())) => {
+                tracing::info!("left the run");
+                settings.identity.as_mut().map(IdentityFile::forget);
+            }
             Ok(Err(error)) => tracing::warn!("left without a good-bye: {error}"),
             Err(_) => tracing::warn!("left without a good-bye: no answer"),
         }
@@ -124,8 +134,11 @@ pub async fn join(settings: AgentSettings, leave: CancellationToken) -> Result<(
     result
 }
 
-async fn take_part(settings: &AgentSettings, transport: &mut Transport) -> Result<(), AgentError> {
-    let spec = register(settings, transport).await?;
+async fn take_part(settings: &mut AgentSettings, transport: &mut Transport) -> Result<(), AgentError> {
+    let spec = match resume(settings, transport).await? {
+        Some(spec) => spec,
+        None => register(settings, transport).await?,
+    };
     let (schema, worker) = match &settings.work {
         Work::Train { device, images } => {
             let network = Network::new(&spec, *device)?;
@@ -190,7 +203,28 @@ fn waiting(state: ClientState) -> &'static str {
     }
 }
 
-async fn register(settings: &AgentSettings, transport: &mut Transport) -> Result<ModelSpec, AgentError> {
+/// Goes on as the client that we were; none: we were none, or the coordinator does not know it any more.
+async fn resume(settings: &AgentSettings, transport: &mut Transport) -> Result<Option<ModelSpec>, AgentError> {
+    let Some(kept) = settings.identity.as_ref().and_then(IdentityFile::kept) else { return Ok(None) };
+    transport.resume(kept.clone());
+    match transport.task_within(0).await {
+        Ok(_) => {}
+        Err(error) => match error.code() {
+            Some(ErrorCode::Kicked) => {} // which it is until it is admitted
+            Some(ErrorCode::Unauthorized | ErrorCode::NotFound) => {
+                tracing::warn!("client {} is not known any more; registering anew", kept.client_id);
+                return Ok(None);
+            }
+            _ => return Err(AgentError::Refused(error)),
+        },
+    }
+    let run = transport.snapshot().await.map_err(AgentError::Refused)?;
+    let spec = trainable(settings, run.model)?;
+    tracing::info!("back in run '{}' as {}: {spec}", settings.run, kept.client_id);
+    Ok(Some(spec))
+}
+
+async fn register(settings: &mut AgentSettings, transport: &mut Transport) -> Result<ModelSpec, AgentError> {
     let request = RegisterRequest {
         name: settings.name.clone(),
         samples: settings.work.samples(),
@@ -199,6 +233,16 @@ async fn register(settings: &AgentSettings, transport: &mut Transport) -> Result
     };
     let reply = transport.register(&request).await.map_err(AgentError::Refused)?;
     let RegisterReply { client_id, state, model, .. } = reply;
+    if let (Some(file), Some(identity)) = (&mut settings.identity, transport.identity()) {
+        file.keep(identity)?;
+    }
+    let spec = trainable(settings, model)?;
+    tracing::info!("joined run '{}' as {client_id} with {} images, {state}: {spec}", settings.run, request.samples);
+    Ok(spec)
+}
+
+/// The run's network, if it is one that we can train on what we have.
+fn trainable(settings: &AgentSettings, model: Option<ModelSpec>) -> Result<ModelSpec, AgentError> {
     let spec = model.ok_or_else(|| AgentError::NotBuiltIn(settings.run.clone()))?;
     if let Work::Train { images, .. } = &settings.work
         && (images.channels != spec.channels as usize || images.classes > spec.classes as usize)
@@ -208,7 +252,6 @@ async fn register(settings: &AgentSettings, transport: &mut Transport) -> Result
             found: (images.channels, images.classes),
         });
     }
-    tracing::info!("joined run '{}' as {client_id} with {} images, {state}: {spec}", settings.run, request.samples);
     Ok(spec)
 }
 

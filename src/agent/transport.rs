@@ -8,6 +8,7 @@ use backon::{BackoffBuilder, ExponentialBuilder, Retryable};
 use bytes::{Bytes, BytesMut};
 use reqwest::header::HeaderValue;
 use reqwest::{Method, RequestBuilder, Response, StatusCode, header};
+use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -69,15 +70,16 @@ pub struct Transport {
     identity: Option<Identity>,
 }
 
-#[derive(Clone)]
-struct Identity {
-    id: ClientId,
-    token: String,
+/// Who we are to the coordinator.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Identity {
+    pub client_id: ClientId,
+    pub token: String,
 }
 
 impl std::fmt::Debug for Identity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Identity({})", self.id)
+        write!(f, "Identity({})", self.client_id)
     }
 }
 
@@ -103,7 +105,17 @@ impl Transport {
 
     /// Our id, once registered.
     pub fn id(&self) -> Option<&ClientId> {
-        self.identity.as_ref().map(|i| &i.id)
+        self.identity.as_ref().map(|i| &i.client_id)
+    }
+
+    /// Who we are, once registered.
+    pub(super) fn identity(&self) -> Option<&Identity> {
+        self.identity.as_ref()
+    }
+
+    /// Goes on as who we were.
+    pub(super) fn resume(&mut self, identity: Identity) {
+        self.identity = Some(identity);
     }
 
     /// The run as everybody sees it.
@@ -122,7 +134,7 @@ impl Transport {
         self.identity = None;
         let reply: RegisterReply =
             self.call(|| self.request(Method::POST, "/clients").json(request)).await?.json().await?;
-        self.identity = Some(Identity { id: reply.client_id.clone(), token: reply.token.clone() });
+        self.identity = Some(Identity { client_id: reply.client_id.clone(), token: reply.token.clone() });
         Ok(reply)
     }
 
@@ -131,8 +143,13 @@ impl Transport {
     /// # Errors
     /// The coordinator refuses.
     pub async fn task(&self) -> Result<Task, CallError> {
+        self.task_within(WAIT_S).await
+    }
+
+    /// What to do now; waits so long for something to do.
+    pub(super) async fn task_within(&self, wait_s: u64) -> Result<Task, CallError> {
         let path = self.own("/task");
-        let wait = [("wait_s", WAIT_S)];
+        let wait = [("wait_s", wait_s)];
         Ok(self.call(|| self.request(Method::GET, &path).query(&wait)).await?.json().await?)
     }
 
