@@ -179,6 +179,7 @@ async fn take_part(settings: &mut AgentSettings, transport: &mut Transport) -> R
                     }
                     tokio::time::sleep(PAUSE).await;
                 }
+                Some(ErrorCode::NotAdmitted) => tokio::time::sleep(PAUSE).await,
                 // It does not know us any more, as after a fresh database: a new client, then.
                 Some(ErrorCode::Unauthorized | ErrorCode::NotFound) => {
                     tracing::warn!("{error}; registering anew");
@@ -210,7 +211,7 @@ async fn resume(settings: &AgentSettings, transport: &mut Transport) -> Result<O
     match transport.task_within(0).await {
         Ok(_) => {}
         Err(error) => match error.code() {
-            Some(ErrorCode::Kicked) => {} // which it is until it is admitted
+            Some(ErrorCode::Kicked | ErrorCode::NotAdmitted) => {} // until the operator says otherwise
             Some(ErrorCode::Unauthorized | ErrorCode::NotFound) => {
                 tracing::warn!("client {} is not known any more; registering anew", kept.client_id);
                 return Ok(None);
@@ -286,7 +287,13 @@ impl Agent {
             }
             Err(RoundError::Call(error)) => {
                 tracing::warn!("round {}: {error}", task.round);
-                tokio::time::sleep(PAUSE).await;
+                match error.code() {
+                    // It is over, or not ours any more: there may be another one already.
+                    Some(ErrorCode::RoundClosed | ErrorCode::NotAdmitted) => {
+                        say(transport, &report(ReportedState::Ready, None)).await;
+                    }
+                    _ => tokio::time::sleep(PAUSE).await,
+                }
             }
             Err(RoundError::Here(reason)) => {
                 tracing::error!("round {}: {reason}", task.round);

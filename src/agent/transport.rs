@@ -8,6 +8,7 @@ use backon::{BackoffBuilder, ExponentialBuilder, Retryable};
 use bytes::{Bytes, BytesMut};
 use reqwest::header::HeaderValue;
 use reqwest::{Method, RequestBuilder, Response, StatusCode, header};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -123,7 +124,7 @@ impl Transport {
     /// # Errors
     /// The coordinator refuses.
     pub async fn snapshot(&self) -> Result<RunSnapshot, CallError> {
-        Ok(self.call(|| self.request(Method::GET, "")).await?.json().await?)
+        self.call(|| self.request(Method::GET, "")).await
     }
 
     /// Registers, and is that client from then on.
@@ -132,8 +133,7 @@ impl Transport {
     /// The coordinator refuses.
     pub async fn register(&mut self, request: &RegisterRequest) -> Result<RegisterReply, CallError> {
         self.identity = None;
-        let reply: RegisterReply =
-            self.call(|| self.request(Method::POST, "/clients").json(request)).await?.json().await?;
+        let reply: RegisterReply = self.call(|| self.request(Method::POST, "/clients").json(request)).await?;
         self.identity = Some(Identity { client_id: reply.client_id.clone(), token: reply.token.clone() });
         Ok(reply)
     }
@@ -150,7 +150,7 @@ impl Transport {
     pub(super) async fn task_within(&self, wait_s: u64) -> Result<Task, CallError> {
         let path = self.own("/task");
         let wait = [("wait_s", wait_s)];
-        Ok(self.call(|| self.request(Method::GET, &path).query(&wait)).await?.json().await?)
+        self.call(|| self.request(Method::GET, &path).query(&wait)).await
     }
 
     /// Waits for news while we work for that round: what it brings is looked up by [`Self::status`]. No answer is no news,
@@ -159,14 +159,7 @@ impl Transport {
         let path = self.own("/task");
         let query = [("wait_s", WAIT_S), ("round", round)];
         loop {
-            let call = || async {
-                answer(self.request(Method::GET, &path).query(&query).send().await?)
-                    .await?
-                    .json()
-                    .await
-                    .map_err(CallError::from)
-            };
-            match self.repeat(call).await {
+            match self.call(|| self.request(Method::GET, &path).query(&query)).await {
                 Ok(Task::Train(task)) if task.round == round => {} // none yet
                 _ => return,
             }
@@ -235,6 +228,10 @@ impl Transport {
     ) -> Result<(), CallError> {
         let path = format!("/rounds/{round}/updates/{}", self.id().map_or("", ClientId::as_str));
         let is_first = AtomicBool::new(true);
+        let put = async |query: &UpdateQuery, body: Bytes| {
+            let request = self.request(Method::PUT, &path).query(query).header(header::CONTENT_TYPE, content_type);
+            answer(request.body(body).send().await?).await.map(|_| ())
+        };
         let send = || async {
             let (mut query, mut rest) = (query.clone(), body.clone());
             if !is_first.swap(false, Ordering::Relaxed) {
@@ -248,16 +245,17 @@ impl Transport {
                     _ => {}
                 }
             }
-            let request = self.request(Method::PUT, &path).query(&query);
-            let sent = answer(request.header(header::CONTENT_TYPE, content_type).body(rest).send().await?).await;
-            match sent {
-                // What was here when we asked may be counted by now.
+            match put(&query, rest).await {
+                // Since we asked it was counted, or is gone, as with a coordinator that was killed.
                 Err(error) if query.offset.is_some() && error.code() == Some(ErrorCode::Conflict) => {
                     let here = self.upload(&path).await?;
-                    let is_in = here.is_some_and(|here| here.counted && Some(&here.sha256) == query.sha256.as_ref());
-                    if is_in { Ok(()) } else { Err(error) }
+                    if here.is_some_and(|here| here.counted && Some(&here.sha256) == query.sha256.as_ref()) {
+                        return Ok(());
+                    }
+                    query.offset = None;
+                    put(&query, body.clone()).await
                 }
-                sent => sent.map(|_| ()),
+                sent => sent,
             }
         };
         self.repeat(send).await
@@ -292,8 +290,9 @@ impl Transport {
         }
     }
 
-    async fn call(&self, request: impl Fn() -> RequestBuilder) -> Result<Response, CallError> {
-        self.repeat(|| async { answer(request().send().await?).await }).await
+    /// Up to the last byte of the answer: who is killed while it answers has not answered.
+    async fn call<T: DeserializeOwned>(&self, request: impl Fn() -> RequestBuilder) -> Result<T, CallError> {
+        self.repeat(|| async { Ok(answer(request().send().await?).await?.json().await?) }).await
     }
 
     /// Repeats while the failure may pass: through a restart of the coordinator, however long it takes.

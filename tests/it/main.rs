@@ -9,6 +9,7 @@ mod federated;
 mod harness;
 mod hostile;
 mod other_clients;
+mod patience;
 mod processes;
 mod restart;
 mod rounds;
