@@ -12,7 +12,7 @@ use app::api::{
 };
 use axum::Json;
 use axum::extract::{FromRequestParts, Request, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use std::time::{Duration, Instant};
 
 /// The longest that a long-poll waits.
@@ -72,22 +72,40 @@ pub struct TaskQuery {
 }
 
 /// What to do now. Waits until there is something, up to `wait_s`; also the heartbeat.
+///
+/// With `wait`, `Retry-After` says in how many seconds one that does not long-poll should ask again: one for every 200
+/// clients of the run, at most 30, so that all of them together ask about 200 times a second.
 #[utoipa::path(
     get, path = "/runs/{run}/clients/{id}/task", tag = "client",
     params(("run" = RunId, Path), ("id" = ClientId, Path), TaskQuery),
-    responses((status = 200, body = Task), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody)),
+    responses(
+        (status = 200, body = Task, headers(("Retry-After" = u32, description = "seconds, with `wait` only"))),
+        (status = 401, body = ErrorBody), (status = 403, body = ErrorBody), (status = 429, body = ErrorBody),
+        (status = 503, body = ErrorBody),
+    ),
 )]
 pub async fn task(
     State(state): State<AppState>,
     Client { run, id }: Client,
     ApiQuery(query): ApiQuery<TaskQuery>,
-) -> ApiResult<Json<Task>> {
+) -> ApiResult<(HeaderMap, Json<Task>)> {
     let patience = Duration::from_secs(query.wait_s.min(MAX_WAIT_S).into());
     let stopping = ApiError::new(ErrorCode::Unavailable, "the coordinator is stopping");
-    tokio::select! {
-        task = run.task(&id, patience, query.round) => Ok(Json(task?)),
-        () = state.coordinator.shutdown().cancelled() => Err(stopping),
+    let task = tokio::select! {
+        task = run.task(&id, patience, query.round) => task?,
+        () = state.coordinator.shutdown().cancelled() => return Err(stopping),
+    };
+    let mut headers = HeaderMap::new();
+    if matches!(task, Task::Wait { .. }) {
+        let clients = run.published().read(|snapshot| snapshot.clients.len());
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(ask_again_s(clients)));
     }
+    Ok((headers, Json(task)))
+}
+
+/// In how many seconds each of so many clients should ask again, so that all together ask 200 times a second.
+fn ask_again_s(clients: usize) -> u64 {
+    clients.div_ceil(200).clamp(1, 30) as u64
 }
 
 /// State and progress. The reply says whether to stop training.
@@ -124,4 +142,15 @@ pub async fn leave(
     };
     run.command(command).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ask_again_s;
+
+    #[test]
+    fn clients_together_ask_about_200_times_a_second() {
+        let asked = [0, 1, 200, 201, 5_000, 6_000, 100_000].map(ask_again_s);
+        assert_eq!(asked, [1, 1, 1, 2, 25, 30, 30]);
+    }
 }
