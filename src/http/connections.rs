@@ -6,6 +6,7 @@
 
 use super::error::ApiError;
 use super::gate::Peer;
+use super::room::MAX_UPLOADS;
 use app::api::ErrorCode;
 use axum::Router;
 use axum::body::{Body, HttpBody};
@@ -46,6 +47,8 @@ const REFUSALS: usize = 64;
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Files that are neither a connection nor an upload: database, blobs, the page's, logs.
 const OTHER_FILES: u64 = 256;
+/// One, and for a moment three where what came is zstd of safetensors.
+const FILES_PER_UPLOAD: u64 = 2;
 
 /// How many connections, and for how long.
 #[derive(Debug, Clone, Copy)]
@@ -56,10 +59,11 @@ pub struct Limits {
     pub patience: Duration,
 }
 
-/// How many connections the limit of open files leaves: each may bring an upload, which is a file as well.
+/// How many connections the limit of open files leaves, with the uploads that they bring, which are files as well.
 pub fn room_in_files(files: Option<u64>) -> usize {
-    let room = files.map_or(u64::MAX, |files| files.saturating_sub(OTHER_FILES) / 2);
-    usize::try_from(room.max(1)).unwrap_or(usize::MAX)
+    let Some(files) = files else { return usize::MAX };
+    let uploads = (MAX_UPLOADS * FILES_PER_UPLOAD).min(files / 3);
+    usize::try_from(files.saturating_sub(OTHER_FILES + uploads).max(1)).unwrap_or(usize::MAX)
 }
 
 /// Serves connections until told to stop, then gives those that are busy time to end. Instead of `axum::serve`, which
@@ -343,7 +347,8 @@ mod tests {
 
     #[test]
     fn connections_are_no_more_than_the_files_leave() {
-        assert_eq!(room_in_files(Some(1_024)), 384);
+        assert_eq!(room_in_files(Some(20_000)), 18_720);
+        assert_eq!(room_in_files(Some(1_024)), 427);
         assert_eq!(room_in_files(Some(0)), 1);
         assert_eq!(room_in_files(None), usize::MAX);
     }

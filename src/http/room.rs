@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The most at once: some 150 MB.
-const MAX_UPLOADS: usize = 512;
+pub const MAX_UPLOADS: u64 = 512;
 /// The most of one client: a connection that nobody noticed to be dead, its successor, and the same once more.
 const MAX_UPLOADS_OF_ONE: usize = 4;
 
@@ -30,7 +30,7 @@ pub struct UploadPlace {
 
 impl Default for UploadRoom {
     fn default() -> Self {
-        Self { all: Arc::new(Semaphore::new(MAX_UPLOADS)), by_client: Mutex::default() }
+        Self { all: Arc::new(Semaphore::new(MAX_UPLOADS as usize)), by_client: Mutex::default() }
     }
 }
 
@@ -40,7 +40,7 @@ impl UploadRoom {
     /// # Errors
     /// There is none: 429, before anything of the body is read.
     pub fn enter(self: &Arc<Self>, run: &RunId, client: &ClientId) -> ApiResult<UploadPlace> {
-        let full = |whose, most| {
+        let full = |whose: &str, most: u64| {
             let message = format!("{most} uploads {whose} are being received, which is the most at once");
             ApiError::new(ErrorCode::TooMany, message)
         };
@@ -49,7 +49,7 @@ impl UploadRoom {
         let mut by_client = self.by_client.lock().unwrap_or_else(PoisonError::into_inner);
         let count = by_client.entry(client.clone()).or_default();
         if *count >= MAX_UPLOADS_OF_ONE {
-            return Err(full("of this client", MAX_UPLOADS_OF_ONE));
+            return Err(full("of this client", MAX_UPLOADS_OF_ONE as u64));
         }
         *count += 1;
         Ok(UploadPlace { room: self.clone(), client, _one: one })
@@ -73,7 +73,7 @@ impl Drop for UploadPlace {
 mod tests {
     use super::*;
 
-    fn enter(room: &Arc<UploadRoom>, client: usize) -> ApiResult<UploadPlace> {
+    fn enter(room: &Arc<UploadRoom>, client: u64) -> ApiResult<UploadPlace> {
         room.enter(&"r".parse().unwrap(), &format!("c{client}").parse().unwrap())
     }
 

@@ -123,7 +123,7 @@ impl Server {
 fn connections(settings: &ServeSettings) -> usize {
     let (wanted, room) = (settings.max_connections as usize, room_in_files(getrlimit(Resource::Nofile).current));
     if room < wanted {
-        tracing::warn!("max-connections is {wanted}, but the limit of open files leaves room for {room}: ulimit -n");
+        tracing::info!("max-connections is {wanted}, but the limit of open files leaves room for {room}: ulimit -n");
     }
     wanted.min(room)
 }
