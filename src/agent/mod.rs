@@ -6,27 +6,19 @@
 mod identity;
 pub mod noise;
 mod progress;
+mod round;
 mod training;
 mod transport;
 
 pub use identity::{IdentityError, IdentityFile};
 pub use transport::{CallError, Transport};
 
-use crate::model::Device;
-use crate::model::{Images, ModelError, Network};
-use crate::wire::{self, Base, EncodeError, Feedback, ModelFormat, Parameters, Schema, UpdateRecipe};
-use app::api::{
-    ClientState, Encoding, ErrorCode, ModelSpec, RegisterReply, RegisterRequest, ReportedState, RunId, StatusReport,
-    Task, TrainTask, UpdateQuery,
-};
-use sha2::{Digest, Sha256};
-use std::sync::Arc;
+use crate::model::{Device, Images, ModelError};
+use app::api::{ClientState, Encoding, ErrorCode, ModelSpec, RegisterReply, RegisterRequest, RunId, Task};
+use round::Agent;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
-use training::{Trained, Training};
 
-/// How often progress is reported. That it is to stop, an agent is told at once.
-const REPORT_EVERY: Duration = Duration::from_millis(500);
 /// How long one who was removed, or who failed, waits before asking again.
 const PAUSE: Duration = Duration::from_secs(3);
 /// How long to wait for the answer to a good-bye.
@@ -139,24 +131,7 @@ async fn take_part(settings: &mut AgentSettings, transport: &mut Transport) -> R
         Some(spec) => spec,
         None => register(settings, transport).await?,
     };
-    let (schema, worker) = match &settings.work {
-        Work::Train { device, images } => {
-            let network = Network::new(&spec, *device)?;
-            (
-                network.schema().clone(),
-                Worker::Train { network: Some(Box::new(network)), images: Arc::new(images.clone()) },
-            )
-        }
-        Work::Noise(share) => (Network::new(&spec, Device::Cpu)?.schema().clone(), Worker::Noise(*share)),
-    };
-    let mut agent = Agent {
-        schema,
-        worker,
-        name: settings.name.clone(),
-        encoding: settings.encoding,
-        held: None,
-        owed: Feedback::default(),
-    };
+    let mut agent = Agent::new(settings, &spec)?;
     let mut state = None;
     loop {
         match transport.task().await {
@@ -187,8 +162,7 @@ async fn take_part(settings: &mut AgentSettings, transport: &mut Transport) -> R
                     if register(settings, transport).await? != spec {
                         return Err(AgentError::Stopped("the run has another network now".into()));
                     }
-                    // Its versions may be others under the same numbers.
-                    (agent.held, agent.owed) = (None, Feedback::default());
+                    agent.forget();
                 }
                 _ => return Err(AgentError::Refused(error)),
             },
@@ -254,188 +228,4 @@ fn trainable(settings: &AgentSettings, model: Option<ModelSpec>) -> Result<Model
         });
     }
     Ok(spec)
-}
-
-enum Worker {
-    Train {
-        /// Away while it trains.
-        network: Option<Box<Network>>,
-        images: Arc<Images>,
-    },
-    Noise(f32),
-}
-
-struct Agent {
-    schema: Arc<Schema>,
-    worker: Worker,
-    name: String,
-    encoding: Option<Encoding>,
-    /// The last global version that was fetched: what the next one may be told by.
-    held: Option<(u64, Arc<Parameters>)>,
-    /// What the updates have lost so far.
-    owed: Feedback,
-}
-
-impl Agent {
-    /// One round. What goes wrong in it is told to the coordinator; the next round is another chance.
-    async fn round(&mut self, transport: &Transport, task: &TrainTask) -> Result<(), AgentError> {
-        match self.train(transport, task).await {
-            Ok(true) => tracing::info!("round {}: update sent", task.round),
-            Ok(false) => {
-                tracing::info!("round {}: cancelled", task.round);
-                say(transport, &report(ReportedState::Ready, None)).await;
-            }
-            Err(RoundError::Call(error)) => {
-                tracing::warn!("round {}: {error}", task.round);
-                match error.code() {
-                    // It is over, or not ours any more: there may be another one already.
-                    Some(ErrorCode::RoundClosed | ErrorCode::NotAdmitted) => {
-                        say(transport, &report(ReportedState::Ready, None)).await;
-                    }
-                    _ => tokio::time::sleep(PAUSE).await,
-                }
-            }
-            Err(RoundError::Here(reason)) => {
-                tracing::error!("round {}: {reason}", task.round);
-                let mut report = report(ReportedState::Error, Some(task.round));
-                report.error = Some(reason);
-                say(transport, &report).await;
-                tokio::time::sleep(PAUSE).await;
-            }
-            Err(RoundError::Fatal(error)) => return Err(error),
-        }
-        Ok(())
-    }
-
-    /// Fetches, trains, sends. False if it was cancelled.
-    async fn train(&mut self, transport: &Transport, task: &TrainTask) -> Result<bool, RoundError> {
-        say(transport, &report(ReportedState::Update, Some(task.round))).await;
-        let global = self.fetch(transport, task.version).await?;
-        let Trained { parameters, loss, samples } = match self.work(transport, task, &global).await? {
-            Some(trained) => trained,
-            None => return Ok(false),
-        };
-        let encoding = self.encoding.unwrap_or(task.encoding);
-        let seed = training::seed(task, &self.name);
-        let recipe = UpdateRecipe { encoding, topk_fraction: task.topk_fraction, seed };
-        let (version, owed) = (task.version, self.owed.clone());
-        let encoded = tokio::task::spawn_blocking(move || {
-            let base = Base { version, parameters: &global };
-            let (body, owed) = wire::encode_update(&parameters, base, recipe, &owed)?;
-            let sha256 = hex::encode(Sha256::digest(&body));
-            Ok::<_, EncodeError>((body, owed, sha256))
-        });
-        let (body, owed, sha256) =
-            encoded.await.map_err(|e| RoundError::Here(e.to_string()))?.map_err(|e| RoundError::Here(e.to_string()))?;
-        let query = UpdateQuery { sha256: Some(sha256), ..UpdateQuery::whole(samples, loss) };
-        let content_type = ModelFormat::Container(encoding).content_type();
-        transport.update(task.round, &query, content_type, body.into()).await?;
-        // What was lost is made good later only if the rest has arrived.
-        self.owed = owed;
-        Ok(true)
-    }
-
-    /// Does to the global model what is to be done. None if it was cancelled.
-    async fn work(
-        &mut self,
-        transport: &Transport,
-        task: &TrainTask,
-        global: &Arc<Parameters>,
-    ) -> Result<Option<Trained>, RoundError> {
-        let (network, images) = match &mut self.worker {
-            Worker::Train { network, images } => (network, images.clone()),
-            Worker::Noise(share) => {
-                let (global, seed, share) = (global.clone(), training::seed(task, &self.name), *share);
-                let disturbed = tokio::task::spawn_blocking(move || noise::add(&global, share, seed));
-                let parameters = disturbed.await.map_err(|e| RoundError::Here(e.to_string()))?;
-                return Ok(Some(Trained { parameters, loss: None, samples: 1 }));
-            }
-        };
-        let here = network.take().ok_or_else(|| RoundError::Here("the network is lost".into()))?;
-        let training = Training::start(*here, global.clone(), images, task, &self.name);
-        let Training { progress, cancel, result } = training;
-        // Whatever becomes of this future, training must not go on without it.
-        let guard = cancel.clone().drop_guard();
-        let reports = async {
-            let mut news = std::pin::pin!(transport.news(task.round));
-            let mut is_heard = false;
-            while !cancel.is_cancelled() {
-                tokio::select! {
-                    () = &mut news, if !is_heard => is_heard = true,
-                    () = tokio::time::sleep(REPORT_EVERY) => {}
-                }
-                let mut report = report(ReportedState::Training, Some(task.round));
-                report.progress = *progress.borrow();
-                if cancels(transport.status(&report).await) {
-                    cancel.cancel();
-                }
-            }
-        };
-        // The end of training does not wait for the answer to a report, which may never come.
-        let mut result = std::pin::pin!(result);
-        let joined = tokio::select! {
-            joined = &mut result => joined,
-            () = reports => result.await,
-        };
-        drop(guard);
-        let (back, trained) =
-            joined.map_err(|e| RoundError::Fatal(AgentError::Stopped(format!("training broke down: {e}"))))?;
-        *network = Some(Box::new(back));
-        trained.map_err(|error| RoundError::Here(error.to_string()))
-    }
-
-    /// A global version: by its difference to the one that we hold, where that is shorter.
-    async fn fetch(&mut self, transport: &Transport, version: u64) -> Result<Arc<Parameters>, RoundError> {
-        let held = self.held.clone();
-        let body = transport.model(version, held.as_ref().map(|(version, _)| *version)).await?;
-        let schema = self.schema.clone();
-        let decoded = tokio::task::spawn_blocking(move || {
-            let base = held.as_ref().map(|(version, parameters)| Base { version: *version, parameters });
-            wire::decode_against(&body, &schema, base)
-        });
-        let global = decoded
-            .await
-            .map_err(|e| RoundError::Here(e.to_string()))?
-            .map_err(|e| RoundError::Here(format!("version {version} is not readable: {e}")))?;
-        let global = Arc::new(global);
-        self.held = Some((version, global.clone()));
-        Ok(global)
-    }
-}
-
-enum RoundError {
-    /// The coordinator refuses: the round is over, or we are out of it.
-    Call(CallError),
-    /// Something here; it is reported.
-    Here(String),
-    /// There is no going on.
-    Fatal(AgentError),
-}
-
-impl From<CallError> for RoundError {
-    fn from(error: CallError) -> Self {
-        Self::Call(error)
-    }
-}
-
-fn report(state: ReportedState, round: Option<u64>) -> StatusReport {
-    StatusReport { state, round, progress: None, error: None }
-}
-
-/// A report whose loss matters to nobody.
-async fn say(transport: &Transport, report: &StatusReport) {
-    if let Err(error) = transport.status(report).await {
-        tracing::debug!("status not delivered: {error}");
-    }
-}
-
-/// Whether the answer to a report means to stop training. No answer does not: the coordinator may be restarting.
-fn cancels(answer: Result<app::api::StatusReply, CallError>) -> bool {
-    match answer {
-        Ok(reply) => reply.cancel,
-        Err(error) => matches!(
-            error.code(),
-            Some(ErrorCode::Kicked | ErrorCode::NotAdmitted | ErrorCode::Unauthorized | ErrorCode::NotFound)
-        ),
-    }
 }
