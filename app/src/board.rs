@@ -140,8 +140,13 @@ impl Board {
     /// Tells the signal behind that part of the snapshot, and no other.
     fn redraw(&self, change: &Change) {
         match change {
-            Change::Course { .. } => self.course.set(self.snapshot.with_value(course)),
-            Change::RoundEnded { .. } => self.history.set(self.snapshot.with_value(history)),
+            Change::Course { .. } | Change::RoundOpened { .. } | Change::Cohort { .. } => {
+                self.course.set(self.snapshot.with_value(course))
+            }
+            Change::RoundEnded { .. } => {
+                self.course.set(self.snapshot.with_value(course));
+                self.history.set(self.snapshot.with_value(history));
+            }
             Change::Config { config, .. } => self.config.set((**config).clone()),
             Change::ClientLeft { id } => self.clients.update(|rows| rows.retain(|row| row.id != *id)),
             Change::Client { client } => {
@@ -159,7 +164,7 @@ impl Board {
         let mut rows = self.clients.get();
         rows.sort_by_key(|row| {
             row.view.with(|client| match client.state {
-                ClientState::Pending => 0,
+                ClientState::Pending | ClientState::Quarantine => 0,
                 ClientState::Kicked => 2,
                 _ => 1,
             })

@@ -3,20 +3,7 @@ use super::*;
 use crate::api::RunConfig;
 
 fn client(id: &str, state: ClientState) -> ClientView {
-    ClientView {
-        id: id.parse().unwrap(),
-        name: id.to_owned(),
-        state,
-        samples: 1,
-        device: String::new(),
-        progress: None,
-        last_loss: None,
-        sent_bytes: 0,
-        rounds: 0,
-        joined_ms: 0,
-        seen_ms: 0,
-        error: None,
-    }
+    ClientView::new(id.parse().unwrap(), id.to_owned(), 1, String::new(), state, 0)
 }
 
 fn snapshot(clients: Vec<ClientView>) -> RunSnapshot {

@@ -12,20 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 fn client(name: &str, state: ClientState) -> ClientView {
-    ClientView {
-        id: "c1".parse().unwrap(),
-        name: name.to_owned(),
-        state,
-        samples: 20_000,
-        device: "cpu".to_owned(),
-        progress: None,
-        last_loss: None,
-        sent_bytes: 0,
-        rounds: 0,
-        joined_ms: 0,
-        seen_ms: 0,
-        error: None,
-    }
+    ClientView::new("c1".parse().unwrap(), name.to_owned(), 20_000, "cpu".to_owned(), state, 0)
 }
 
 fn round(number: u64, test_accuracy: f64) -> RoundSummary {
@@ -40,6 +27,7 @@ fn round(number: u64, test_accuracy: f64) -> RoundSummary {
         updates: 1,
         samples: 20_000,
         received_bytes: 1_000,
+        mean_staleness: None,
         train_loss: Some(0.5),
         test_loss: Some(0.4),
         test_accuracy: Some(test_accuracy),
