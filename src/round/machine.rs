@@ -1,10 +1,14 @@
 //! The machine itself: what each command does, and what follows from where things stand.
 
+use super::command::{Assignment, Counted, Standing};
 use super::current::{CurrentRound, Outcome};
-use super::roster::{MAX_CLIENTS, OFFLINE_AFTER_MS, Roster};
+use super::roster::{MAX_CLIENTS, OFFLINE_AFTER_MS, Roster, is_eligible};
 use super::{Command, Effect, Reject, UnixMs};
-use app::api::{Admission, Autorun, ClientId, ClientState, ClientView, Phase, ReportedState, RunConfig, StatusReport};
-use std::collections::{BTreeSet, VecDeque};
+use app::api::{
+    Admission, Autorun, ClientId, ClientState, ClientView, CohortStep, OpenRound, Phase, ReportedState, RunConfig,
+    StatusReport,
+};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// After a void round an auto-run waits so long before it opens the next: a cause that stays, such as a full disk, must
 /// not drive clients in circles.
@@ -24,14 +28,42 @@ pub struct Restored {
     pub version: u64,
     /// The number of the next round: above all that ever opened, also one that a crash cut short.
     pub next_round: u64,
-    /// The roster. `pending` and `kicked` clients are taken as they are, all others are `offline` until heard of.
-    pub roster: Vec<ClientView>,
-    /// Names that may not register.
-    pub banned: BTreeSet<String>,
+    /// The roster.
+    pub roster: Vec<RestoredClient>,
+    /// The round that was open, if one was: it goes on.
+    pub round: Option<RestoredRound>,
+    /// Now.
+    pub now_ms: UnixMs,
+    /// Median norm of the updates of the last complete round.
+    pub typical_norm: Option<f64>,
     /// Rounds still to complete.
     pub autorun: Option<Autorun>,
     /// Seed of cohort selection.
     pub seed: u64,
+}
+
+/// A client that was on the roster.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RestoredClient {
+    /// As stored. One in `pending`, `quarantine` or `kicked` is taken as it is, any other is `offline` until heard of.
+    pub view: ClientView,
+    /// Its name may not register.
+    pub banned: bool,
+    /// The round it was last asked in; 0: in none.
+    pub asked: u64,
+}
+
+/// A round that was open.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RestoredRound {
+    /// As stored; `updated` is filled from `counted`.
+    pub open: OpenRound,
+    /// The configuration of its version.
+    pub config: RunConfig,
+    /// Those of its cohort who began in an earlier round, and at what they work.
+    pub earlier: BTreeMap<ClientId, Assignment>,
+    /// What is in.
+    pub counted: BTreeMap<ClientId, Counted>,
 }
 
 impl Restored {
@@ -43,7 +75,9 @@ impl Restored {
             version: 0,
             next_round: 1,
             roster: Vec::new(),
-            banned: BTreeSet::new(),
+            round: None,
+            now_ms: 0,
+            typical_norm: None,
             autorun: None,
             seed,
         }
@@ -64,8 +98,7 @@ pub(super) struct Course {
     pub phase: Phase,
     pub waiting: String,
     pub autorun: Option<Autorun>,
-    /// Its number, and how many updates are in.
-    pub round: Option<(u64, usize)>,
+    pub deadline_ms: Option<UnixMs>,
 }
 
 /// Decides the course of one run.
@@ -85,6 +118,9 @@ pub struct RoundMachine {
     pub(super) pause: Option<Pause>,
     pub(super) roster: Roster,
     pub(super) round: Option<CurrentRound>,
+    /// Of `async`, between two rounds: who still works on an earlier one.
+    pub(super) carried: BTreeMap<ClientId, Assignment>,
+    pub(super) typical_norm: Option<f64>,
     pub(super) effects: VecDeque<Effect>,
     /// Clients to be shown at the end of this call; empty between calls.
     pub(super) to_show: BTreeSet<ClientId>,
@@ -96,7 +132,9 @@ pub struct RoundMachine {
 }
 
 impl RoundMachine {
-    /// A machine with no round open. Opens none before its first input.
+    /// A machine where it was, with the round that was open. That one's clients get at least the time after which they
+    /// would be `offline` to come back: that the coordinator was away is not their fault. Does nothing before its first
+    /// input.
     pub fn new(from: Restored) -> Self {
         let mut machine = Self {
             config: from.config,
@@ -106,14 +144,19 @@ impl RoundMachine {
             seed: from.seed,
             autorun: from.autorun.filter(|a| a.rounds > 0),
             pause: None,
-            roster: Roster::restored(from.roster, from.banned),
+            roster: Roster::restored(from.roster),
             round: None,
+            carried: BTreeMap::new(),
+            typical_norm: from.typical_norm,
             effects: VecDeque::new(),
             to_show: BTreeSet::new(),
             is_round_wanted: false,
             is_course_stale: false,
-            shown: Course { phase: Phase::Idle, waiting: String::new(), autorun: None, round: None },
+            shown: Course { phase: Phase::Idle, waiting: String::new(), autorun: None, deadline_ms: None },
         };
+        if let Some(round) = from.round {
+            machine.restore_round(from.now_ms, round);
+        }
         machine.shown = machine.course();
         machine
     }
@@ -124,21 +167,22 @@ impl RoundMachine {
     /// The command cannot be obeyed: the machine is unchanged.
     pub fn handle(&mut self, now: UnixMs, command: Command) -> Result<(), Reject> {
         // These two come by the thousand and seldom change the course; `change` notices when they do.
-        let is_quiet = matches!(command, Command::Seen { .. } | Command::Status { .. });
+        let is_quiet = matches!(command, Command::Seen { .. } | Command::Ask { .. } | Command::Status { .. });
         match command {
             Command::Join { client, name, samples, device } => self.join(now, client, name, samples, device)?,
             Command::Admit { client } => self.admit(now, &client)?,
             Command::Kick { client, ban } => self.kick(&client, ban)?,
             Command::Leave { client } => self.leave(&client)?,
             Command::Seen { client } => self.seen(now, &client)?,
+            Command::Ask { client } => self.ask(now, &client)?,
+            Command::Strike { client, reason } => self.strike(now, &client, &reason)?,
+            Command::Late { client } => self.late(now, &client)?,
             Command::Status { client, report } => self.status(now, &client, report)?,
-            Command::Update { client, round, samples, loss, bytes } => {
-                self.update(now, &client, round, samples, loss, bytes)?;
-            }
+            Command::Update { client, round, update } => self.update(now, &client, round, update)?,
             Command::StartAutorun { rounds } => self.set_autorun(rounds),
             Command::StopAutorun => self.set_autorun(0),
             Command::StartRound => self.start_round(now)?,
-            Command::AggregateNow => self.aggregate_now()?,
+            Command::AggregateNow => self.aggregate_now(now)?,
             Command::Configure { config, config_version } => self.configure(now, *config, config_version),
             Command::Committed { version, test_loss, test_accuracy } => {
                 self.check_aggregating()?;
@@ -168,52 +212,60 @@ impl RoundMachine {
     /// When [`Self::handle_timeout`] is due, if nothing else happens before.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<UnixMs> {
-        let deadline = self.round.as_ref().filter(|r| r.is_open()).map(|r| r.open.deadline_ms);
+        let deadline = self.round.as_ref().filter(|r| r.is_open()).map(CurrentRound::timeout);
         let pause = self.pause.as_ref().map(|p| p.until_ms);
         let offline = self.roster.next_offline().map(|(at, _)| at);
         [deadline, pause, offline].into_iter().flatten().min()
     }
 
-    fn join(&mut self, now: UnixMs, id: ClientId, name: String, samples: u64, device: String) -> Result<(), Reject> {
-        if self.roster.get(&id).is_some() {
-            return self.seen(now, &id);
-        }
+    /// A client as it will be once it has joined: to be stored before [`Command::Join`], which then cannot fail.
+    ///
+    /// # Errors
+    /// It may not join.
+    pub fn newcomer(
+        &self,
+        now: UnixMs,
+        id: ClientId,
+        name: String,
+        samples: u64,
+        device: String,
+    ) -> Result<ClientView, Reject> {
         if self.roster.is_banned(&name) {
             return Err(Reject::Banned(name));
         }
         if self.roster.len() >= MAX_CLIENTS {
             return Err(Reject::RosterFull(self.roster.len()));
         }
+        let max_samples = self.config.max_samples;
+        if samples > max_samples {
+            return Err(Reject::TooManySamples { samples, max_samples });
+        }
         let state = match self.config.admission {
             Admission::Open => ClientState::Join,
             Admission::Approval => ClientState::Pending,
         };
-        self.roster.insert(ClientView {
-            id: id.clone(),
-            name,
-            state,
-            samples,
-            device,
-            progress: None,
-            last_loss: None,
-            sent_bytes: 0,
-            rounds: 0,
-            joined_ms: now,
-            seen_ms: now,
-            error: None,
-        });
-        self.store(&id);
+        Ok(ClientView::new(id, name, samples, device, state, now))
+    }
+
+    fn join(&mut self, now: UnixMs, id: ClientId, name: String, samples: u64, device: String) -> Result<(), Reject> {
+        if self.roster.get(&id).is_some() {
+            return self.seen(now, &id);
+        }
+        self.roster.insert(self.newcomer(now, id.clone(), name, samples, device)?);
+        self.to_show.insert(id);
         Ok(())
     }
 
     fn admit(&mut self, now: UnixMs, id: &ClientId) -> Result<(), Reject> {
         let view = self.roster.known(id)?;
-        if !matches!(view.state, ClientState::Pending | ClientState::Kicked) {
+        if !matches!(view.state, ClientState::Pending | ClientState::Quarantine | ClientState::Kicked) {
             return Ok(());
         }
         self.roster.lift_ban(id);
         let resting = self.resting_state(id);
         self.change(id, |c| {
+            c.strikes = 0;
+            c.error = None;
             c.state = if now >= c.seen_ms.saturating_add(OFFLINE_AFTER_MS) {
                 ClientState::Offline
             } else if resting == ClientState::Finish {
@@ -222,31 +274,75 @@ impl RoundMachine {
                 ClientState::Join
             };
         });
-        self.store(id);
+        self.store(id, Standing::Admitted);
         Ok(())
     }
 
-    /// An update of this client that was counted before stays in its round: it is folded into the aggregate already.
+    /// An update of this client that is in is taken out of its round again, unless it is being combined already.
     fn kick(&mut self, id: &ClientId, ban: bool) -> Result<(), Reject> {
         self.roster.known(id)?;
         if ban {
             self.roster.ban(id);
+        }
+        if self.round.as_mut().is_some_and(|round| round.is_open() && round.uncount(id)) {
+            self.step(id, CohortStep::Dropped);
         }
         self.change(id, |c| {
             c.state = ClientState::Kicked;
             c.progress = None;
             c.error = None;
         });
-        self.store(id);
+        self.store(id, Standing::Kicked);
         Ok(())
     }
 
-    /// A kicked client cannot leave: it would take the record of its removal along.
+    fn strike(&mut self, now: UnixMs, id: &ClientId, reason: &str) -> Result<(), Reject> {
+        let view = self.roster.welcome(id)?;
+        let is_last = view.strikes.saturating_add(1) >= self.config.max_strikes;
+        self.change(id, |c| {
+            c.seen_ms = c.seen_ms.max(now);
+            c.strikes = c.strikes.saturating_add(1);
+            c.error = Some(reason.chars().take(MAX_ERROR_CHARS).collect());
+            if is_last {
+                c.state = ClientState::Quarantine;
+                c.progress = None;
+            }
+        });
+        self.store(id, if is_last { Standing::Quarantined } else { Standing::Struck });
+        Ok(())
+    }
+
+    fn late(&mut self, now: UnixMs, id: &ClientId) -> Result<(), Reject> {
+        self.seen(now, id)?;
+        self.change(id, |c| c.late_updates = c.late_updates.saturating_add(1));
+        Ok(())
+    }
+
+    /// Beside being heard of: in asynchronous runs whoever asks is given work, as far as the cohort's size allows.
+    fn ask(&mut self, now: UnixMs, id: &ClientId) -> Result<(), Reject> {
+        self.seen(now, id)?;
+        let is_eligible = self.roster.get(id).is_some_and(|client| is_eligible(client.state));
+        let most = self.config.cohort.of(self.roster.eligible());
+        let Some(round) = self.round.as_mut().filter(|round| round.is_open() && round.is_async()) else {
+            return Ok(());
+        };
+        let has_place = round.awaited().contains(id) || !round.was_asked(id) && round.awaited().len() < most;
+        if is_eligible && has_place && round.take_up(id) {
+            self.step(id, CohortStep::Asked);
+            self.is_course_stale = true;
+        }
+        Ok(())
+    }
+
+    /// A client that was kicked or is in quarantine cannot leave: it would take the record of that along.
     fn leave(&mut self, id: &ClientId) -> Result<(), Reject> {
-        self.roster.welcome(id)?;
+        if self.roster.welcome(id)?.state == ClientState::Quarantine {
+            return Err(Reject::Quarantined(id.clone()));
+        }
         if let Some(view) = self.roster.remove(id) {
             self.effects.push_back(Effect::RemoveClient(Box::new(view)));
         }
+        self.carried.remove(id);
         if let Some(round) = &mut self.round {
             round.place(id, None);
         }
@@ -272,7 +368,7 @@ impl RoundMachine {
         let is_idle = resting == ClientState::Finish || report.round.is_some_and(|r| self.is_cancelled(id, r));
         self.change(id, |c| {
             c.seen_ms = c.seen_ms.max(now);
-            if c.state == ClientState::Pending {
+            if matches!(c.state, ClientState::Pending | ClientState::Quarantine) {
                 return;
             }
             c.progress = None;
@@ -294,21 +390,17 @@ impl RoundMachine {
         Ok(())
     }
 
-    fn update(
-        &mut self,
-        now: UnixMs,
-        id: &ClientId,
-        round: u64,
-        samples: u64,
-        loss: Option<f64>,
-        bytes: u64,
-    ) -> Result<(), Reject> {
+    fn update(&mut self, now: UnixMs, id: &ClientId, round: u64, mut update: Counted) -> Result<(), Reject> {
         self.may_update(id, round)?;
         // The client's own word, of no weight in the aggregate: what is no number is as good as not said.
-        let loss = loss.filter(|loss| loss.is_finite());
-        if let Some(round) = &mut self.round {
-            round.count(id, samples, loss, bytes);
+        update.loss = update.loss.filter(|loss| loss.is_finite());
+        let Counted { loss, bytes, .. } = update;
+        if let Some(current) = &mut self.round {
+            let from = current.assignment(id).map_or(current.open.base_version, |assignment| assignment.version);
+            update.staleness = current.open.base_version.saturating_sub(from);
+            current.count(id, update);
         }
+        self.step(id, CohortStep::Counted);
         self.change(id, |c| {
             c.seen_ms = c.seen_ms.max(now);
             c.state = ClientState::Finish;
@@ -318,12 +410,14 @@ impl RoundMachine {
             c.sent_bytes = c.sent_bytes.saturating_add(bytes);
             c.last_loss = loss.or(c.last_loss);
         });
-        self.store(id);
         Ok(())
     }
 
     fn set_autorun(&mut self, rounds: u32) {
         self.autorun = (rounds > 0).then_some(Autorun { rounds });
+        if rounds == 0 {
+            self.carried.clear(); // no round takes it any more
+        }
         // The pause is of the auto-run that was; an operator who starts one means now.
         self.pause = None;
     }
@@ -341,7 +435,7 @@ impl RoundMachine {
     }
 
     /// The operator's word goes before `min_clients`.
-    fn aggregate_now(&mut self) -> Result<(), Reject> {
+    fn aggregate_now(&mut self, now: UnixMs) -> Result<(), Reject> {
         let round = self.round.as_ref().ok_or(Reject::NoRound)?;
         let (number, updates, asked) = (round.open.number, round.updates(), round.open.cohort.len());
         if !round.is_open() {
@@ -350,17 +444,25 @@ impl RoundMachine {
         if updates == 0 {
             return Err(Reject::TooFewUpdates { updates, min_clients: 1 });
         }
-        self.close(format!("closed by the operator with {updates} of {asked} updates"));
+        self.close(now, format!("closed by the operator with {updates} of {asked} updates"));
         Ok(())
     }
 
-    /// An open round keeps the configuration it has. Admission is no matter of rounds and changes at once: whoever could
-    /// now register and be in is let in.
+    /// An open round keeps what its clients train by, and takes up at once what only says when it closes. Admission is no
+    /// matter of rounds: whoever could now register and be in is let in.
     fn configure(&mut self, now: UnixMs, config: RunConfig, config_version: u64) {
         if config.admission == Admission::Open {
             for id in self.roster.pending().clone() {
                 // Cannot fail: the client is known.
                 _ = self.admit(now, &id);
+            }
+        }
+        if let Some(round) = &mut self.round {
+            round.config.below_quorum = config.below_quorum;
+            let is_moved = round.config.deadline_s != config.deadline_s;
+            round.config.deadline_s = config.deadline_s;
+            if round.is_open() && is_moved && round.redate() {
+                self.effects.push_back(Effect::DeadlineMoved);
             }
         }
         self.config = config;

@@ -1,5 +1,6 @@
 //! Who is known to the run, and who of them is there.
 
+use super::machine::RestoredClient;
 use super::{Reject, UnixMs};
 use app::api::{ClientId, ClientState, ClientView};
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,21 +37,25 @@ pub(super) struct Roster {
 
 impl Roster {
     /// The roster as it was stored. Nobody has been heard of yet, hence whoever is admitted is `offline`.
-    pub fn restored(clients: Vec<ClientView>, banned: BTreeSet<String>) -> Self {
+    pub fn restored(clients: Vec<RestoredClient>) -> Self {
         let mut roster = Self {
             clients: BTreeMap::new(),
             online: BTreeSet::new(),
             pending: BTreeSet::new(),
             absent: BTreeSet::new(),
-            banned,
+            banned: BTreeSet::new(),
         };
-        for mut view in clients {
-            if !matches!(view.state, ClientState::Pending | ClientState::Kicked) {
+        for RestoredClient { mut view, banned, asked } in clients {
+            let id = view.id.clone();
+            if !matches!(view.state, ClientState::Pending | ClientState::Quarantine | ClientState::Kicked) {
                 view.state = ClientState::Offline;
             }
             view.progress = None;
-            view.error = None;
+            if banned {
+                roster.banned.insert(view.name.clone());
+            }
             roster.insert(view);
+            roster.set_asked(&[id], asked);
         }
         roster
     }
