@@ -17,6 +17,8 @@ pub struct Published {
     events: broadcast::Sender<Event>,
     /// Ticks whenever some client's task may have changed: what long-polls wait for.
     tasks: watch::Sender<u64>,
+    /// Why the run cannot go on, while it cannot: something is decided and cannot be stored.
+    pub(super) stuck: watch::Sender<Option<String>>,
     /// The global model.
     pub models: Models,
     /// Updates on their way in.
@@ -29,6 +31,7 @@ impl Published {
             snapshot: RwLock::new(snapshot),
             events: broadcast::channel(BACKLOG).0,
             tasks: watch::channel(0).0,
+            stuck: watch::channel(None).0,
             models,
             uploads: Uploads::default(),
         }

@@ -4,7 +4,7 @@ use super::AppState;
 use super::error::ApiError;
 use super::extract::Run;
 use crate::coordinator::RunHandle;
-use crate::store::Sha256Digest;
+use crate::digest::Sha256Digest;
 use app::api::{ClientId, ClientState, ErrorCode};
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;

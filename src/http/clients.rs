@@ -4,8 +4,9 @@ use super::AppState;
 use super::auth::{Client, is_admin};
 use super::error::{ApiError, ApiResult};
 use super::extract::{ApiJson, ApiPath, ApiQuery, Run};
+use crate::digest::Sha256Digest;
 use crate::round::Command;
-use crate::store::{Sha256Digest, Token};
+use crate::store::Token;
 use app::api::{
     ClientId, ErrorBody, ErrorCode, RegisterReply, RegisterRequest, RunId, StatusReply, StatusReport, Task,
 };
@@ -76,7 +77,7 @@ pub async fn task(
     let patience = Duration::from_secs(query.wait_s.min(MAX_WAIT_S).into());
     let stopping = ApiError::new(ErrorCode::Unavailable, "the coordinator is stopping");
     tokio::select! {
-        task = run.task(&id, patience) => Ok(Json(task?)),
+        task = run.task(&id, patience, None) => Ok(Json(task?)),
         () = state.coordinator.shutdown().cancelled() => Err(stopping),
     }
 }

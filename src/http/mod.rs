@@ -23,7 +23,7 @@ pub use server::{ServeError, Server};
 use page::options as leptos_options;
 
 use crate::coordinator::Coordinator;
-use crate::store::Sha256Digest;
+use crate::digest::Sha256Digest;
 use app::api::ErrorCode;
 use axum::body::{Body, HttpBody};
 use axum::extract::{DefaultBodyLimit, FromRef, Request};
