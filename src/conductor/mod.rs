@@ -135,7 +135,9 @@ impl<W: World> Conductor<W> {
         let view = self.machine.newcomer(now, client.clone(), name.clone(), samples, device.clone())?;
         self.save(Record::Joined { client: &view, token }).await?;
         self.note("joined", Some(&client), None, &name).await;
-        self.command(Command::Join { client, name, samples, device }).await?;
+        // Of the same moment as what is stored.
+        self.machine.handle(now, Command::Join { client, name, samples, device })?;
+        self.drain().await?;
         Ok(view.state)
     }
 

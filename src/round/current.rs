@@ -269,7 +269,7 @@ impl CurrentRound {
             updates: self.updates() as u32,
             samples: self.counted.values().fold(0, |sum, c| sum.saturating_add(c.samples)),
             received_bytes: self.counted.values().fold(0, |sum, c| sum.saturating_add(c.bytes)),
-            mean_staleness: finite(Some(staleness as f64 / self.updates() as f64)),
+            mean_staleness: finite(self.is_async().then_some(staleness as f64 / self.updates() as f64)),
             train_loss: finite(Some(loss / weight)),
             test_loss: finite(result.as_ref().and_then(|r| r.test_loss)),
             test_accuracy: finite(result.as_ref().and_then(|r| r.test_accuracy)),

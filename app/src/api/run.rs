@@ -103,7 +103,7 @@ pub struct RoundSummary {
     pub samples: u64,
     /// Bytes of their bodies.
     pub received_bytes: u64,
-    /// How many versions behind they were, on average: above 0 in asynchronous runs only. None: there were none.
+    /// Of asynchronous runs: how many versions behind they were, on average.
     pub mean_staleness: Option<f64>,
     /// Their mean training loss, weighted by samples.
     pub train_loss: Option<f64>,
