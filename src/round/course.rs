@@ -119,7 +119,12 @@ impl RoundMachine {
         round.all_at_work(); // who had taken its task is not known any more
         round.open.updated.clear();
         for (id, update) in from.counted {
-            round.count(&id, update);
+            // Removed while it was being combined, which has come to nothing.
+            if self.roster.get(&id).is_some_and(|client| client.state == ClientState::Kicked) {
+                self.step(&id, CohortStep::Dropped);
+            } else {
+                round.count(&id, update);
+            }
         }
         for id in round.open.cohort.clone() {
             round.place(&id, self.roster.get(&id).map(|client| client.state));

@@ -211,12 +211,18 @@ impl CurrentRound {
                 Verdict::Void(format!("at most {possible} of {asked} updates can still come, min_clients is {min}"))
             } else if !past_deadline {
                 Verdict::Wait
-            } else if self.config.below_quorum == BelowQuorum::Extend {
+            } else if self.may_extend() {
                 Verdict::Extend(now.saturating_add(deadline_ms(&self.config)))
             } else {
                 Verdict::Void(format!("deadline with {updates} of {asked} updates, min_clients is {min}"))
             }
         }
+    }
+
+    /// Those who are absent have had their time. In asynchronous rounds whoever is there may still join.
+    fn may_extend(&self) -> bool {
+        let present = self.updates() + self.awaited.len();
+        self.config.below_quorum == BelowQuorum::Extend && (present >= self.min_clients() || self.is_async())
     }
 
     /// When the verdict may change without anything happening.
@@ -238,9 +244,10 @@ impl CurrentRound {
             return format!("at {at} it closes with what is in");
         }
         let wanted = format!("unless it has {min} by then, {updates} so far");
-        match self.config.below_quorum {
-            BelowQuorum::Void => format!("at {at} it is void {wanted}"),
-            BelowQuorum::Extend => format!("at {at} its deadline moves on {wanted}"),
+        if self.may_extend() {
+            format!("at {at} its deadline moves on {wanted}")
+        } else {
+            format!("at {at} it is void {wanted}")
         }
     }
 

@@ -322,7 +322,7 @@ impl RoundMachine {
     fn ask(&mut self, now: UnixMs, id: &ClientId) -> Result<(), Reject> {
         self.seen(now, id)?;
         let is_eligible = self.roster.get(id).is_some_and(|client| is_eligible(client.state));
-        let most = self.config.cohort.of(self.roster.eligible());
+        let most = self.config.cohort.of(self.roster.eligible()).max(self.min_clients());
         let Some(round) = self.round.as_mut().filter(|round| round.is_open() && round.is_async()) else {
             return Ok(());
         };

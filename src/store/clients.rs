@@ -89,17 +89,24 @@ impl Store {
         Ok(())
     }
 
-    /// Stores what has changed of a client. One that is not there is left alone.
+    /// Stores what has changed of a client, and whether its name is banned, which is so for all of that name. One that is not
+    /// there is left alone.
     ///
     /// # Errors
-    /// The database.
+    /// The database; then nothing of it is stored.
     pub async fn update_client(&self, run: &RunId, client: &ClientView, banned: bool) -> Result<(), StoreError> {
+        let mut tx = self.pool.begin().await?;
+        sqlx::query("UPDATE clients SET banned = ?1 WHERE run = ?2 AND name = ?3 AND banned <> ?1")
+            .bind(banned)
+            .bind(run.as_str())
+            .bind(&client.name)
+            .execute(&mut *tx)
+            .await?;
         sqlx::query(
-            "UPDATE clients SET standing = ?, banned = ?, quarantined = ?, strikes = ?, late_updates = ?, error = ?, \
+            "UPDATE clients SET standing = ?, quarantined = ?, strikes = ?, late_updates = ?, error = ?, \
              seen_ms = ? WHERE run = ? AND client = ?",
         )
         .bind(Standing::of(client.state).as_str())
-        .bind(banned)
         .bind(client.state == ClientState::Quarantine)
         .bind(client.strikes)
         .bind(int(client.late_updates))
@@ -107,8 +114,9 @@ impl Store {
         .bind(int(client.seen_ms))
         .bind(run.as_str())
         .bind(client.id.as_str())
-        .execute(&self.pool)
+        .execute(&mut *tx)
         .await?;
+        tx.commit().await?;
         Ok(())
     }
 

@@ -73,11 +73,13 @@ impl Database {
                 assert!(self.clients.insert(client.id.clone(), row).is_none(), "{} joins twice", client.id);
             }
             Record::Client { client, banned } => {
+                for row in self.clients.values_mut().filter(|row| row.view.name == client.name) {
+                    row.banned = *banned;
+                }
                 // What an update has put on the account is not overwritten by this.
                 if let Some(row) = self.clients.get_mut(&client.id) {
                     let (rounds, sent_bytes, last_loss) = (row.view.rounds, row.view.sent_bytes, row.view.last_loss);
                     row.view = ClientView { rounds, sent_bytes, last_loss, ..(*client).clone() };
-                    row.banned = *banned;
                 }
             }
             Record::Left { client } => _ = self.clients.remove(*client),

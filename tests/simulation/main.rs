@@ -3,7 +3,7 @@
 //! coordinator crashes between any two steps. A judge that keeps books of its own holds every step against the rules.
 //!
 //! Each schedule comes from its seed alone. `SIM_SCHEDULES=1000000` runs more of them, `SIM_SEED=17` begins at that seed,
-//! `SIM_MINUTES=10` goes on for so long.
+//! `SIM_MINUTES=10` goes on for so long, `SIM_TRACE=1` tells all that happens.
 #![allow(clippy::unwrap_used)]
 
 mod client;

@@ -58,10 +58,14 @@ pub struct Schedule {
     life: u64,
     next_id: u64,
     is_calm: bool,
+    /// `SIM_TRACE=1` tells all that happens.
+    is_traced: bool,
     /// What was acknowledged: client and round asked in.
     acknowledged: BTreeMap<(ClientId, u64), [u8; 32]>,
     /// What the operator took out again by removing the client.
     dropped: BTreeSet<(ClientId, u64)>,
+    /// What may have been: the client was removed while it was being combined, which a crash may have undone.
+    perhaps_dropped: BTreeSet<(ClientId, u64)>,
     /// Rounds that the operator closed below their quorum.
     ordered: BTreeSet<u64>,
     /// Rounds that were open at a crash.
@@ -114,8 +118,10 @@ impl Schedule {
             life: 0,
             next_id: 0,
             is_calm: false,
+            is_traced: std::env::var_os("SIM_TRACE").is_some(),
             acknowledged: BTreeMap::new(),
             dropped: BTreeSet::new(),
+            perhaps_dropped: BTreeSet::new(),
             ordered: BTreeSet::new(),
             crashed: BTreeSet::new(),
             tally: Tally::default(),
@@ -146,6 +152,9 @@ impl Schedule {
         {
             let mut shared = self.world.lock();
             shared.now_ms = shared.now_ms.max(at);
+        }
+        if self.is_traced {
+            eprintln!("{} {what:?}", self.now() - START_MS);
         }
         match what {
             What::Turn { client, turn } if turn == self.clients[client].turn => self.turn(client),
@@ -216,6 +225,9 @@ impl Schedule {
                 Ok(result)
             }
             Poll::Pending => {
+                if self.is_traced {
+                    eprintln!("    the coordinator dies in the middle of it");
+                }
                 self.tally.torn += 1;
                 self.die();
                 Err(Died)
@@ -370,7 +382,11 @@ impl Schedule {
                 assert_eq!(stored, Some(sha256), "an acknowledged update of {id} is not stored");
                 assert!(norm.is_finite() && norm < 1e6 && samples <= super::client::SAMPLES, "a bad one is taken");
                 let known = self.acknowledged.insert((id.clone(), round), sent.sha256);
-                let is_first = known.is_none() || self.dropped.remove(&(id, round));
+                let (id, round) = &(id, round);
+                let key = (id.clone(), *round);
+                let is_anew =
+                    self.dropped.remove(&key) || self.perhaps_dropped.contains(&key) && known != Some(sent.sha256);
+                let is_first = known.is_none() || is_anew;
                 assert!(is_first || known == Some(sent.sha256), "two updates for one round");
                 match receipt {
                     Receipt::Counted => self.tally.acknowledged += 1,
@@ -424,6 +440,9 @@ impl Schedule {
     }
 
     fn order(&mut self, command: Command) -> Result<bool, Died> {
+        if self.is_traced {
+            eprintln!("    the operator: {command:?}");
+        }
         self.act(async move |c| c.command(command).await.is_ok())
     }
 
@@ -438,20 +457,27 @@ impl Schedule {
     fn kick(&mut self, client: ClientId) {
         let in_round = {
             let shared = self.world.lock();
-            let is_open = shared.shown.phase == Phase::Training;
-            let row = shared.database.open().filter(|_| is_open).and_then(|row| row.contributions.get(&client));
+            let row = shared.database.open().and_then(|row| row.contributions.get(&client));
             row.filter(|row| row.update.is_some()).map(|row| row.asked.round)
         };
-        if let Some(round) = in_round {
-            self.dropped.insert((client.clone(), round));
-        }
+        let key = in_round.map(|round| (client.clone(), round));
+        let is_combined = self.world.lock().shown.phase == Phase::Aggregating;
+        // Noted first: what it sets going is judged before it returns.
+        let is_noted = match &key {
+            Some(key) if is_combined => {
+                self.perhaps_dropped.insert(key.clone());
+                false
+            }
+            Some(key) => self.dropped.insert(key.clone()),
+            None => false,
+        };
         let ban = self.rng.random_bool(0.2);
         _ = self.order(Command::Kick { client: client.clone(), ban });
         // It died before it came to that: then it counts as it did.
-        if let Some(round) = in_round
-            && self.world.lock().database.contribution(&client, round).is_some()
+        if let Some(key) =
+            key.filter(|(client, round)| is_noted && self.world.lock().database.contribution(client, *round).is_some())
         {
-            self.dropped.remove(&(client, round));
+            self.dropped.remove(&key);
         }
     }
 
@@ -511,6 +537,9 @@ impl Schedule {
         {
             let mut shared = self.world.lock();
             (shared.crash_at, shared.failing) = (None, 0);
+            let in_quarantine = |state| state == ClientState::Quarantine;
+            let clients = shared.database.clients.values();
+            self.tally.quarantined = clients.filter(|row| in_quarantine(row.view.state)).count() as u64;
         }
         self.events.retain(|_, what| !matches!(what, What::Operator | What::Trouble));
         let events = &self.events;
@@ -538,8 +567,13 @@ impl Schedule {
             }
             if !is_started {
                 is_started = true;
-                self.configure(json!({"min_clients": 1, "deadline_s": 120, "cohort": {"fraction": 1.0},
-                    "admission": "open"}));
+                let calm =
+                    json!({"min_clients": 1, "deadline_s": 120, "cohort": {"fraction": 1.0}, "admission": "open"});
+                self.configure(calm);
+                if self.clients.len() < 3 {
+                    // Too few for what the open round may want.
+                    self.configure(json!({"below_quorum": "void"}));
+                }
                 _ = self.order(Command::StartAutorun { rounds: 3 });
                 self.follow();
             }
@@ -572,7 +606,9 @@ impl Schedule {
             let is_void =
                 row.is_some_and(|row| row.ended.as_ref().is_none_or(|ended| ended.outcome == RoundOutcome::Void));
             let is_dropped = self.dropped.contains(&(client.clone(), *round));
-            assert!(counted != (is_void || is_dropped), "the update of {client} for round {round} is lost or forged");
+            let is_perhaps_dropped = self.perhaps_dropped.contains(&(client.clone(), *round));
+            let is_right = is_perhaps_dropped || counted != (is_void || is_dropped);
+            assert!(is_right, "the update of {client} for round {round} is lost or forged");
         }
         let mut last = 0;
         for row in database.rounds.values() {
@@ -587,8 +623,6 @@ impl Schedule {
                 None => {}
             }
         }
-        let strikes = shared.database.clients.values().filter(|row| row.view.state == ClientState::Quarantine);
-        self.tally.quarantined += strikes.count() as u64;
     }
 }
 

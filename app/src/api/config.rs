@@ -29,7 +29,7 @@ word!(
     BelowQuorum {
         /// It is void, and its clients start anew from the same version.
         Void = "void",
-        /// Its deadline moves on by `deadline_s`, as often as it takes.
+        /// Its deadline moves on by `deadline_s`, as often as it takes, while those who are there are enough.
         Extend = "extend",
     }
 );
