@@ -69,9 +69,9 @@ impl RoundMachine {
         let earlier = self.take_carried();
         let (size, target) = match config.mode {
             Mode::Sync => {
-                // Both are at most the roster's length, and 11 times that.
-                let asked = (wanted as f64 * (1.0 + config.over_selection)).ceil() as usize;
-                (asked, wanted)
+                // At most 10 times the roster's length. A tenth of 100 is 10, but 100 times 1.1 is more than 110.
+                let more = (wanted as f64 * config.over_selection).ceil() as usize;
+                (wanted + more, wanted)
             }
             Mode::Async => (wanted.saturating_sub(earlier.len()), config.buffer_size as usize),
         };

@@ -2,7 +2,6 @@
 
 use super::super::{MAX_CLIENTS, OFFLINE_AFTER_MS};
 use super::*;
-use app::api::Task;
 
 #[test]
 fn with_open_admission_whoever_joins_is_in() {

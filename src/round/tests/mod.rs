@@ -2,15 +2,18 @@
 #![allow(clippy::unwrap_used)]
 
 mod autorun;
+mod deadlines;
+mod gate;
 mod ledger;
 mod membership;
+mod over_selection;
 mod rounds;
 mod sentences;
 
 use super::{Command, Counted, Effect, Reject, Restored, RoundMachine, Standing, UnixMs};
 use app::api::{
-    Admission, ClientId, ClientState, CohortSize, CohortStep, Progress, ReportedState, RoundOutcome, RoundSummary,
-    RunConfig, StatusReport,
+    Admission, ClientId, ClientState, CohortSize, CohortStep, Mode, Progress, ReportedState, RoundOutcome,
+    RoundSummary, RunConfig, StatusReport, Task,
 };
 use ledger::Ledger;
 
@@ -48,6 +51,19 @@ fn seen(name: &str) -> Command {
 
 fn admit(name: &str) -> Command {
     Command::Admit { client: id(name) }
+}
+
+fn ask(name: &str) -> Command {
+    Command::Ask { client: id(name) }
+}
+
+fn strike(name: &str) -> Command {
+    Command::Strike { client: id(name), reason: "its distance from the base version is NaN".to_owned() }
+}
+
+/// Rounds of `buffer_size` updates, of whoever is there.
+fn asynchronous(buffer_size: u32) -> RunConfig {
+    RunConfig { mode: Mode::Async, buffer_size, ..RunConfig::default() }
 }
 
 fn configure(config: RunConfig, config_version: u64) -> Command {
@@ -178,6 +194,27 @@ impl World {
         self.restart(ms);
         self.machine.handle_timeout(self.now);
         self.drain()
+    }
+
+    /// The round whose update the client is told to train, and the version that it starts from.
+    fn task(&self, name: &str) -> Option<(u64, u64)> {
+        match self.machine.task(self.now, &id(name)) {
+            Ok(Task::Train(task)) => Some((task.round, task.version)),
+            _ => None,
+        }
+    }
+
+    /// It asks for something to do, and begins with it.
+    fn begin(&mut self, name: &str) -> Option<(u64, u64)> {
+        self.ok(ask(name));
+        let task = self.task(name)?;
+        self.ok(report(name, ReportedState::Training, Some(task.0)));
+        Some(task)
+    }
+
+    /// What is counted: whose it is, and how stale.
+    fn parts(&self) -> Vec<(String, u64)> {
+        self.machine.parts().into_iter().map(|part| (part.client.to_string(), part.staleness)).collect()
     }
 
     fn drain(&mut self) -> Vec<Effect> {

@@ -2,7 +2,7 @@
 
 use super::super::OFFLINE_AFTER_MS;
 use super::*;
-use app::api::{Phase, Task};
+use app::api::Phase;
 use std::collections::BTreeMap;
 
 #[test]

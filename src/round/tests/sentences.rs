@@ -2,7 +2,7 @@
 
 use super::super::OFFLINE_AFTER_MS;
 use super::*;
-use app::api::{BelowQuorum, Mode};
+use app::api::BelowQuorum;
 
 #[track_caller]
 fn says(world: &World, sentence: &str) {
