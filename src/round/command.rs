@@ -72,7 +72,8 @@ pub enum Command {
         /// Which client.
         client: ClientId,
     },
-    /// The ingest gate has refused an update of this client.
+    /// The ingest gate has refused an update of this client. Once too often, and it is in quarantine: an update of it that is
+    /// in is taken out again, unless it is being combined already.
     Strike {
         /// Which client.
         client: ClientId,

@@ -278,15 +278,12 @@ impl RoundMachine {
         Ok(())
     }
 
-    /// An update of this client that is in is taken out of its round again, unless it is being combined already.
     fn kick(&mut self, id: &ClientId, ban: bool) -> Result<(), Reject> {
         self.roster.known(id)?;
         if ban {
             self.roster.ban(id);
         }
-        if self.round.as_mut().is_some_and(|round| round.is_open() && round.uncount(id)) {
-            self.step(id, CohortStep::Dropped);
-        }
+        self.take_out(id);
         self.change(id, |c| {
             c.state = ClientState::Kicked;
             c.progress = None;
@@ -296,12 +293,23 @@ impl RoundMachine {
         Ok(())
     }
 
+    /// Nothing of this client is taken any more: an update that is in is taken out of its round again, unless it is being
+    /// combined already.
+    fn take_out(&mut self, id: &ClientId) {
+        if self.round.as_mut().is_some_and(|round| round.is_open() && round.uncount(id)) {
+            self.step(id, CohortStep::Dropped);
+        }
+    }
+
     fn strike(&mut self, now: UnixMs, id: &ClientId, reason: &str) -> Result<(), Reject> {
-        let view = self.roster.welcome(id)?;
-        let is_last = view.strikes.saturating_add(1) >= self.config.max_strikes;
+        self.seen(now, id)?;
+        let strikes = self.roster.known(id)?.strikes.saturating_add(1);
+        let is_last = strikes >= self.config.max_strikes;
+        if is_last {
+            self.take_out(id);
+        }
         self.change(id, |c| {
-            c.seen_ms = c.seen_ms.max(now);
-            c.strikes = c.strikes.saturating_add(1);
+            c.strikes = strikes;
             c.error = Some(reason.chars().take(MAX_ERROR_CHARS).collect());
             if is_last {
                 c.state = ClientState::Quarantine;

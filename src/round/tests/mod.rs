@@ -7,6 +7,7 @@ mod gate;
 mod ledger;
 mod membership;
 mod over_selection;
+mod removal;
 mod rounds;
 mod sentences;
 
