@@ -116,6 +116,7 @@ impl RoundMachine {
     /// Puts a round that was open before a restart back in its place.
     pub(super) fn restore_round(&mut self, now: UnixMs, from: RestoredRound) {
         let mut round = CurrentRound::new(from.open, from.config, from.earlier);
+        round.adopt(&self.config);
         round.all_at_work(); // who had taken its task is not known any more
         round.open.updated.clear();
         for (id, update) in from.counted {

@@ -155,11 +155,15 @@ impl CurrentRound {
     }
 
     /// Counts an update. The caller has asked whether it may come.
-    pub fn count(&mut self, id: &ClientId, update: Counted) {
+    pub fn count(&mut self, id: &ClientId, mut update: Counted) {
+        let from = self.assignment(id).map_or(self.open.base_version, |assignment| assignment.version);
+        update.staleness = self.open.base_version.saturating_sub(from);
+        // The client's own word, of no weight in the aggregate: what is no number is as good as not said.
+        update.loss = update.loss.filter(|loss| loss.is_finite());
         self.open.place(id, CohortStep::Counted);
         self.awaited.remove(id);
         self.absent.remove(id);
-        let place = self.norms.partition_point(|norm| *norm < update.norm);
+        let place = self.norms.partition_point(|norm| norm.total_cmp(&update.norm).is_lt());
         self.norms.insert(place, update.norm);
         self.counted.insert(id.clone(), update);
     }
@@ -169,7 +173,7 @@ impl CurrentRound {
         let Some(update) = self.counted.remove(id) else { return false };
         self.open.place(id, CohortStep::Dropped);
         self.at_work.remove(id);
-        let place = self.norms.partition_point(|norm| *norm < update.norm);
+        let place = self.norms.partition_point(|norm| norm.total_cmp(&update.norm).is_lt());
         if place < self.norms.len() {
             self.norms.remove(place);
         }
@@ -222,6 +226,12 @@ impl CurrentRound {
     /// When the verdict may change without anything happening.
     pub fn timeout(&self) -> UnixMs {
         self.grace_until_ms.map_or(self.open.deadline_ms, |grace| grace.min(self.open.deadline_ms))
+    }
+
+    /// Takes of a newer configuration what only says when the round closes: that is safe at once.
+    pub fn adopt(&mut self, config: &RunConfig) {
+        self.config.below_quorum = config.below_quorum;
+        self.config.deadline_s = config.deadline_s;
     }
 
     /// Moves the deadline, as a new configuration wants it.

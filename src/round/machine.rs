@@ -398,14 +398,11 @@ impl RoundMachine {
         Ok(())
     }
 
-    fn update(&mut self, now: UnixMs, id: &ClientId, round: u64, mut update: Counted) -> Result<(), Reject> {
+    fn update(&mut self, now: UnixMs, id: &ClientId, round: u64, update: Counted) -> Result<(), Reject> {
         self.may_update(id, round)?;
-        // The client's own word, of no weight in the aggregate: what is no number is as good as not said.
-        update.loss = update.loss.filter(|loss| loss.is_finite());
         let Counted { loss, bytes, .. } = update;
+        let loss = loss.filter(|loss| loss.is_finite());
         if let Some(current) = &mut self.round {
-            let from = current.assignment(id).map_or(current.open.base_version, |assignment| assignment.version);
-            update.staleness = current.open.base_version.saturating_sub(from);
             current.count(id, update);
         }
         self.step(id, CohortStep::Counted);
@@ -466,9 +463,8 @@ impl RoundMachine {
             }
         }
         if let Some(round) = &mut self.round {
-            round.config.below_quorum = config.below_quorum;
             let is_moved = round.config.deadline_s != config.deadline_s;
-            round.config.deadline_s = config.deadline_s;
+            round.adopt(&config);
             if round.is_open() && is_moved && round.redate() {
                 self.effects.push_back(Effect::DeadlineMoved);
             }

@@ -8,6 +8,7 @@ mod ledger;
 mod membership;
 mod over_selection;
 mod removal;
+mod restart;
 mod rounds;
 mod sentences;
 
