@@ -42,7 +42,7 @@ impl RoundMachine {
             round.grace_until_ms = None;
             self.is_course_stale = true;
         }
-        match round.verdict(now) {
+        match round.verdict(now, self.roster.eligible()) {
             Verdict::Wait => {}
             Verdict::Extend(deadline_ms) => {
                 round.open.deadline_ms = deadline_ms;

@@ -38,6 +38,8 @@ pub(super) struct CurrentRound {
     /// Of `async`: who has taken its task, and so may still be at it when the round closes.
     at_work: BTreeSet<ClientId>,
     counted: BTreeMap<ClientId, Counted>,
+    /// Who of those is there.
+    finished: BTreeSet<ClientId>,
     /// The norms of what is counted, in order.
     norms: Vec<f64>,
     /// After a restart, until when those who are absent are waited for all the same.
@@ -58,6 +60,7 @@ impl CurrentRound {
             earlier,
             at_work,
             counted: BTreeMap::new(),
+            finished: BTreeSet::new(),
             norms: Vec::new(),
             grace_until_ms: None,
             closed: None,
@@ -144,7 +147,14 @@ impl CurrentRound {
     pub fn place(&mut self, id: &ClientId, state: Option<ClientState>) {
         self.awaited.remove(id);
         self.absent.remove(id);
-        if !self.was_asked(id) || self.has_update(id) {
+        self.finished.remove(id);
+        if !self.was_asked(id) {
+            return;
+        }
+        if self.has_update(id) {
+            if state.is_some_and(is_eligible) {
+                self.finished.insert(id.clone());
+            }
             return;
         }
         match state {
@@ -173,6 +183,7 @@ impl CurrentRound {
         let Some(update) = self.counted.remove(id) else { return false };
         self.open.place(id, CohortStep::Dropped);
         self.at_work.remove(id);
+        self.finished.remove(id);
         let place = self.norms.partition_point(|norm| norm.total_cmp(&update.norm).is_lt());
         if place < self.norms.len() {
             self.norms.remove(place);
@@ -194,15 +205,19 @@ impl CurrentRound {
         self.grace_until_ms.is_some_and(|until| now < until)
     }
 
-    pub fn verdict(&self, now: UnixMs) -> Verdict {
+    /// What to do with it, where so many clients are eligible.
+    pub fn verdict(&self, now: UnixMs, eligible: usize) -> Verdict {
         let (updates, asked, min) = (self.updates(), self.open.cohort.len(), self.min_clients());
         let past_deadline = now >= self.open.deadline_ms;
+        // The next that asks gets the place of one whose update is in: a buffer may be larger than the cohort.
+        let has_others = self.is_async() && eligible > self.awaited.len() + self.finished.len();
         if updates >= min {
-            if updates == asked {
+            let is_full = updates >= self.open.target as usize;
+            if updates == asked && (is_full || !has_others) {
                 Verdict::Aggregate(format!("all updates in ({updates})"))
-            } else if updates >= self.open.target as usize {
+            } else if is_full {
                 Verdict::Aggregate(format!("{updates} of {asked} updates in, as many as were wanted"))
-            } else if self.awaited.is_empty() && (self.absent.is_empty() || !self.is_in_grace(now)) {
+            } else if self.awaited.is_empty() && !has_others && (self.absent.is_empty() || !self.is_in_grace(now)) {
                 Verdict::Aggregate(format!("{updates} of {asked} updates in, the other clients are gone"))
             } else if past_deadline {
                 Verdict::Aggregate(format!("deadline with {updates} of {asked} updates"))

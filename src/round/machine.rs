@@ -330,12 +330,13 @@ impl RoundMachine {
     fn ask(&mut self, now: UnixMs, id: &ClientId) -> Result<(), Reject> {
         self.seen(now, id)?;
         let is_eligible = self.roster.get(id).is_some_and(|client| is_eligible(client.state));
-        let most = self.config.cohort.of(self.roster.eligible());
         let Some(round) = self.round.as_mut().filter(|round| round.is_open() && round.is_async()) else {
             return Ok(());
         };
+        let most = round.config.cohort.of(self.roster.eligible()).max(round.min_clients());
         let has_place = round.awaited().contains(id) || !round.was_asked(id) && round.awaited().len() < most;
         if is_eligible && has_place && round.take_up(id) {
+            self.roster.set_asked(std::slice::from_ref(id), round.open.number);
             self.step(id, CohortStep::Asked);
             self.is_course_stale = true;
         }

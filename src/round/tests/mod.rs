@@ -1,6 +1,7 @@
 //! The machine in a world whose clock the test turns. Clients are named by their ids.
 #![allow(clippy::unwrap_used)]
 
+mod asynchronous;
 mod autorun;
 mod deadlines;
 mod gate;
