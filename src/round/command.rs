@@ -25,7 +25,7 @@ pub struct Counted {
     pub bytes: u64,
     /// Its L2 distance from the version that it was trained from.
     pub norm: f64,
-    /// How many versions that one was behind.
+    /// How many versions that one was behind. The machine's own word: what it is given is put right.
     pub staleness: u64,
 }
 
@@ -72,7 +72,8 @@ pub enum Command {
         /// Which client.
         client: ClientId,
     },
-    /// The ingest gate has refused an update of this client.
+    /// The ingest gate has refused an update of this client. Once too often, and it is in quarantine: an update of it that is
+    /// in is taken out again, unless it is being combined already.
     Strike {
         /// Which client.
         client: ClientId,
@@ -98,7 +99,7 @@ pub enum Command {
         client: ClientId,
         /// The round that the client was asked in.
         round: u64,
-        /// What is known of it; its staleness is for the machine to say.
+        /// What is known of it.
         update: Counted,
     },
     /// Complete that many more rounds, one after the other, the open one included. Void rounds do not count.

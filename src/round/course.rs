@@ -42,7 +42,7 @@ impl RoundMachine {
             round.grace_until_ms = None;
             self.is_course_stale = true;
         }
-        match round.verdict(now) {
+        match round.verdict(now, self.roster.eligible()) {
             Verdict::Wait => {}
             Verdict::Extend(deadline_ms) => {
                 round.open.deadline_ms = deadline_ms;
@@ -69,9 +69,9 @@ impl RoundMachine {
         let earlier = self.take_carried();
         let (size, target) = match config.mode {
             Mode::Sync => {
-                // Both are at most the roster's length, and 11 times that.
-                let asked = (wanted as f64 * (1.0 + config.over_selection)).ceil() as usize;
-                (asked, wanted)
+                // At most 10 times the roster's length. A tenth of 100 is 10, but 100 times 1.1 is more than 110.
+                let more = (wanted as f64 * config.over_selection).ceil() as usize;
+                (wanted + more, wanted)
             }
             Mode::Async => (wanted.saturating_sub(earlier.len()), config.buffer_size as usize),
         };
@@ -116,6 +116,7 @@ impl RoundMachine {
     /// Puts a round that was open before a restart back in its place.
     pub(super) fn restore_round(&mut self, now: UnixMs, from: RestoredRound) {
         let mut round = CurrentRound::new(from.open, from.config, from.earlier);
+        round.adopt(&self.config);
         round.all_at_work(); // who had taken its task is not known any more
         round.open.updated.clear();
         for (id, update) in from.counted {

@@ -38,6 +38,8 @@ pub(super) struct CurrentRound {
     /// Of `async`: who has taken its task, and so may still be at it when the round closes.
     at_work: BTreeSet<ClientId>,
     counted: BTreeMap<ClientId, Counted>,
+    /// Who of those is there.
+    finished: BTreeSet<ClientId>,
     /// The norms of what is counted, in order.
     norms: Vec<f64>,
     /// After a restart, until when those who are absent are waited for all the same.
@@ -58,6 +60,7 @@ impl CurrentRound {
             earlier,
             at_work,
             counted: BTreeMap::new(),
+            finished: BTreeSet::new(),
             norms: Vec::new(),
             grace_until_ms: None,
             closed: None,
@@ -144,7 +147,14 @@ impl CurrentRound {
     pub fn place(&mut self, id: &ClientId, state: Option<ClientState>) {
         self.awaited.remove(id);
         self.absent.remove(id);
-        if !self.was_asked(id) || self.has_update(id) {
+        self.finished.remove(id);
+        if !self.was_asked(id) {
+            return;
+        }
+        if self.has_update(id) {
+            if state.is_some_and(is_eligible) {
+                self.finished.insert(id.clone());
+            }
             return;
         }
         match state {
@@ -155,11 +165,15 @@ impl CurrentRound {
     }
 
     /// Counts an update. The caller has asked whether it may come.
-    pub fn count(&mut self, id: &ClientId, update: Counted) {
+    pub fn count(&mut self, id: &ClientId, mut update: Counted) {
+        let from = self.assignment(id).map_or(self.open.base_version, |assignment| assignment.version);
+        update.staleness = self.open.base_version.saturating_sub(from);
+        // The client's own word, of no weight in the aggregate: what is no number is as good as not said.
+        update.loss = update.loss.filter(|loss| loss.is_finite());
         self.open.place(id, CohortStep::Counted);
         self.awaited.remove(id);
         self.absent.remove(id);
-        let place = self.norms.partition_point(|norm| *norm < update.norm);
+        let place = self.norms.partition_point(|norm| norm.total_cmp(&update.norm).is_lt());
         self.norms.insert(place, update.norm);
         self.counted.insert(id.clone(), update);
     }
@@ -169,7 +183,8 @@ impl CurrentRound {
         let Some(update) = self.counted.remove(id) else { return false };
         self.open.place(id, CohortStep::Dropped);
         self.at_work.remove(id);
-        let place = self.norms.partition_point(|norm| *norm < update.norm);
+        self.finished.remove(id);
+        let place = self.norms.partition_point(|norm| norm.total_cmp(&update.norm).is_lt());
         if place < self.norms.len() {
             self.norms.remove(place);
         }
@@ -190,15 +205,19 @@ impl CurrentRound {
         self.grace_until_ms.is_some_and(|until| now < until)
     }
 
-    pub fn verdict(&self, now: UnixMs) -> Verdict {
+    /// What to do with it, where so many clients are eligible.
+    pub fn verdict(&self, now: UnixMs, eligible: usize) -> Verdict {
         let (updates, asked, min) = (self.updates(), self.open.cohort.len(), self.min_clients());
         let past_deadline = now >= self.open.deadline_ms;
+        // The next that asks gets the place of one whose update is in: a buffer may be larger than the cohort.
+        let has_others = self.is_async() && eligible > self.awaited.len() + self.finished.len();
         if updates >= min {
-            if updates == asked {
+            let is_full = updates >= self.open.target as usize;
+            if updates == asked && (is_full || !has_others) {
                 Verdict::Aggregate(format!("all updates in ({updates})"))
-            } else if updates >= self.open.target as usize {
+            } else if is_full {
                 Verdict::Aggregate(format!("{updates} of {asked} updates in, as many as were wanted"))
-            } else if self.awaited.is_empty() && (self.absent.is_empty() || !self.is_in_grace(now)) {
+            } else if self.awaited.is_empty() && !has_others && (self.absent.is_empty() || !self.is_in_grace(now)) {
                 Verdict::Aggregate(format!("{updates} of {asked} updates in, the other clients are gone"))
             } else if past_deadline {
                 Verdict::Aggregate(format!("deadline with {updates} of {asked} updates"))
@@ -228,6 +247,12 @@ impl CurrentRound {
     /// When the verdict may change without anything happening.
     pub fn timeout(&self) -> UnixMs {
         self.grace_until_ms.map_or(self.open.deadline_ms, |grace| grace.min(self.open.deadline_ms))
+    }
+
+    /// Takes of a newer configuration what only says when the round closes: that is safe at once.
+    pub fn adopt(&mut self, config: &RunConfig) {
+        self.config.below_quorum = config.below_quorum;
+        self.config.deadline_s = config.deadline_s;
     }
 
     /// Moves the deadline, as a new configuration wants it.

@@ -278,15 +278,12 @@ impl RoundMachine {
         Ok(())
     }
 
-    /// An update of this client that is in is taken out of its round again, unless it is being combined already.
     fn kick(&mut self, id: &ClientId, ban: bool) -> Result<(), Reject> {
         self.roster.known(id)?;
         if ban {
             self.roster.ban(id);
         }
-        if self.round.as_mut().is_some_and(|round| round.is_open() && round.uncount(id)) {
-            self.step(id, CohortStep::Dropped);
-        }
+        self.take_out(id);
         self.change(id, |c| {
             c.state = ClientState::Kicked;
             c.progress = None;
@@ -296,12 +293,23 @@ impl RoundMachine {
         Ok(())
     }
 
+    /// Nothing of this client is taken any more: an update that is in is taken out of its round again, unless it is being
+    /// combined already.
+    fn take_out(&mut self, id: &ClientId) {
+        if self.round.as_mut().is_some_and(|round| round.is_open() && round.uncount(id)) {
+            self.step(id, CohortStep::Dropped);
+        }
+    }
+
     fn strike(&mut self, now: UnixMs, id: &ClientId, reason: &str) -> Result<(), Reject> {
-        let view = self.roster.welcome(id)?;
-        let is_last = view.strikes.saturating_add(1) >= self.config.max_strikes;
+        self.seen(now, id)?;
+        let strikes = self.roster.known(id)?.strikes.saturating_add(1);
+        let is_last = strikes >= self.config.max_strikes;
+        if is_last {
+            self.take_out(id);
+        }
         self.change(id, |c| {
-            c.seen_ms = c.seen_ms.max(now);
-            c.strikes = c.strikes.saturating_add(1);
+            c.strikes = strikes;
             c.error = Some(reason.chars().take(MAX_ERROR_CHARS).collect());
             if is_last {
                 c.state = ClientState::Quarantine;
@@ -322,12 +330,13 @@ impl RoundMachine {
     fn ask(&mut self, now: UnixMs, id: &ClientId) -> Result<(), Reject> {
         self.seen(now, id)?;
         let is_eligible = self.roster.get(id).is_some_and(|client| is_eligible(client.state));
-        let most = self.config.cohort.of(self.roster.eligible()).max(self.min_clients());
         let Some(round) = self.round.as_mut().filter(|round| round.is_open() && round.is_async()) else {
             return Ok(());
         };
+        let most = round.config.cohort.of(self.roster.eligible()).max(round.min_clients());
         let has_place = round.awaited().contains(id) || !round.was_asked(id) && round.awaited().len() < most;
         if is_eligible && has_place && round.take_up(id) {
+            self.roster.set_asked(std::slice::from_ref(id), round.open.number);
             self.step(id, CohortStep::Asked);
             self.is_course_stale = true;
         }
@@ -390,14 +399,11 @@ impl RoundMachine {
         Ok(())
     }
 
-    fn update(&mut self, now: UnixMs, id: &ClientId, round: u64, mut update: Counted) -> Result<(), Reject> {
+    fn update(&mut self, now: UnixMs, id: &ClientId, round: u64, update: Counted) -> Result<(), Reject> {
         self.may_update(id, round)?;
-        // The client's own word, of no weight in the aggregate: what is no number is as good as not said.
-        update.loss = update.loss.filter(|loss| loss.is_finite());
         let Counted { loss, bytes, .. } = update;
+        let loss = loss.filter(|loss| loss.is_finite());
         if let Some(current) = &mut self.round {
-            let from = current.assignment(id).map_or(current.open.base_version, |assignment| assignment.version);
-            update.staleness = current.open.base_version.saturating_sub(from);
             current.count(id, update);
         }
         self.step(id, CohortStep::Counted);
@@ -458,9 +464,8 @@ impl RoundMachine {
             }
         }
         if let Some(round) = &mut self.round {
-            round.config.below_quorum = config.below_quorum;
             let is_moved = round.config.deadline_s != config.deadline_s;
-            round.config.deadline_s = config.deadline_s;
+            round.adopt(&config);
             if round.is_open() && is_moved && round.redate() {
                 self.effects.push_back(Effect::DeadlineMoved);
             }

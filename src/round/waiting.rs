@@ -2,7 +2,7 @@
 
 use super::current::CurrentRound;
 use super::{RoundMachine, time};
-use app::api::{ClientId, ClientView};
+use app::api::{ClientId, ClientState, ClientView};
 use std::collections::BTreeSet;
 
 /// So many clients are named, the others are counted.
@@ -34,8 +34,10 @@ impl RoundMachine {
             self.names_of(round.awaited()),
             time::of_day(round.open.opened_ms)
         );
-        if round.awaited().is_empty() {
+        if round.awaited().is_empty() && absent > 0 {
             missing = format!("{updates} of at least {min} updates in, {out_of_reach} may come back");
+        } else if round.awaited().is_empty() {
+            missing = format!("{updates} of at least {min} updates in, the next clients that ask are given the rest");
         } else if absent > 0 {
             missing += &format!(", {out_of_reach}");
         }
@@ -44,8 +46,13 @@ impl RoundMachine {
                 &format!("; the coordinator was restarted, they have until {} to come back", time::of_day(until));
         }
         let target = round.open.target as usize;
-        let sooner = if target < asked { format!(", or once {target} updates are in") } else { String::new() };
-        format!("Round {number}: {missing}; {}{sooner}.", round.what_next())
+        let is = if target == 1 { "is" } else { "are" };
+        let sooner = if target < asked {
+            format!("once {} {is} in it closes, ", counted(target, "update"))
+        } else {
+            String::new()
+        };
+        format!("Round {number}: {missing}; {sooner}{}.", round.what_next())
     }
 
     fn aggregating(&self, round: &CurrentRound) -> String {
@@ -90,9 +97,12 @@ impl RoundMachine {
         self.first_of(ids, |client| client.name.clone())
     }
 
-    /// The same, with when each was heard of last.
+    /// The same, with since when each is silent; one in error is not: it is heard of, and yet absent.
     fn silent(&self, ids: &BTreeSet<ClientId>) -> String {
-        self.first_of(ids, |client| format!("{} since {}", client.name, time::of_day(client.seen_ms)))
+        self.first_of(ids, |client| match client.state {
+            ClientState::Error => client.name.clone(),
+            _ => format!("{} since {}", client.name, time::of_day(client.seen_ms)),
+        })
     }
 
     fn first_of(&self, ids: &BTreeSet<ClientId>, name: impl Fn(&ClientView) -> String) -> String {
