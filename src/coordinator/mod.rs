@@ -187,6 +187,13 @@ impl Coordinator {
         }
     }
 
+    /// What keeps some run from going on; none: nothing does.
+    pub fn trouble(&self) -> Option<String> {
+        let runs = self.runs.read().unwrap_or_else(PoisonError::into_inner);
+        let stuck = runs.values().find_map(|handle| handle.published().stuck.borrow().clone());
+        stuck.or_else(|| self.broken().into_values().next())
+    }
+
     /// Runs that cannot be read, and why.
     pub fn broken(&self) -> BTreeMap<RunId, String> {
         self.broken.read().unwrap_or_else(PoisonError::into_inner).clone()

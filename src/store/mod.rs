@@ -12,6 +12,9 @@ mod rounds;
 mod runs;
 mod secrets;
 mod spool;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
 mod token;
 
 pub use blobs::BlobError;
