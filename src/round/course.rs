@@ -73,7 +73,11 @@ impl RoundMachine {
                 let more = (wanted as f64 * config.over_selection).ceil() as usize;
                 (wanted + more, wanted)
             }
-            Mode::Async => (wanted.saturating_sub(earlier.len()), config.buffer_size as usize),
+            Mode::Async => {
+                // Who is offline may come back with its work, but holds no place.
+                let there = earlier.keys().filter(|id| self.roster.get(id).is_some_and(|c| is_eligible(c.state)));
+                (wanted.saturating_sub(there.count()), config.buffer_size as usize)
+            }
         };
         let free = self.roster.candidates().filter(|(_, id)| !earlier.contains_key(id));
         let mut cohort = cohort::choose(self.seed, self.next_round, size, free);
@@ -101,16 +105,36 @@ impl RoundMachine {
         self.is_course_stale = true;
     }
 
-    /// Those whose work on an earlier round may still be counted in the one that opens now.
+    /// Those whose work on an earlier round may still be counted in the one that opens now. The others are sent home.
     fn take_carried(&mut self) -> BTreeMap<ClientId, Assignment> {
-        let mut carried = std::mem::take(&mut self.carried);
         let (version, most) = (self.version, u64::from(self.config.max_staleness));
-        carried.retain(|id, earlier| {
+        let mut goes_on = std::mem::take(&mut self.carried);
+        let goes_home = goes_on.extract_if(.., |id, earlier| {
             let state = self.roster.get(id).map(|client| client.state);
             let is_there = state.is_some_and(|s| is_eligible(s) || s == ClientState::Offline);
-            is_there && version.saturating_sub(earlier.version) <= most
+            !is_there || self.config.mode == Mode::Sync || version.saturating_sub(earlier.version) > most
         });
-        if self.config.mode == Mode::Sync { BTreeMap::new() } else { carried }
+        for (id, _) in goes_home.collect::<Vec<_>>() {
+            self.send_home(&id);
+        }
+        goes_on
+    }
+
+    /// What the client is at counts no more.
+    fn send_home(&mut self, id: &ClientId) {
+        self.change(id, |c| {
+            if matches!(c.state, ClientState::Training | ClientState::Update | ClientState::Finish) {
+                c.state = ClientState::Ready;
+                c.progress = None;
+            }
+        });
+    }
+
+    /// No round takes any more what was begun in an earlier one.
+    pub(super) fn drop_carried(&mut self) {
+        for id in std::mem::take(&mut self.carried).keys() {
+            self.send_home(id);
+        }
     }
 
     /// Puts a round that was open before a restart back in its place.
@@ -153,15 +177,9 @@ impl RoundMachine {
             self.typical_norm = round.typical_norm().or(self.typical_norm);
         }
         for id in &round.open.cohort {
-            if self.carried.contains_key(id) {
-                continue; // it goes on
+            if !self.carried.contains_key(id) {
+                self.send_home(id);
             }
-            self.change(id, |c| {
-                if matches!(c.state, ClientState::Training | ClientState::Update | ClientState::Finish) {
-                    c.state = ClientState::Ready;
-                    c.progress = None;
-                }
-            });
         }
         self.effects.push_back(Effect::RoundEnded(Box::new(round.summary(now, result))));
         self.is_course_stale = true;

@@ -92,7 +92,7 @@ pub(super) struct Pause {
     pub reason: String,
 }
 
-/// What [`Effect::Course`] broadcasts, as far as it can change: a round's cohort is fixed and its updates only grow.
+/// What [`Effect::Course`] broadcasts.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Course {
     pub phase: Phase,
@@ -293,12 +293,13 @@ impl RoundMachine {
         Ok(())
     }
 
-    /// Nothing of this client is taken any more: an update that is in is taken out of its round again, unless it is being
+    /// Nothing of this client is taken any more, nor what it is at: an update that is in is taken out of its round again, unless it is being
     /// combined already.
     fn take_out(&mut self, id: &ClientId) {
         if self.round.as_mut().is_some_and(|round| round.is_open() && round.uncount(id)) {
             self.step(id, CohortStep::Dropped);
         }
+        self.carried.remove(id);
     }
 
     fn strike(&mut self, now: UnixMs, id: &ClientId, reason: &str) -> Result<(), Reject> {
@@ -422,7 +423,7 @@ impl RoundMachine {
     fn set_autorun(&mut self, rounds: u32) {
         self.autorun = (rounds > 0).then_some(Autorun { rounds });
         if rounds == 0 {
-            self.carried.clear(); // no round takes it any more
+            self.drop_carried();
         }
         // The pause is of the auto-run that was; an operator who starts one means now.
         self.pause = None;

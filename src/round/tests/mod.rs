@@ -3,6 +3,7 @@
 
 mod asynchronous;
 mod autorun;
+mod carried;
 mod deadlines;
 mod gate;
 mod ledger;
