@@ -4,7 +4,7 @@ use super::cohort;
 use super::command::{Assignment, Standing};
 use super::current::{CurrentRound, Outcome, Verdict, deadline_ms};
 use super::machine::{Course, Pause, RestoredRound, VOID_PAUSE_MS};
-use super::roster::{OFFLINE_AFTER_MS, is_eligible};
+use super::roster::{OFFLINE_AFTER_MS, is_eligible, is_out};
 use super::{Effect, RoundMachine, UnixMs};
 use app::api::{Autorun, ClientId, ClientState, ClientView, CohortStep, Mode, OpenRound};
 use std::collections::BTreeMap;
@@ -144,7 +144,11 @@ impl RoundMachine {
         round.all_at_work(); // who had taken its task is not known any more
         round.open.updated.clear();
         for (id, update) in from.counted {
-            round.count(&id, update);
+            // Of one that was put out while the updates were being combined, or just before the crash.
+            let is_out = self.roster.get(&id).is_some_and(|client| is_out(client.state));
+            if !is_out {
+                round.count(&id, update);
+            }
         }
         for id in round.open.cohort.clone() {
             round.place(&id, self.roster.get(&id).map(|client| client.state));

@@ -2,7 +2,7 @@
 
 use super::command::{Assignment, Counted, Standing};
 use super::current::{CurrentRound, Outcome};
-use super::roster::{MAX_CLIENTS, OFFLINE_AFTER_MS, Roster, is_eligible};
+use super::roster::{MAX_CLIENTS, OFFLINE_AFTER_MS, Roster, is_eligible, is_out};
 use super::{Command, Effect, Reject, UnixMs};
 use app::api::{
     Admission, Autorun, ClientId, ClientState, ClientView, CohortStep, OpenRound, Phase, ReportedState, RunConfig,
@@ -62,7 +62,7 @@ pub struct RestoredRound {
     pub config: RunConfig,
     /// Those of its cohort who began in an earlier round, and at what they work.
     pub earlier: BTreeMap<ClientId, Assignment>,
-    /// What is in.
+    /// What is in. What is of a client that is `kicked` or in `quarantine` by now is not counted again.
     pub counted: BTreeMap<ClientId, Counted>,
 }
 
@@ -258,7 +258,7 @@ impl RoundMachine {
 
     fn admit(&mut self, now: UnixMs, id: &ClientId) -> Result<(), Reject> {
         let view = self.roster.known(id)?;
-        if !matches!(view.state, ClientState::Pending | ClientState::Quarantine | ClientState::Kicked) {
+        if !is_out(view.state) {
             return Ok(());
         }
         self.roster.lift_ban(id);
