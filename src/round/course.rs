@@ -122,12 +122,13 @@ impl RoundMachine {
 
     /// What the client is at counts no more.
     fn send_home(&mut self, id: &ClientId) {
-        self.change(id, |c| {
-            if matches!(c.state, ClientState::Training | ClientState::Update | ClientState::Finish) {
+        let state = self.roster.get(id).map(|client| client.state);
+        if matches!(state, Some(ClientState::Training | ClientState::Update | ClientState::Finish)) {
+            self.change(id, |c| {
                 c.state = ClientState::Ready;
                 c.progress = None;
-            }
-        });
+            });
+        }
     }
 
     /// No round takes any more what was begun in an earlier one.
