@@ -4,7 +4,7 @@ use super::cohort;
 use super::command::{Assignment, Standing};
 use super::current::{CurrentRound, Outcome, Verdict, deadline_ms};
 use super::machine::{Course, Pause, RestoredRound, VOID_PAUSE_MS};
-use super::roster::{OFFLINE_AFTER_MS, is_eligible};
+use super::roster::{OFFLINE_AFTER_MS, is_eligible, is_out};
 use super::{Effect, RoundMachine, UnixMs};
 use app::api::{Autorun, ClientId, ClientState, ClientView, CohortStep, Mode, OpenRound};
 use std::collections::BTreeMap;
@@ -73,7 +73,11 @@ impl RoundMachine {
                 let more = (wanted as f64 * config.over_selection).ceil() as usize;
                 (wanted + more, wanted)
             }
-            Mode::Async => (wanted.saturating_sub(earlier.len()), config.buffer_size as usize),
+            Mode::Async => {
+                // Who is offline may come back with its work, but holds no place.
+                let there = earlier.keys().filter(|id| self.roster.get(id).is_some_and(|c| is_eligible(c.state)));
+                (wanted.saturating_sub(there.count()), config.buffer_size as usize)
+            }
         };
         let free = self.roster.candidates().filter(|(_, id)| !earlier.contains_key(id));
         let mut cohort = cohort::choose(self.seed, self.next_round, size, free);
@@ -101,16 +105,37 @@ impl RoundMachine {
         self.is_course_stale = true;
     }
 
-    /// Those whose work on an earlier round may still be counted in the one that opens now.
+    /// Those whose work on an earlier round may still be counted in the one that opens now. The others are sent home.
     fn take_carried(&mut self) -> BTreeMap<ClientId, Assignment> {
-        let mut carried = std::mem::take(&mut self.carried);
         let (version, most) = (self.version, u64::from(self.config.max_staleness));
-        carried.retain(|id, earlier| {
+        let mut goes_on = std::mem::take(&mut self.carried);
+        let goes_home = goes_on.extract_if(.., |id, earlier| {
             let state = self.roster.get(id).map(|client| client.state);
             let is_there = state.is_some_and(|s| is_eligible(s) || s == ClientState::Offline);
-            is_there && version.saturating_sub(earlier.version) <= most
+            !is_there || self.config.mode == Mode::Sync || version.saturating_sub(earlier.version) > most
         });
-        if self.config.mode == Mode::Sync { BTreeMap::new() } else { carried }
+        for (id, _) in goes_home.collect::<Vec<_>>() {
+            self.send_home(&id);
+        }
+        goes_on
+    }
+
+    /// What the client is at counts no more.
+    fn send_home(&mut self, id: &ClientId) {
+        let state = self.roster.get(id).map(|client| client.state);
+        if matches!(state, Some(ClientState::Training | ClientState::Update | ClientState::Finish)) {
+            self.change(id, |c| {
+                c.state = ClientState::Ready;
+                c.progress = None;
+            });
+        }
+    }
+
+    /// No round takes any more what was begun in an earlier one.
+    pub(super) fn drop_carried(&mut self) {
+        for id in std::mem::take(&mut self.carried).keys() {
+            self.send_home(id);
+        }
     }
 
     /// Puts a round that was open before a restart back in its place.
@@ -120,8 +145,8 @@ impl RoundMachine {
         round.all_at_work(); // who had taken its task is not known any more
         round.open.updated.clear();
         for (id, update) in from.counted {
-            // Removed while it was being combined, which has come to nothing.
-            if self.roster.get(&id).is_some_and(|client| client.state == ClientState::Kicked) {
+            // Of one that was put out while the updates were being combined, or just before the crash.
+            if self.roster.get(&id).is_some_and(|client| is_out(client.state)) {
                 self.step(&id, CohortStep::Dropped);
             } else {
                 round.count(&id, update);
@@ -158,15 +183,9 @@ impl RoundMachine {
             self.typical_norm = round.typical_norm().or(self.typical_norm);
         }
         for id in &round.open.cohort {
-            if self.carried.contains_key(id) {
-                continue; // it goes on
+            if !self.carried.contains_key(id) {
+                self.send_home(id);
             }
-            self.change(id, |c| {
-                if matches!(c.state, ClientState::Training | ClientState::Update | ClientState::Finish) {
-                    c.state = ClientState::Ready;
-                    c.progress = None;
-                }
-            });
         }
         self.effects.push_back(Effect::RoundEnded(Box::new(round.summary(now, result))));
         self.is_course_stale = true;

@@ -2,7 +2,7 @@
 
 use super::command::{Assignment, Counted, Standing};
 use super::current::{CurrentRound, Outcome};
-use super::roster::{MAX_CLIENTS, OFFLINE_AFTER_MS, Roster, is_eligible};
+use super::roster::{MAX_CLIENTS, OFFLINE_AFTER_MS, Roster, is_eligible, is_out};
 use super::{Command, Effect, Reject, UnixMs};
 use app::api::{
     Admission, Autorun, ClientId, ClientState, ClientView, CohortStep, OpenRound, Phase, ReportedState, RunConfig,
@@ -62,7 +62,7 @@ pub struct RestoredRound {
     pub config: RunConfig,
     /// Those of its cohort who began in an earlier round, and at what they work.
     pub earlier: BTreeMap<ClientId, Assignment>,
-    /// What is in.
+    /// What is in. What is of a client that is `kicked` or in `quarantine` by now is not counted again.
     pub counted: BTreeMap<ClientId, Counted>,
 }
 
@@ -92,7 +92,7 @@ pub(super) struct Pause {
     pub reason: String,
 }
 
-/// What [`Effect::Course`] broadcasts, as far as it can change: a round's cohort is fixed and its updates only grow.
+/// What [`Effect::Course`] broadcasts.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Course {
     pub phase: Phase,
@@ -258,7 +258,7 @@ impl RoundMachine {
 
     fn admit(&mut self, now: UnixMs, id: &ClientId) -> Result<(), Reject> {
         let view = self.roster.known(id)?;
-        if !matches!(view.state, ClientState::Pending | ClientState::Quarantine | ClientState::Kicked) {
+        if !is_out(view.state) {
             return Ok(());
         }
         self.roster.lift_ban(id);
@@ -293,12 +293,13 @@ impl RoundMachine {
         Ok(())
     }
 
-    /// Nothing of this client is taken any more: an update that is in is taken out of its round again, unless it is being
+    /// Nothing of this client is taken any more, nor what it is at: an update that is in is taken out of its round again, unless it is being
     /// combined already.
     fn take_out(&mut self, id: &ClientId) {
         if self.round.as_mut().is_some_and(|round| round.is_open() && round.uncount(id)) {
             self.step(id, CohortStep::Dropped);
         }
+        self.carried.remove(id);
     }
 
     fn strike(&mut self, now: UnixMs, id: &ClientId, reason: &str) -> Result<(), Reject> {
@@ -422,7 +423,7 @@ impl RoundMachine {
     fn set_autorun(&mut self, rounds: u32) {
         self.autorun = (rounds > 0).then_some(Autorun { rounds });
         if rounds == 0 {
-            self.carried.clear(); // no round takes it any more
+            self.drop_carried();
         }
         // The pause is of the auto-run that was; an operator who starts one means now.
         self.pause = None;

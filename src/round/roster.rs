@@ -16,6 +16,11 @@ pub(super) fn is_eligible(state: ClientState) -> bool {
     matches!(state, Join | Ready | Training | Update | Finish)
 }
 
+/// Whether nothing of a client in that state is taken.
+pub(super) fn is_out(state: ClientState) -> bool {
+    matches!(state, ClientState::Pending | ClientState::Quarantine | ClientState::Kicked)
+}
+
 #[derive(Debug, Clone, PartialEq)]
 struct Entry {
     view: ClientView,
@@ -47,7 +52,7 @@ impl Roster {
         };
         for RestoredClient { mut view, banned, asked } in clients {
             let id = view.id.clone();
-            if !matches!(view.state, ClientState::Pending | ClientState::Quarantine | ClientState::Kicked) {
+            if !is_out(view.state) {
                 view.state = ClientState::Offline;
             }
             view.progress = None;

@@ -3,14 +3,17 @@
 
 mod asynchronous;
 mod autorun;
+mod carried;
 mod deadlines;
 mod gate;
+mod judge;
 mod ledger;
 mod membership;
 mod over_selection;
 mod removal;
 mod restart;
 mod rounds;
+mod schedules;
 mod sentences;
 
 use super::{Command, Counted, Effect, Reject, Restored, RoundMachine, Standing, UnixMs};

@@ -177,6 +177,17 @@ fn an_update_that_a_kick_took_out_stays_out() {
 }
 
 #[test]
+fn the_update_of_one_that_was_kicked_while_the_coordinator_aggregated_is_not_counted_again() {
+    let mut world = World::in_round(quorum(1), &["alice", "bob"]);
+    world.ok(update("alice", 1));
+    world.ok(update("bob", 1));
+    world.ok(kick("alice", false));
+    world.restart_and_tick(1_000);
+    assert_eq!(world.machine.phase(), Phase::Aggregating);
+    assert_eq!(world.parts(), [("bob".to_owned(), 0)]);
+}
+
+#[test]
 fn the_update_of_one_that_left_stays_in() {
     let mut world = World::in_round(quorum(2), &["alice", "bob"]);
     world.ok(update("alice", 1));
