@@ -199,11 +199,11 @@ impl Store {
         rows.into_iter().map(stored).collect()
     }
 
-    /// The norms of the updates of the last complete round.
+    /// The norms of the updates of the last complete round that had at least 3.
     pub(super) async fn norms(&self, run: &RunId) -> Result<Vec<f64>, StoreError> {
         Ok(sqlx::query_scalar(
             "SELECT norm FROM contributions WHERE run = ?1 AND norm IS NOT NULL AND round = \
-             (SELECT max(number) FROM rounds WHERE run = ?1 AND status = 'complete')",
+             (SELECT max(number) FROM rounds WHERE run = ?1 AND status = 'complete' AND updates >= 3)",
         )
         .bind(run.as_str())
         .fetch_all(&self.pool)

@@ -50,7 +50,7 @@ pub struct StoredRun {
     pub rounds: Vec<RoundSummary>,
     /// The round that is open.
     pub open: Option<StoredRound>,
-    /// Norms of the updates of the last complete round.
+    /// Norms of the updates of the last complete round that had at least 3.
     pub norms: Vec<f64>,
 }
 

@@ -156,7 +156,8 @@ impl Database {
     /// What a coordinator finds that starts now.
     pub fn restored(&self, now_ms: u64) -> Restored {
         let (config_version, config) = self.configs.last_key_value().unwrap();
-        let last = self.rounds.values().rev().find(|row| row.ended.as_ref().is_some_and(|e| e.version.is_some()));
+        let is_told = |row: &&RoundRow| row.ended.as_ref().is_some_and(|e| e.version.is_some() && e.updates >= 3);
+        let last = self.rounds.values().rev().find(is_told);
         let mut norms: Vec<_> = last.into_iter().flat_map(|row| row.contributions.values()).collect::<Vec<_>>();
         norms.retain(|row| row.update.is_some());
         let mut norms: Vec<f64> = norms.into_iter().filter_map(|row| Some(row.update.as_ref()?.counted.norm)).collect();

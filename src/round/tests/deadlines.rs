@@ -49,8 +49,16 @@ fn a_deadline_that_moved_on_closes_the_round_once_there_is_a_quorum() {
 fn a_deadline_noticed_late_moves_on_from_when_it_is_noticed() {
     let mut world = World::in_round(extend(1), &["alice"]);
     world.now += 10 * DEADLINE_MS;
-    world.machine.handle_timeout(world.now);
+    world.ok(Command::Seen { client: id("alice") });
     assert_eq!(deadline_ms(&world), world.now + DEADLINE_MS);
+}
+
+#[test]
+fn a_deadline_does_not_move_on_for_those_who_are_away() {
+    let mut world = World::in_round(extend(2), &["alice", "bob"]);
+    world.ok(update("alice", 1));
+    world.pass_with(&["alice"], DEADLINE_MS);
+    assert_eq!(world.last(), (RoundOutcome::Void, "deadline with 1 of 2 updates, min_clients is 2"));
 }
 
 #[test]

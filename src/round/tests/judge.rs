@@ -155,12 +155,18 @@ impl Judge {
                 assert!(!summary.reason.is_empty());
                 if !seen.is_aggregating {
                     assert!(seen.updates.len() < seen.config.min_clients as usize, "void with a quorum");
-                    let is_lost = self.config.below_quorum == BelowQuorum::Void && now >= seen.open.deadline_ms;
+                    let is_sync = seen.config.mode == Mode::Sync;
+                    let is_there = |id: &&ClientId| machine.client(id).is_some_and(|c| is_eligible(c.state));
+                    let waits = |id: &&ClientId| !seen.updates.contains_key(*id) && is_there(id);
+                    let present = seen.updates.len() + seen.open.cohort.iter().filter(waits).count();
+                    let is_forlorn = is_sync && present < seen.config.min_clients as usize;
+                    let may_end = self.config.below_quorum == BelowQuorum::Void || is_forlorn;
+                    let is_lost = may_end && now >= seen.open.deadline_ms;
                     let coming = |id: &&ClientId| {
                         seen.updates.contains_key(*id) || machine.client(id).is_some_and(|c| !is_out(c.state))
                     };
                     let possible = seen.open.cohort.iter().filter(coming).count();
-                    let is_hopeless = seen.config.mode == Mode::Sync && possible < seen.config.min_clients as usize;
+                    let is_hopeless = is_sync && possible < seen.config.min_clients as usize;
                     assert!(is_lost || is_hopeless, "void too early: {seen:?}");
                 }
             }

@@ -59,7 +59,7 @@ fn a_round_is_on_record_with_all_its_figures() {
         updates: 3,
         samples: 1_400,
         received_bytes: 30,
-        mean_staleness: Some(0.0),
+        mean_staleness: None,
         train_loss: Some(1.75),
         test_loss: Some(0.5),
         test_accuracy: Some(0.9),

@@ -86,7 +86,11 @@ impl Schedule {
 
     fn restart(&mut self) {
         self.machine = RoundMachine::new(self.ledger.restored(self.now));
-        assert_eq!(self.machine.poll_effect(), None);
+        // What is stored of those who are out by now is taken out.
+        while let Some(effect) = self.machine.poll_effect() {
+            assert!(matches!(effect, Effect::Cohort { step: CohortStep::Dropped, .. }), "{effect:?}");
+            self.ledger.effect(&self.machine, &effect);
+        }
         self.judge.restarted(self.now, &self.machine, &self.ledger);
         self.timeout();
     }
