@@ -69,6 +69,12 @@ pub struct ServeSettings {
     /// Seconds within which a body must have come
     #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = value_parser!(u32).range(1..=86_400))]
     pub body_timeout_s: u32,
+    /// Seconds within which the head of a request must have come, and that a connection may be idle
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = value_parser!(u32).range(1..=3_600))]
+    pub head_timeout_s: u32,
+    /// Connections taken at once; the limit of open files may leave fewer
+    #[arg(long, value_name = "CONNECTIONS", default_value = "10000", value_parser = value_parser!(u32).range(4..=1_000_000))]
+    pub max_connections: u32,
     /// The run to make.
     #[command(flatten)]
     pub first_run: FirstRun,
@@ -246,6 +252,9 @@ pub struct JoinSettings {
     /// What the coordinator asks for; best given as FEDLEARN_JOIN_SECRET, which other users cannot see
     #[arg(long, value_name = "SECRET")]
     pub join_secret: Option<Secret>,
+    /// File that keeps who this client is, with its token: after a crash it goes on as the same one
+    #[arg(long, value_name = "FILE")]
+    pub identity: Option<PathBuf>,
     /// Where to train: auto, cpu, cuda or cuda:1
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,

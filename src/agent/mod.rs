@@ -3,11 +3,13 @@
 //! Decides how to train on this machine and how to go on when the coordinator does not answer. Refuses to know how
 //! rounds are made: it does what its task says.
 
+mod identity;
 pub mod noise;
 mod progress;
 mod training;
 mod transport;
 
+pub use identity::{IdentityError, IdentityFile};
 pub use transport::{CallError, Transport};
 
 use crate::model::Device;
@@ -23,7 +25,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use training::{Trained, Training};
 
-/// How often progress is reported, and so how soon a cancel arrives at the latest.
+/// How often progress is reported. That it is to stop, an agent is told at once.
 const REPORT_EVERY: Duration = Duration::from_millis(500);
 /// How long one who was removed, or who failed, waits before asking again.
 const PAUSE: Duration = Duration::from_secs(3);
@@ -45,6 +47,8 @@ pub struct AgentSettings {
     pub encoding: Option<Encoding>,
     /// What to do in a round.
     pub work: Work,
+    /// Where to keep who we are, to be that again after a crash.
+    pub identity: Option<IdentityFile>,
 }
 
 /// What an agent does to the global model.
@@ -97,6 +101,9 @@ pub enum AgentError {
     /// The network.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// The identity file.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     /// The coordinator ended the run for this client.
     #[error("the coordinator ended it: {0}")]
     Stopped(String),
@@ -107,16 +114,19 @@ pub enum AgentError {
 /// # Errors
 /// The coordinator refuses for good, or the run cannot be trained here. That it does not answer is not an error: the
 /// agent waits for it.
-pub async fn join(settings: AgentSettings, leave: CancellationToken) -> Result<(), AgentError> {
+pub async fn join(mut settings: AgentSettings, leave: CancellationToken) -> Result<(), AgentError> {
     let mut transport = Transport::new(&settings.coordinator_url, &settings.run).map_err(AgentError::Refused)?;
     let result = tokio::select! {
-        result = take_part(&settings, &mut transport) => result,
+        result = take_part(&mut settings, &mut transport) => result,
         () = leave.cancelled() => Ok(()),
     };
     // Training that still runs stops by itself: dropping `take_part` cancelled it.
     if transport.id().is_some() {
         match tokio::time::timeout(GOOD_BYE, transport.leave()).await {
-            Ok(Ok(())) => tracing::info!("left the run"),
+            Ok(Ok(())) => {
+                tracing::info!("left the run");
+                settings.identity.as_mut().map(IdentityFile::forget);
+            }
             Ok(Err(error)) => tracing::warn!("left without a good-bye: {error}"),
             Err(_) => tracing::warn!("left without a good-bye: no answer"),
         }
@@ -124,8 +134,11 @@ pub async fn join(settings: AgentSettings, leave: CancellationToken) -> Result<(
     result
 }
 
-async fn take_part(settings: &AgentSettings, transport: &mut Transport) -> Result<(), AgentError> {
-    let spec = register(settings, transport).await?;
+async fn take_part(settings: &mut AgentSettings, transport: &mut Transport) -> Result<(), AgentError> {
+    let spec = match resume(settings, transport).await? {
+        Some(spec) => spec,
+        None => register(settings, transport).await?,
+    };
     let (schema, worker) = match &settings.work {
         Work::Train { device, images } => {
             let network = Network::new(&spec, *device)?;
@@ -166,6 +179,7 @@ async fn take_part(settings: &AgentSettings, transport: &mut Transport) -> Resul
                     }
                     tokio::time::sleep(PAUSE).await;
                 }
+                Some(ErrorCode::NotAdmitted) => tokio::time::sleep(PAUSE).await,
                 // It does not know us any more, as after a fresh database: a new client, then.
                 Some(ErrorCode::Unauthorized | ErrorCode::NotFound) => {
                     tracing::warn!("{error}; registering anew");
@@ -190,7 +204,28 @@ fn waiting(state: ClientState) -> &'static str {
     }
 }
 
-async fn register(settings: &AgentSettings, transport: &mut Transport) -> Result<ModelSpec, AgentError> {
+/// Goes on as the client that we were; none: we were none, or the coordinator does not know it any more.
+async fn resume(settings: &AgentSettings, transport: &mut Transport) -> Result<Option<ModelSpec>, AgentError> {
+    let Some(kept) = settings.identity.as_ref().and_then(IdentityFile::kept) else { return Ok(None) };
+    transport.resume(kept.clone());
+    match transport.task_within(0).await {
+        Ok(_) => {}
+        Err(error) => match error.code() {
+            Some(ErrorCode::Kicked | ErrorCode::NotAdmitted) => {} // until the operator says otherwise
+            Some(ErrorCode::Unauthorized | ErrorCode::NotFound) => {
+                tracing::warn!("client {} is not known any more; registering anew", kept.client_id);
+                return Ok(None);
+            }
+            _ => return Err(AgentError::Refused(error)),
+        },
+    }
+    let run = transport.snapshot().await.map_err(AgentError::Refused)?;
+    let spec = trainable(settings, run.model)?;
+    tracing::info!("back in run '{}' as {}: {spec}", settings.run, kept.client_id);
+    Ok(Some(spec))
+}
+
+async fn register(settings: &mut AgentSettings, transport: &mut Transport) -> Result<ModelSpec, AgentError> {
     let request = RegisterRequest {
         name: settings.name.clone(),
         samples: settings.work.samples(),
@@ -199,6 +234,16 @@ async fn register(settings: &AgentSettings, transport: &mut Transport) -> Result
     };
     let reply = transport.register(&request).await.map_err(AgentError::Refused)?;
     let RegisterReply { client_id, state, model, .. } = reply;
+    if let (Some(file), Some(identity)) = (&mut settings.identity, transport.identity()) {
+        file.keep(identity)?;
+    }
+    let spec = trainable(settings, model)?;
+    tracing::info!("joined run '{}' as {client_id} with {} images, {state}: {spec}", settings.run, request.samples);
+    Ok(spec)
+}
+
+/// The run's network, if it is one that we can train on what we have.
+fn trainable(settings: &AgentSettings, model: Option<ModelSpec>) -> Result<ModelSpec, AgentError> {
     let spec = model.ok_or_else(|| AgentError::NotBuiltIn(settings.run.clone()))?;
     if let Work::Train { images, .. } = &settings.work
         && (images.channels != spec.channels as usize || images.classes > spec.classes as usize)
@@ -208,7 +253,6 @@ async fn register(settings: &AgentSettings, transport: &mut Transport) -> Result
             found: (images.channels, images.classes),
         });
     }
-    tracing::info!("joined run '{}' as {client_id} with {} images, {state}: {spec}", settings.run, request.samples);
     Ok(spec)
 }
 
@@ -243,7 +287,13 @@ impl Agent {
             }
             Err(RoundError::Call(error)) => {
                 tracing::warn!("round {}: {error}", task.round);
-                tokio::time::sleep(PAUSE).await;
+                match error.code() {
+                    // It is over, or not ours any more: there may be another one already.
+                    Some(ErrorCode::RoundClosed | ErrorCode::NotAdmitted) => {
+                        say(transport, &report(ReportedState::Ready, None)).await;
+                    }
+                    _ => tokio::time::sleep(PAUSE).await,
+                }
             }
             Err(RoundError::Here(reason)) => {
                 tracing::error!("round {}: {reason}", task.round);
@@ -302,20 +352,30 @@ impl Agent {
             }
         };
         let here = network.take().ok_or_else(|| RoundError::Here("the network is lost".into()))?;
-        let mut training = Training::start(*here, global.clone(), images, task, &self.name);
+        let training = Training::start(*here, global.clone(), images, task, &self.name);
+        let Training { progress, cancel, result } = training;
         // Whatever becomes of this future, training must not go on without it.
-        let guard = training.cancel.clone().drop_guard();
-        let joined = loop {
-            tokio::select! {
-                joined = &mut training.result => break joined,
-                () = tokio::time::sleep(REPORT_EVERY) => {
-                    let mut report = report(ReportedState::Training, Some(task.round));
-                    report.progress = *training.progress.borrow();
-                    if cancels(transport.status(&report).await) {
-                        training.cancel.cancel();
-                    }
+        let guard = cancel.clone().drop_guard();
+        let reports = async {
+            let mut news = std::pin::pin!(transport.news(task.round));
+            let mut is_heard = false;
+            while !cancel.is_cancelled() {
+                tokio::select! {
+                    () = &mut news, if !is_heard => is_heard = true,
+                    () = tokio::time::sleep(REPORT_EVERY) => {}
+                }
+                let mut report = report(ReportedState::Training, Some(task.round));
+                report.progress = *progress.borrow();
+                if cancels(transport.status(&report).await) {
+                    cancel.cancel();
                 }
             }
+        };
+        // The end of training does not wait for the answer to a report, which may never come.
+        let mut result = std::pin::pin!(result);
+        let joined = tokio::select! {
+            joined = &mut result => joined,
+            () = reports => result.await,
         };
         drop(guard);
         let (back, trained) =

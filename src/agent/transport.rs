@@ -8,6 +8,8 @@ use backon::{BackoffBuilder, ExponentialBuilder, Retryable};
 use bytes::{Bytes, BytesMut};
 use reqwest::header::HeaderValue;
 use reqwest::{Method, RequestBuilder, Response, StatusCode, header};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -69,15 +71,16 @@ pub struct Transport {
     identity: Option<Identity>,
 }
 
-#[derive(Clone)]
-struct Identity {
-    id: ClientId,
-    token: String,
+/// Who we are to the coordinator.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Identity {
+    pub client_id: ClientId,
+    pub token: String,
 }
 
 impl std::fmt::Debug for Identity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Identity({})", self.id)
+        write!(f, "Identity({})", self.client_id)
     }
 }
 
@@ -103,7 +106,17 @@ impl Transport {
 
     /// Our id, once registered.
     pub fn id(&self) -> Option<&ClientId> {
-        self.identity.as_ref().map(|i| &i.id)
+        self.identity.as_ref().map(|i| &i.client_id)
+    }
+
+    /// Who we are, once registered.
+    pub(super) fn identity(&self) -> Option<&Identity> {
+        self.identity.as_ref()
+    }
+
+    /// Goes on as who we were.
+    pub(super) fn resume(&mut self, identity: Identity) {
+        self.identity = Some(identity);
     }
 
     /// The run as everybody sees it.
@@ -111,7 +124,7 @@ impl Transport {
     /// # Errors
     /// The coordinator refuses.
     pub async fn snapshot(&self) -> Result<RunSnapshot, CallError> {
-        Ok(self.call(|| self.request(Method::GET, "")).await?.json().await?)
+        self.call(|| self.request(Method::GET, "")).await
     }
 
     /// Registers, and is that client from then on.
@@ -120,9 +133,8 @@ impl Transport {
     /// The coordinator refuses.
     pub async fn register(&mut self, request: &RegisterRequest) -> Result<RegisterReply, CallError> {
         self.identity = None;
-        let reply: RegisterReply =
-            self.call(|| self.request(Method::POST, "/clients").json(request)).await?.json().await?;
-        self.identity = Some(Identity { id: reply.client_id.clone(), token: reply.token.clone() });
+        let reply: RegisterReply = self.call(|| self.request(Method::POST, "/clients").json(request)).await?;
+        self.identity = Some(Identity { client_id: reply.client_id.clone(), token: reply.token.clone() });
         Ok(reply)
     }
 
@@ -131,9 +143,27 @@ impl Transport {
     /// # Errors
     /// The coordinator refuses.
     pub async fn task(&self) -> Result<Task, CallError> {
+        self.task_within(WAIT_S).await
+    }
+
+    /// What to do now; waits so long for something to do.
+    pub(super) async fn task_within(&self, wait_s: u64) -> Result<Task, CallError> {
         let path = self.own("/task");
-        let wait = [("wait_s", WAIT_S)];
-        Ok(self.call(|| self.request(Method::GET, &path).query(&wait)).await?.json().await?)
+        let wait = [("wait_s", wait_s)];
+        self.call(|| self.request(Method::GET, &path).query(&wait)).await
+    }
+
+    /// Waits for news while we work for that round: what it brings is looked up by [`Self::status`]. No answer is no news,
+    /// as the coordinator may be restarting.
+    pub async fn news(&self, round: u64) {
+        let path = self.own("/task");
+        let query = [("wait_s", WAIT_S), ("round", round)];
+        loop {
+            match self.call(|| self.request(Method::GET, &path).query(&query)).await {
+                Ok(Task::Train(task)) if task.round == round => {} // none yet
+                _ => return,
+            }
+        }
     }
 
     /// Says what we do. Not repeated: the next report says more.
@@ -198,6 +228,10 @@ impl Transport {
     ) -> Result<(), CallError> {
         let path = format!("/rounds/{round}/updates/{}", self.id().map_or("", ClientId::as_str));
         let is_first = AtomicBool::new(true);
+        let put = async |query: &UpdateQuery, body: Bytes| {
+            let request = self.request(Method::PUT, &path).query(query).header(header::CONTENT_TYPE, content_type);
+            answer(request.body(body).send().await?).await.map(|_| ())
+        };
         let send = || async {
             let (mut query, mut rest) = (query.clone(), body.clone());
             if !is_first.swap(false, Ordering::Relaxed) {
@@ -211,16 +245,17 @@ impl Transport {
                     _ => {}
                 }
             }
-            let request = self.request(Method::PUT, &path).query(&query);
-            let sent = answer(request.header(header::CONTENT_TYPE, content_type).body(rest).send().await?).await;
-            match sent {
-                // What was here when we asked may be counted by now.
+            match put(&query, rest).await {
+                // Since we asked it was counted, or is gone, as with a coordinator that was killed.
                 Err(error) if query.offset.is_some() && error.code() == Some(ErrorCode::Conflict) => {
                     let here = self.upload(&path).await?;
-                    let is_in = here.is_some_and(|here| here.counted && Some(&here.sha256) == query.sha256.as_ref());
-                    if is_in { Ok(()) } else { Err(error) }
+                    if here.is_some_and(|here| here.counted && Some(&here.sha256) == query.sha256.as_ref()) {
+                        return Ok(());
+                    }
+                    query.offset = None;
+                    put(&query, body.clone()).await
                 }
-                sent => sent.map(|_| ()),
+                sent => sent,
             }
         };
         self.repeat(send).await
@@ -255,8 +290,9 @@ impl Transport {
         }
     }
 
-    async fn call(&self, request: impl Fn() -> RequestBuilder) -> Result<Response, CallError> {
-        self.repeat(|| async { answer(request().send().await?).await }).await
+    /// Up to the last byte of the answer: who is killed while it answers has not answered.
+    async fn call<T: DeserializeOwned>(&self, request: impl Fn() -> RequestBuilder) -> Result<T, CallError> {
+        self.repeat(|| async { Ok(answer(request().send().await?).await?.json().await?) }).await
     }
 
     /// Repeats while the failure may pass: through a restart of the coordinator, however long it takes.

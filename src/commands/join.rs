@@ -1,7 +1,7 @@
 //! `fedlearn join`.
 
 use super::failed;
-use crate::agent::{self, AgentError, AgentSettings, CallError, Transport, Work};
+use crate::agent::{self, AgentError, AgentSettings, CallError, IdentityError, IdentityFile, Transport, Work};
 use crate::cli::Exit;
 use crate::config::{DataSettings, JoinSettings};
 use crate::model::dataset::{self, Split, default_path};
@@ -24,6 +24,8 @@ enum JoinError {
     Partition(#[from] PartitionError),
     #[error(transparent)]
     Model(#[from] ModelError),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     #[error(transparent)]
     Agent(#[from] AgentError),
 }
@@ -49,6 +51,8 @@ async fn prepare(settings: &JoinSettings) -> Result<AgentSettings, JoinError> {
     if let Some(threads) = settings.threads {
         set_threads(threads);
     }
+    let open = |path| IdentityFile::open(path, &settings.url, &settings.run);
+    let identity = settings.identity.as_deref().map(open).transpose()?;
     let work = match settings.noise {
         Some(share) => Work::Noise(share),
         None => Work::Train { device: settings.device.find()?, images: images(settings).await? },
@@ -60,6 +64,7 @@ async fn prepare(settings: &JoinSettings) -> Result<AgentSettings, JoinError> {
         join_secret: settings.join_secret.as_ref().map(|secret| secret.expose().to_owned()),
         encoding: settings.encoding,
         work,
+        identity,
     })
 }
 

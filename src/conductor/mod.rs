@@ -153,19 +153,28 @@ impl<W: World> Conductor<W> {
         Ok(StatusReply { cancel, state })
     }
 
-    /// What a client is to do that asks for something to do; with the round that it works for, whether that still is what
-    /// it is to do.
+    /// What a client is to do, and whether that is news for it: for one that asks for something to do, that there is; for
+    /// one that works for a round, that it is to stop.
     ///
     /// # Errors
     /// As [`Self::command`].
-    pub async fn task(&mut self, client: &ClientId, at_work_for: Option<u64>) -> Result<Task, Refusal<W::Error>> {
+    pub async fn task(
+        &mut self,
+        client: &ClientId,
+        at_work_for: Option<u64>,
+    ) -> Result<(Task, bool), Refusal<W::Error>> {
         let client = client.clone();
         let command = match at_work_for {
             Some(_) => Command::Seen { client: client.clone() },
             None => Command::Ask { client: client.clone() },
         };
         self.command(command).await?;
-        Ok(self.machine.task(self.world.now_ms(), &client)?)
+        let task = self.machine.task(self.world.now_ms(), &client)?;
+        let is_news = match at_work_for {
+            Some(round) => self.machine.is_cancelled(&client, round),
+            None => !matches!(task, Task::Wait { .. }),
+        };
+        Ok((task, is_news))
     }
 
     /// The update of that client for that round which is in already; none: one is awaited.

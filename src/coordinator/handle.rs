@@ -88,7 +88,7 @@ pub(super) enum Message {
     Command(Command, Reply<()>),
     Register { client: ClientId, token: Sha256Digest, request: RegisterRequest, reply: Reply<ClientState> },
     Status { client: ClientId, report: StatusReport, reply: Reply<StatusReply> },
-    Task { client: ClientId, at_work_for: Option<u64>, reply: Reply<Task> },
+    Task { client: ClientId, at_work_for: Option<u64>, reply: Reply<(Task, bool)> },
     Prior { client: ClientId, round: u64, reply: Reply<(Option<Sha256Digest>, Option<u64>)> },
     Update(Box<Update<Body>>, Reply<Receipt>),
     Configure { expected: u64, patch: serde_json::Value, reply: Reply<u64> },
@@ -180,8 +180,8 @@ impl RunHandle {
         self.ask(|reply| Message::Status { client, report, reply }).await
     }
 
-    /// What a client is to do; waits up to `patience` for something to do. With `at_work_for`, of one that works for that
-    /// round: waits for anything else than to train for it.
+    /// What a client is to do; waits up to `patience` for something to do. One that works for a round waits for the end of
+    /// that instead: until no update of it would be taken any more.
     ///
     /// # Errors
     /// As [`Self::command`].
@@ -195,12 +195,8 @@ impl RunHandle {
         let until = tokio::time::Instant::now() + patience;
         loop {
             changes.mark_unchanged();
-            let task = self.ask(|reply| Message::Task { client: client.clone(), at_work_for, reply }).await?;
-            let is_news = match (&task, at_work_for) {
-                (Task::Train(task), Some(round)) => task.round != round,
-                (Task::Wait { .. }, None) => false,
-                _ => true,
-            };
+            let (task, is_news) =
+                self.ask(|reply| Message::Task { client: client.clone(), at_work_for, reply }).await?;
             if is_news {
                 return Ok(task);
             }

@@ -1,15 +1,18 @@
 //! Who is it: the operator, by admin token or session cookie; or a client, by its own token.
 
 use super::AppState;
+use super::connections::is_known;
 use super::error::ApiError;
 use super::extract::Run;
+use super::gate::{self, Holder, Peer};
 use crate::coordinator::RunHandle;
 use crate::digest::Sha256Digest;
-use app::api::{ClientId, ClientState, ErrorCode};
+use app::api::{ClientId, ClientState, ErrorCode, RunId};
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use axum_extra::extract::CookieJar;
+use std::time::Instant;
 
 /// Name of the dashboard's session cookie.
 pub const SESSION_COOKIE: &str = "fedlearn_session";
@@ -24,14 +27,19 @@ fn unauthorized(message: &str) -> ApiError {
     ApiError::new(ErrorCode::Unauthorized, message)
 }
 
-/// Whether the request comes from the operator.
+/// What came with the request is wrong: the address has that much less to guess with.
+fn was_wrong(state: &AppState, peer: Peer) {
+    state.gate.was_wrong(peer, gate::TOKEN, Instant::now());
+}
+
+/// Whether the request comes from the operator. A token that is not the operator's may be a client's: only the caller can
+/// tell whether it is wrong.
 ///
 /// # Errors
-/// The store; or the cookie comes with a request that another site has made.
-pub async fn is_admin(state: &AppState, headers: &HeaderMap) -> Result<bool, ApiError> {
-    let store = state.coordinator.store();
+/// The store; the cookie comes with a request that another site has made; or the address was wrong too often.
+pub async fn is_admin(state: &AppState, headers: &HeaderMap, peer: Peer) -> Result<bool, ApiError> {
     if let Some(token) = bearer(headers) {
-        return Ok(store.is_admin_token(token).await?);
+        return is_operators(state, token, false, peer).await;
     }
     let jar = CookieJar::from_headers(headers);
     let Some(cookie) = jar.get(SESSION_COOKIE) else { return Ok(false) };
@@ -39,7 +47,45 @@ pub async fn is_admin(state: &AppState, headers: &HeaderMap) -> Result<bool, Api
         let message = "a session's requests are taken from the dashboard's own pages only";
         return Err(ApiError::new(ErrorCode::CrossSite, message));
     }
-    Ok(store.is_session(cookie.value(), state.coordinator.clock().now_ms()).await?)
+    let is_session = is_operators(state, cookie.value(), true, peer).await?;
+    if !is_session {
+        was_wrong(state, peer);
+    }
+    Ok(is_session)
+}
+
+/// Whether that is the admin token, or else an open session. Asked of the store each time: both can be made void, also
+/// by another process.
+///
+/// # Errors
+/// The store; or it is not known, and the address was wrong too often.
+pub async fn is_operators(state: &AppState, secret: &str, is_session: bool, peer: Peer) -> Result<bool, ApiError> {
+    let (store, digest) = (state.coordinator.store(), Sha256Digest::of(secret));
+    match state.gate.holder(&digest) {
+        Some(Holder::Client(..)) => return Ok(false),
+        Some(Holder::Operator) => {}
+        None => state.gate.may_try(peer, gate::TOKEN, Instant::now())?,
+    }
+    let is_right = if is_session {
+        store.is_session(secret, state.coordinator.clock().now_ms()).await?
+    } else {
+        store.is_admin_token(secret).await?
+    };
+    if is_right {
+        state.gate.was_right(&digest, Holder::Operator);
+    }
+    Ok(is_right)
+}
+
+/// The client of that run whose token this is known to be, if it is on the roster still: who has left is not. Who was
+/// kicked is, and is told so.
+fn known_client(state: &AppState, run: &RunHandle, token: &Sha256Digest) -> Option<ClientId> {
+    match state.gate.holder(token)? {
+        Holder::Client(its_run, id) if its_run == *run.run() => {
+            run.published().read(|snapshot| snapshot.client(&id).is_some()).then_some(id)
+        }
+        _ => None,
+    }
 }
 
 /// SameSite=Strict keeps other sites out, but a site is more than an origin: another port of this host is the same
@@ -57,11 +103,14 @@ impl FromRequestParts<AppState> for Admin {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
-        if is_admin(state, &parts.headers).await? {
-            Ok(Self)
-        } else {
-            Err(unauthorized("this needs the admin token, or a dashboard login"))
+        if is_admin(state, &parts.headers, Peer::of(&parts.extensions)).await? {
+            is_known(&parts.extensions);
+            return Ok(Self);
         }
+        if bearer(&parts.headers).is_some() {
+            was_wrong(state, Peer::of(&parts.extensions));
+        }
+        Err(unauthorized("this needs the admin token, or a dashboard login"))
     }
 }
 
@@ -84,10 +133,23 @@ impl FromRequestParts<AppState> for Client {
         let Run(run) = Run::from_request_parts(parts, state).await?;
         let Path(IdPath { id }) = Path::from_request_parts(parts, state).await?;
         let token = bearer(&parts.headers).ok_or_else(|| unauthorized("this needs the client's token"))?;
+        let digest = Sha256Digest::of(token);
+        if known_client(state, &run, &digest).as_ref() == Some(&id) {
+            is_known(&parts.extensions);
+            return Ok(Self { run, id });
+        }
+        state.gate.may_try(Peer::of(&parts.extensions), gate::TOKEN, Instant::now())?;
         // An unknown client is answered as a wrong token is: who is on the roster is nobody else's business.
         match state.coordinator.store().client_token(run.run(), &id).await? {
-            Some(kept) if kept == Sha256Digest::of(token) => Ok(Self { run, id }),
-            _ => Err(unauthorized("this is not the token of that client")),
+            Some(kept) if kept == digest => {
+                state.gate.was_right(&digest, Holder::Client(run.run().clone(), id.clone()));
+                is_known(&parts.extensions);
+                Ok(Self { run, id })
+            }
+            _ => {
+                was_wrong(state, Peer::of(&parts.extensions));
+                Err(unauthorized("this is not the token of that client"))
+            }
         }
     }
 }
@@ -100,12 +162,15 @@ impl FromRequestParts<AppState> for ModelReader {
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
         let Run(run) = Run::from_request_parts(parts, state).await?;
-        if is_admin(state, &parts.headers).await? {
-            return Ok(Self(run));
-        }
-        let token = bearer(&parts.headers).ok_or_else(|| unauthorized("this needs a client's token"))?;
-        let id = state.coordinator.store().has_client_token(run.run(), token).await?;
-        let id = id.ok_or_else(|| unauthorized("this is not the token of a client of this run"))?;
+        let known = bearer(&parts.headers).and_then(|token| known_client(state, &run, &Sha256Digest::of(token)));
+        let id = match known {
+            Some(id) => id,
+            None if is_admin(state, &parts.headers, Peer::of(&parts.extensions)).await? => return Ok(Self(run)),
+            None => {
+                let token = bearer(&parts.headers).ok_or_else(|| unauthorized("this needs a client's token"))?;
+                client_with(state, run.run(), token, Peer::of(&parts.extensions)).await?
+            }
+        };
         match run.published().read(|snapshot| snapshot.client(&id).map(|c| c.state)) {
             Some(ClientState::Kicked) => {
                 Err(ApiError::new(ErrorCode::Kicked, format!("client {id} was removed by the operator")))
@@ -114,6 +179,21 @@ impl FromRequestParts<AppState> for ModelReader {
                 Err(ApiError::new(ErrorCode::NotAdmitted, format!("client {id} awaits admission")))
             }
             _ => Ok(Self(run)),
+        }
+    }
+}
+
+/// The client of that run with this token.
+async fn client_with(state: &AppState, run: &RunId, token: &str, peer: Peer) -> Result<ClientId, ApiError> {
+    state.gate.may_try(peer, gate::TOKEN, Instant::now())?;
+    match state.coordinator.store().has_client_token(run, token).await? {
+        Some(id) => {
+            state.gate.was_right(&Sha256Digest::of(token), Holder::Client(run.clone(), id.clone()));
+            Ok(id)
+        }
+        None => {
+            was_wrong(state, peer);
+            Err(unauthorized("this is not the token of a client of this run"))
         }
     }
 }

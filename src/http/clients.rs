@@ -4,6 +4,7 @@ use super::AppState;
 use super::auth::{Client, is_admin};
 use super::error::{ApiError, ApiResult};
 use super::extract::{ApiJson, ApiPath, ApiQuery, Run};
+use super::gate::{self, Holder, Peer};
 use crate::digest::Sha256Digest;
 use crate::round::Command;
 use crate::store::Token;
@@ -12,8 +13,8 @@ use app::api::{
 };
 use axum::Json;
 use axum::extract::{FromRequestParts, Request, State};
-use axum::http::StatusCode;
-use std::time::Duration;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use std::time::{Duration, Instant};
 
 /// The longest that a long-poll waits.
 const MAX_WAIT_S: u32 = 60;
@@ -26,17 +27,21 @@ const MAX_ERROR_CHARS: usize = 500;
     request_body = RegisterRequest,
     responses(
         (status = 201, body = RegisterReply), (status = 403, body = ErrorBody), (status = 404, body = ErrorBody),
-        (status = 422, body = ErrorBody), (status = 503, body = ErrorBody),
+        (status = 422, body = ErrorBody), (status = 429, body = ErrorBody), (status = 503, body = ErrorBody),
     ),
 )]
 pub async fn register(
     State(state): State<AppState>,
     Run(run): Run,
+    peer: Peer,
     ApiJson(request): ApiJson<RegisterRequest>,
 ) -> ApiResult<(StatusCode, Json<RegisterReply>)> {
     if let Some(wanted) = &state.join_secret {
+        // Also with the right one: else it could be found by who may not try any more.
+        state.gate.may_try(peer, gate::SECRET, Instant::now())?;
         let given = Sha256Digest::of(request.join_secret.as_deref().unwrap_or_default());
         if given != *wanted {
+            state.gate.was_wrong(peer, gate::SECRET, Instant::now());
             return Err(ApiError::new(ErrorCode::WrongSecret, "the join secret is missing or wrong"));
         }
     }
@@ -47,9 +52,10 @@ pub async fn register(
     let token = Token::generate();
     let id = format!("c{:016x}", rand::random::<u64>());
     let client_id: ClientId = id.parse().map_err(|e| ApiError::new(ErrorCode::Internal, format!("{e}")))?;
-    let state = run.register(client_id.clone(), token.digest(), request).await?;
+    let standing = run.register(client_id.clone(), token.digest(), request).await?;
+    state.gate.was_right(&token.digest(), Holder::Client(run.run().clone(), client_id.clone()));
     let model = run.published().read(|snapshot| snapshot.model.clone());
-    let reply = RegisterReply { client_id, token: token.reveal().to_owned(), state, model };
+    let reply = RegisterReply { client_id, token: token.reveal().to_owned(), state: standing, model };
     Ok((StatusCode::CREATED, Json(reply)))
 }
 
@@ -61,25 +67,46 @@ pub struct TaskQuery {
     /// How long to wait for something to do, in seconds: at most 60.
     #[serde(default)]
     wait_s: u32,
+    /// The round that the client works for. Then this waits for the end of that work: it is answered as soon as no update
+    /// for that round would be taken any more.
+    round: Option<u64>,
 }
 
 /// What to do now. Waits until there is something, up to `wait_s`; also the heartbeat.
+///
+/// With `wait`, `Retry-After` says in how many seconds one that does not long-poll should ask again: one for every 200
+/// clients of the run, at most 30, so that all of them together ask about 200 times a second.
 #[utoipa::path(
     get, path = "/runs/{run}/clients/{id}/task", tag = "client",
     params(("run" = RunId, Path), ("id" = ClientId, Path), TaskQuery),
-    responses((status = 200, body = Task), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody)),
+    responses(
+        (status = 200, body = Task, headers(("Retry-After" = u32, description = "seconds, with `wait` only"))),
+        (status = 401, body = ErrorBody), (status = 403, body = ErrorBody), (status = 429, body = ErrorBody),
+        (status = 503, body = ErrorBody),
+    ),
 )]
 pub async fn task(
     State(state): State<AppState>,
     Client { run, id }: Client,
     ApiQuery(query): ApiQuery<TaskQuery>,
-) -> ApiResult<Json<Task>> {
+) -> ApiResult<(HeaderMap, Json<Task>)> {
     let patience = Duration::from_secs(query.wait_s.min(MAX_WAIT_S).into());
     let stopping = ApiError::new(ErrorCode::Unavailable, "the coordinator is stopping");
-    tokio::select! {
-        task = run.task(&id, patience, None) => Ok(Json(task?)),
-        () = state.coordinator.shutdown().cancelled() => Err(stopping),
+    let task = tokio::select! {
+        task = run.task(&id, patience, query.round) => task?,
+        () = state.coordinator.shutdown().cancelled() => return Err(stopping),
+    };
+    let mut headers = HeaderMap::new();
+    if matches!(task, Task::Wait { .. }) {
+        let clients = run.published().read(|snapshot| snapshot.clients.len());
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(ask_again_s(clients)));
     }
+    Ok((headers, Json(task)))
+}
+
+/// In how many seconds each of so many clients should ask again, so that all together ask 200 times a second.
+fn ask_again_s(clients: usize) -> u64 {
+    clients.div_ceil(200).clamp(1, 30) as u64
 }
 
 /// State and progress. The reply says whether to stop training.
@@ -108,7 +135,7 @@ pub async fn leave(
     request: Request,
 ) -> ApiResult<StatusCode> {
     let (mut parts, _) = request.into_parts();
-    let command = if is_admin(&state, &parts.headers).await? {
+    let command = if is_admin(&state, &parts.headers, Peer::of(&parts.extensions)).await? {
         Command::Kick { client: id, ban: false }
     } else {
         let Client { id, .. } = Client::from_request_parts(&mut parts, &state).await?;
@@ -116,4 +143,15 @@ pub async fn leave(
     };
     run.command(command).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ask_again_s;
+
+    #[test]
+    fn clients_together_ask_about_200_times_a_second() {
+        let asked = [0, 1, 200, 201, 5_000, 6_000, 100_000].map(ask_again_s);
+        assert_eq!(asked, [1, 1, 1, 2, 25, 30, 30]);
+    }
 }

@@ -36,6 +36,12 @@ impl ApiError {
         this
     }
 
+    /// The same, with when to come back: in a second, if not told.
+    pub fn retry_after_s(mut self, seconds: u32) -> Self {
+        self.retry_after_s = Some(seconds);
+        self
+    }
+
     /// Reading a request's body failed: too slow, too large, or cut off.
     pub fn from_body(error: &(dyn Error + 'static)) -> Self {
         let mut cause = Some(error);

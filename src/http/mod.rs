@@ -5,13 +5,16 @@
 
 mod auth;
 mod clients;
+mod connections;
 mod control;
 mod error;
 mod events;
 mod extract;
+mod gate;
 mod health;
 mod models;
 mod page;
+mod room;
 mod runs;
 mod server;
 mod session;
@@ -20,7 +23,9 @@ mod updates;
 pub use error::{ApiError, ApiResult};
 pub use server::{ServeError, Server};
 
+use gate::Gate;
 use page::options as leptos_options;
+use room::UploadRoom;
 
 use crate::coordinator::Coordinator;
 use crate::digest::Sha256Digest;
@@ -28,11 +33,12 @@ use app::api::ErrorCode;
 use axum::body::{Body, HttpBody};
 use axum::extract::{DefaultBodyLimit, FromRef, Request};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
-use axum::{Json, Router};
+use axum::{Json, Router, middleware};
 use futures::{StreamExt, stream};
 use leptos::config::LeptosOptions;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tower_http::compression::CompressionLayer;
 use tower_http::map_request_body::MapRequestBodyLayer;
 use tower_http::set_header::SetResponseHeaderLayer;
@@ -44,6 +50,8 @@ use utoipa_axum::routes;
 
 /// The largest JSON body.
 const MAX_JSON_BYTES: usize = 64 << 10;
+/// How long one of these may take to come: anybody may send one to where clients register, and holds a connection with it.
+const JSON_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What every handler has at hand.
 #[derive(Debug, Clone)]
@@ -54,6 +62,10 @@ pub struct AppState {
     pub join_secret: Option<Sha256Digest>,
     /// The largest body taken, whatever the model.
     pub max_body_bytes: u64,
+    /// Who was wrong too often.
+    pub gate: Arc<Gate>,
+    /// How many uploads are received at once.
+    pub uploads: Arc<UploadRoom>,
     /// Where the page's files are.
     pub leptos: LeptosOptions,
 }
@@ -80,8 +92,11 @@ impl FromRef<AppState> for LeptosOptions {
 )]
 struct ApiDoc;
 
-/// Everything that the coordinator serves. A request whose body has not come within `body_timeout` is ended.
-pub fn router(state: AppState, body_timeout: Duration) -> Router {
+/// Everything that the coordinator serves. A request whose body has not come within `body_timeout` is ended. So many may
+/// watch the events: anybody may, and holds a connection with it.
+pub fn router(state: AppState, body_timeout: Duration, watchers: usize) -> Router {
+    let watchers = Arc::new(Semaphore::new(watchers.clamp(1, Semaphore::MAX_PERMITS)));
+    let watched = middleware::from_fn(move |request, next| connections::at_most(watchers.clone(), request, next));
     let control = OpenApiRouter::with_openapi(ApiDoc::openapi())
         // the client plane
         .routes(routes!(runs::clients, clients::register))
@@ -98,9 +113,10 @@ pub fn router(state: AppState, body_timeout: Duration) -> Router {
         .routes(routes!(control::kick))
         .routes(routes!(session::log_in, session::log_out))
         // open to readers
-        .routes(routes!(events::events))
+        .merge(OpenApiRouter::new().routes(routes!(events::events)).layer(watched))
         .routes(routes!(runs::export))
-        .layer(DefaultBodyLimit::max(MAX_JSON_BYTES));
+        .layer(DefaultBodyLimit::max(MAX_JSON_BYTES))
+        .layer(MapRequestBodyLayer::new(move |body| within(JSON_TIMEOUT.min(body_timeout), body)));
     // These look at the size themselves: their caps depend on the model.
     let bodies = OpenApiRouter::new()
         .routes(routes!(updates::put_update, updates::get_update))

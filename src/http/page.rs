@@ -2,6 +2,7 @@
 
 use super::AppState;
 use super::auth::is_admin;
+use super::gate::Peer;
 use app::ServerContext;
 use axum::Router;
 use axum::extract::{Request, State};
@@ -73,7 +74,7 @@ pub fn routes(state: AppState) -> Router {
 
 async fn mark_admin(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
     // A store that does not answer leaves the page readable, without controls.
-    let admin = is_admin(&state, request.headers()).await.unwrap_or(false);
+    let admin = is_admin(&state, request.headers(), Peer::of(request.extensions())).await.unwrap_or(false);
     request.extensions_mut().insert(IsAdmin(admin));
     next.run(request).await
 }

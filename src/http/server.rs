@@ -1,5 +1,7 @@
 //! A coordinator that listens: put together from its settings, started, stopped in good order.
 
+use super::connections::{self, Limits, room_in_files};
+use super::gate::{Gate, Holder};
 use super::{AppState, leptos_options, router};
 use crate::config::ServeSettings;
 use crate::coordinator::{Coordinator, Origin, StartError};
@@ -7,11 +9,7 @@ use crate::digest::Sha256Digest;
 use crate::model::ModelError;
 use crate::store::{Store, StoreError, Token};
 use app::api::{CreateRun, Dataset};
-use axum::Router;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
+use rustix::process::{Resource, getrlimit};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,16 +17,6 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-
-/// How long running requests may take to end once the coordinator is told to stop.
-const DRAIN: Duration = Duration::from_secs(8);
-
-/// How long the head of a request may take to come, and how long a connection may be idle between two.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// What a connection may hold of a request that is not dealt with yet: its head at the least, which browsers and proxies
-/// keep far below that. Many clients upload at once.
-const CONNECTION_BUFFER_BYTES: usize = 128 << 10;
 
 /// Why the coordinator did not start.
 #[derive(Debug, thiserror::Error)]
@@ -84,15 +72,23 @@ impl Server {
         if coordinator.run(&run).is_none() && !coordinator.broken().contains_key(&run) {
             coordinator.create_run(run, Origin::BuiltIn { model, dataset }, config).await?;
         }
+        let gate = Arc::new(Gate::default());
+        if let Some(token) = &new_admin_token {
+            gate.was_right(&token.digest(), Holder::Operator);
+        }
         let join_secret = settings.join_secret.as_ref().map(|secret| Sha256Digest::of(secret.expose()));
         let state = AppState {
             coordinator: coordinator.clone(),
             join_secret,
             leptos: leptos_options(&site_root()),
             max_body_bytes: u64::from(settings.max_upload_mb) << 20,
+            gate,
+            uploads: Arc::default(),
         };
-        let router = router(state, Duration::from_secs(settings.body_timeout_s.into()));
-        let serving = tokio::spawn(accept(listener, router, coordinator.shutdown().clone()));
+        let connections = connections(settings);
+        let router = router(state, Duration::from_secs(settings.body_timeout_s.into()), connections / 4);
+        let limits = Limits { connections, patience: Duration::from_secs(settings.head_timeout_s.into()) };
+        let serving = tokio::spawn(connections::serve(listener, router, limits, coordinator.shutdown().clone()));
         tracing::info!(%address, device = crate::model::describe(device), "coordinator started");
         Ok(Self { address, new_admin_token, coordinator, serving })
     }
@@ -124,39 +120,13 @@ impl Server {
     }
 }
 
-/// Serves connections until told to stop, then gives those that are busy time to end. Instead of `axum::serve`, which
-/// waits forever for a request's head.
-async fn accept(listener: TcpListener, router: Router, shutdown: CancellationToken) {
-    let mut http = auto::Builder::new(TokioExecutor::new());
-    http.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(CONNECTION_BUFFER_BYTES);
-    let service = TowerToHyperService::new(router);
-    let connections = GracefulShutdown::new();
-    loop {
-        let stream = tokio::select! {
-            () = shutdown.cancelled() => break,
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    // Out of file descriptors, most likely: that passes as others hang up.
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            },
-        };
-        let _ = stream.set_nodelay(true); // a slower connection is still a connection
-        let connection = http.serve_connection(TokioIo::new(stream), service.clone()).into_owned();
-        let connection = connections.watch(connection);
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(error, "a connection broke");
-            }
-        });
+/// How many connections to take: as set, or as many as the limit of open files leaves.
+fn connections(settings: &ServeSettings) -> usize {
+    let (wanted, room) = (settings.max_connections as usize, room_in_files(getrlimit(Resource::Nofile).current));
+    if room < wanted {
+        tracing::info!("max-connections is {wanted}, but the limit of open files leaves room for {room}: ulimit -n");
     }
-    drop(listener);
-    if tokio::time::timeout(DRAIN, connections.shutdown()).await.is_err() {
-        tracing::warn!("requests still running after {} s are cut off", DRAIN.as_secs());
-    }
+    wanted.min(room)
 }
 
 /// Where cargo-leptos has put the page's files: as it says itself, in this checkout, or beside the program.

@@ -1,14 +1,16 @@
 //! The dashboard's login.
 
 use super::AppState;
-use super::auth::{Admin, SESSION_COOKIE};
+use super::auth::{Admin, SESSION_COOKIE, is_operators};
 use super::error::{ApiError, ApiResult};
+use super::gate::{self, Holder, Peer};
 use app::api::{ErrorBody, ErrorCode, LoginRequest};
 use axum::extract::{FromRequest, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum_extra::extract::CookieJar;
 use axum_extra::extract::cookie::{Cookie, SameSite};
+use std::time::Instant;
 
 /// How long a login lasts at most; the cookie itself ends with the browser.
 const SESSION_DAYS: u64 = 30;
@@ -17,9 +19,17 @@ const SESSION_DAYS: u64 = 30;
 #[utoipa::path(
     post, path = "/session", tag = "admin", security(()),
     request_body(content((LoginRequest = "application/json"), (LoginRequest = "application/x-www-form-urlencoded"))),
-    responses((status = 204, description = "the session cookie is set"), (status = 401, body = ErrorBody)),
+    responses(
+        (status = 204, description = "the session cookie is set"), (status = 401, body = ErrorBody),
+        (status = 429, body = ErrorBody),
+    ),
 )]
-pub async fn log_in(State(state): State<AppState>, jar: CookieJar, request: Request) -> ApiResult<Response> {
+pub async fn log_in(
+    State(state): State<AppState>,
+    peer: Peer,
+    jar: CookieJar,
+    request: Request,
+) -> ApiResult<Response> {
     let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let is_form = content_type.starts_with("application/x-www-form-urlencoded");
     let LoginRequest { token } = if is_form {
@@ -27,7 +37,8 @@ pub async fn log_in(State(state): State<AppState>, jar: CookieJar, request: Requ
     } else {
         axum::Json::from_request(request, &state).await?.0
     };
-    if !state.coordinator.store().is_admin_token(token.trim()).await? {
+    if !is_operators(&state, token.trim(), false, peer).await? {
+        state.gate.was_wrong(peer, gate::TOKEN, Instant::now());
         tracing::warn!("a login with a wrong admin token");
         if is_form {
             return Ok(Redirect::to("/login?refused").into_response());
@@ -36,6 +47,7 @@ pub async fn log_in(State(state): State<AppState>, jar: CookieJar, request: Requ
     }
     let now = state.coordinator.clock().now_ms();
     let session = state.coordinator.store().open_session(now, now + SESSION_DAYS * 86_400_000).await?;
+    state.gate.was_right(&session.digest(), Holder::Operator);
     let jar = jar.add(session_cookie(session.reveal().to_owned()));
     Ok(if is_form { (jar, Redirect::to("/")).into_response() } else { (jar, StatusCode::NO_CONTENT).into_response() })
 }

@@ -3,12 +3,14 @@
 
 mod asynchronous;
 mod broken_links;
+mod cancels;
 mod encodings;
 mod events;
 mod federated;
 mod harness;
 mod hostile;
 mod other_clients;
+mod patience;
 mod processes;
 mod restart;
 mod rounds;

@@ -130,6 +130,50 @@ async fn coordinator_and_agents_as_processes_survive_a_crash_and_end_in_good_ord
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_is_killed_comes_back_as_the_client_that_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("me.json");
+    let kept = || serde_json::from_slice::<Value>(&std::fs::read(&file).unwrap()).unwrap();
+    let mut served = Served::start(folder.path(), "127.0.0.1:0", &crate::harness::NO_DATASET).await;
+    let admin = served.token.clone().unwrap();
+    let args = ["join", &served.origin.clone(), "--name", "agent", "--noise", "0.01", "--identity", "me.json"];
+    // Given an agent that has taken part in a round, and keeps who it is,
+    let mut agent = Program::start(folder.path(), "agent", &args);
+    served.until("it is there", |run| run.clients.len() == 1).await;
+    served.autorun(&admin, 1).await;
+    let before = served.until("a round is over", |run| run.version == 1).await.clients.remove(0);
+    assert_eq!((before.id.as_str(), before.rounds), (kept()["client_id"].as_str().unwrap(), 1));
+    // which no second one can be at the same time,
+    let mut second = Program::start(folder.path(), "second", &args);
+    assert_eq!(soon("its end", second.child.wait()).await.unwrap().code(), Some(1));
+    assert!(second.logged().contains("me.json is in use by another agent"), "{}", second.logged());
+    // when it is killed on the spot and started again,
+    agent.child.kill().await.unwrap();
+    let mut agent = Program::start(folder.path(), "agent-again", &args);
+    served.autorun(&admin, 1).await;
+    // then it takes part as the client that it was.
+    let run = served.until("another round is over", |run| run.version == 2).await;
+    assert_eq!((run.clients.len(), &run.clients[0].id, run.clients[0].rounds), (1, &before.id, 2));
+    // If the coordinator does not know that one any more, it registers anew, and is that one from then on.
+    agent.child.kill().await.unwrap();
+    let own = format!("{}/api/v1/runs/default/clients/{}", served.origin, before.id);
+    take(204, served.http.delete(own).bearer_auth(kept()["token"].as_str().unwrap())).await;
+    let mut last = Program::start(folder.path(), "agent-anew", &args);
+    let run = served.until("it is there again", |run| !run.clients.is_empty()).await;
+    assert_ne!(run.clients[0].id, before.id);
+    served.autorun(&admin, 1).await;
+    served.until("a third round is over", |run| run.version == 3).await;
+    assert_eq!(kept()["client_id"], run.clients[0].id.as_str());
+    let token = kept()["token"].as_str().unwrap().to_owned();
+    // Leaving in good order, it leaves no file either; and no log has its token.
+    assert_eq!(last.ends().await, Some(0), "{}", last.logged());
+    served.until("it has left", |run| run.clients.is_empty()).await;
+    assert!(!file.exists());
+    assert!(!last.logged().contains(&token) && !served.program.logged().contains(&token));
+    assert_eq!(served.program.ends().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn exit_codes_mean_something() {
     let folder = tempfile::tempdir().unwrap();
     let code = async |args: &[&str]| {

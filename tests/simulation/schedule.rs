@@ -342,13 +342,12 @@ impl Schedule {
             Request::Task { id, at_work_for } => {
                 let asked = id.clone();
                 let result = self.act(async move |c| c.task(&asked, at_work_for).await)?;
-                if let Ok(Task::Train(task)) = &result {
+                if let Ok((Task::Train(task), _)) = &result {
                     self.may_be_asked(&id, task.round);
                 }
                 match (result, at_work_for) {
-                    (Ok(Task::Train(task)), Some(round)) => Answer::Cancel(task.round != round),
-                    (Ok(_), Some(_)) => Answer::Cancel(true),
-                    (Ok(task), None) => Answer::Task(task),
+                    (Ok((_, is_cancelled)), Some(_)) => Answer::Cancel(is_cancelled),
+                    (Ok((task, _)), None) => Answer::Task(task),
                     (Err(refusal), _) => refused(refusal),
                 }
             }

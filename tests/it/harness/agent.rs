@@ -35,6 +35,7 @@ impl Agent {
             join_secret: None,
             encoding: None,
             work: Work::Train { device: tch::Device::Cpu, images },
+            identity: None,
         };
         let leave = CancellationToken::new();
         Self { task: tokio::spawn(agent::join(settings, leave.clone())), leave: leave.drop_guard() }

@@ -1,6 +1,7 @@
 //! Every refusal of the protocol: its status, its code, and that nothing is kept of what was refused.
 
 mod bodies;
+mod floods;
 mod models;
 mod requests;
 mod secrets;

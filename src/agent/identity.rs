@@ -1,0 +1,243 @@
+//! Who we are, in a file: an agent that was killed, or whose machine was, comes back as the client that it was.
+//!
+//! The file holds the client's token, and is for nobody else to read. It is locked as long as an agent uses it. It is
+//! always whole: written beside its place, then moved there.
+
+use super::transport::Identity;
+use app::api::RunId;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// The largest such file: far more than one has.
+const MAX_BYTES: u64 = 64 << 10;
+
+/// Why such a file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// The file system.
+    #[error("{path}: {source}")]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Another agent has it.
+    #[error("{0} is in use by another agent: each needs a file of its own")]
+    InUse(PathBuf),
+    /// It holds something else, which is not overwritten.
+    #[error("{path} is not an identity file: {reason}")]
+    NotOne {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// It is who we are elsewhere.
+    #[error("{path} is of run '{run}' at {coordinator}: give another file, or remove this one")]
+    Elsewhere {
+        /// Which file.
+        path: PathBuf,
+        /// Its run.
+        run: RunId,
+        /// Its coordinator.
+        coordinator: String,
+    },
+}
+
+/// What stands in it.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Kept {
+    coordinator: String,
+    run: RunId,
+    #[serde(flatten)]
+    identity: Identity,
+}
+
+/// An identity file in use.
+pub struct IdentityFile {
+    path: PathBuf,
+    coordinator: String,
+    run: RunId,
+    kept: Option<Identity>,
+    /// Holds the lock.
+    file: File,
+}
+
+impl fmt::Debug for IdentityFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "IdentityFile({}, {:?})", self.path.display(), self.kept)
+    }
+}
+
+impl IdentityFile {
+    /// Takes the file for an agent of that run. One that is not there is made, and is empty.
+    ///
+    /// # Errors
+    /// It cannot be read, is in use, or is something else.
+    pub fn open(path: &Path, coordinator_url: &str, run: &RunId) -> Result<Self, IdentityError> {
+        let at = at(path);
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .map_err(&at)?;
+        lock(&file, path)?;
+        // Moved away or removed between the two steps above: then the lock is that of an agent which has just ended.
+        let (here, held) = (std::fs::metadata(path).map_err(&at)?, file.metadata().map_err(&at)?);
+        if (here.dev(), here.ino()) != (held.dev(), held.ino()) {
+            return Err(IdentityError::InUse(path.to_owned()));
+        }
+        let mut text = String::new();
+        (&mut file).take(MAX_BYTES).read_to_string(&mut text).map_err(&at)?;
+        let coordinator = coordinator_url.trim_end_matches('/').to_owned();
+        let kept = if text.is_empty() {
+            None
+        } else {
+            let not_one = |error: serde_json::Error| {
+                // Without the text: that may be a secret.
+                let reason = format!("{:?} in line {}", error.classify(), error.line());
+                IdentityError::NotOne { path: path.to_owned(), reason }
+            };
+            let kept: Kept = serde_json::from_str(&text).map_err(not_one)?;
+            if (&kept.coordinator, &kept.run) != (&coordinator, run) {
+                let Kept { coordinator, run, .. } = kept;
+                return Err(IdentityError::Elsewhere { path: path.to_owned(), run, coordinator });
+            }
+            Some(kept.identity)
+        };
+        Ok(Self { path: path.to_owned(), coordinator, run: run.clone(), kept, file })
+    }
+
+    /// Who we were.
+    pub(super) fn kept(&self) -> Option<&Identity> {
+        self.kept.as_ref()
+    }
+
+    /// Keeps who we are from now on.
+    pub(super) fn keep(&mut self, identity: &Identity) -> Result<(), IdentityError> {
+        let Self { coordinator, run, .. } = &*self;
+        let kept = Kept { coordinator: coordinator.clone(), run: run.clone(), identity: identity.clone() };
+        let mut text = serde_json::to_vec_pretty(&kept).map_err(io::Error::from).map_err(at(&self.path))?;
+        text.push(b'\n');
+        let beside = self.path.with_added_extension("new");
+        let write = || {
+            let _ = std::fs::remove_file(&beside); // of one who was killed just here
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+            file.lock()?; // before it is in its place, so that there is no moment without a lock
+            file.write_all(&text)?;
+            file.sync_all()?;
+            std::fs::rename(&beside, &self.path)?;
+            Ok(file)
+        };
+        self.file = write().map_err(at(&beside))?;
+        self.kept = Some(identity.clone());
+        Ok(())
+    }
+
+    /// We are nobody any more: the file goes when this is dropped.
+    pub(super) fn forget(&mut self) {
+        self.kept = None;
+    }
+}
+
+impl Drop for IdentityFile {
+    fn drop(&mut self) {
+        if self.kept.is_none() {
+            let _ = std::fs::remove_file(&self.path); // an empty one harms nobody
+        }
+    }
+}
+
+fn lock(file: &File, path: &Path) -> Result<(), IdentityError> {
+    match file.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => Err(IdentityError::InUse(path.to_owned())),
+        Err(TryLockError::Error(error)) => Err(at(path)(error)),
+    }
+}
+
+fn at(path: &Path) -> impl Fn(io::Error) -> IdentityError {
+    move |source| IdentityError::Io { path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const HERE: &str = "http://127.0.0.1:3000";
+
+    fn open(path: &Path) -> Result<IdentityFile, IdentityError> {
+        IdentityFile::open(path, HERE, &"default".parse().unwrap())
+    }
+
+    fn identity(token: &str) -> Identity {
+        Identity { client_id: "c1".parse().unwrap(), token: token.to_owned() }
+    }
+
+    /// A folder, and the path of a file in it that is not there yet.
+    fn nowhere() -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("me.json");
+        (folder, path)
+    }
+
+    #[test]
+    fn who_we_are_is_there_again_and_for_nobody_else_to_read() {
+        let (folder, path) = nowhere();
+        let mut file = open(&path).unwrap();
+        assert!(file.kept().is_none());
+        file.keep(&identity("first")).unwrap();
+        file.keep(&identity("second")).unwrap();
+        drop(file);
+        assert_eq!(open(&path).unwrap().kept().unwrap().token, "second");
+        assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o600);
+        assert_eq!(folder.path().read_dir().unwrap().count(), 1, "nothing lies beside it");
+    }
+
+    #[test]
+    fn a_file_has_one_agent_at_a_time() {
+        let (_folder, path) = nowhere();
+        let mut file = open(&path).unwrap();
+        assert!(matches!(open(&path), Err(IdentityError::InUse(_))));
+        file.keep(&identity("a")).unwrap();
+        assert!(matches!(open(&path), Err(IdentityError::InUse(_))));
+        drop(file);
+        open(&path).unwrap();
+    }
+
+    #[test]
+    fn who_has_left_leaves_no_file() {
+        let (_folder, path) = nowhere();
+        let mut file = open(&path).unwrap();
+        file.keep(&identity("a")).unwrap();
+        file.forget();
+        drop(file);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_file_of_elsewhere_or_of_something_else_is_refused_and_stays_as_it_is() {
+        let (_folder, path) = nowhere();
+        open(&path).unwrap().keep(&identity("secret")).unwrap();
+        let before = std::fs::read(&path).unwrap();
+        let refusal = IdentityFile::open(&path, HERE, &"other".parse().unwrap()).unwrap_err().to_string();
+        assert!(refusal.contains("is of run 'default' at http://127.0.0.1:3000"), "{refusal}");
+        assert!(IdentityFile::open(&path, "http://10.0.0.1", &"default".parse().unwrap()).is_err());
+        IdentityFile::open(&path, "http://127.0.0.1:3000/", &"default".parse().unwrap()).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), before);
+        std::fs::write(&path, "my diary: secret").unwrap();
+        let refusal = open(&path).unwrap_err().to_string();
+        assert!(refusal.contains("is not an identity file") && !refusal.contains("secret"), "{refusal}");
+        assert_eq!(std::fs::read(&path).unwrap(), b"my diary: secret");
+    }
+}

@@ -1,0 +1,319 @@
+//! Who comes in masses: wrong tokens, connections that say nothing, bodies without an end. 408, 413, 429, 503; and the
+//! rounds of the others go on.
+
+use super::open_round;
+use crate::harness::{Coordinator, Guest, NO_DATASET, read_to_end, refused, soon, take};
+use app::api::{ErrorBody, ErrorCode};
+use reqwest::{Method, RequestBuilder, header};
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+/// Far more than any budget.
+const MANY: usize = 2_000;
+
+/// Whether that is the word to wait; else it is the answer to what is wrong.
+async fn is_told_to_wait(wrong: u16, request: RequestBuilder) -> bool {
+    let answer = soon("an answer", request.send()).await.unwrap();
+    if answer.status() == wrong {
+        return false;
+    }
+    assert_eq!(answer.status(), 429);
+    let seconds: u32 = answer.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!(seconds >= 1);
+    answer.json::<ErrorBody>().await.unwrap().code == ErrorCode::TooMany
+}
+
+/// Sends the same again and again until it is told to wait; returns how often it was not.
+async fn until_told_to_wait(wrong: u16, request: impl Fn() -> RequestBuilder) -> usize {
+    for tries in 0..MANY {
+        if is_told_to_wait(wrong, request()).await {
+            return tries;
+        }
+    }
+    panic!("{MANY} wrong ones, and nobody minds");
+}
+
+async fn connect(coordinator: &Coordinator) -> TcpStream {
+    TcpStream::connect(coordinator.authority()).await.unwrap()
+}
+
+/// A connection that has sent the head of an update without an end, and is asked for the body.
+async fn endless(coordinator: &Coordinator, guest: &Guest, round: u64) -> TcpStream {
+    let mut stream = connect(coordinator).await;
+    let head = format!(
+        "PUT /api/v1/runs/tiny/rounds/{round}/updates/{}?samples=1 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\
+         Content-Type: application/vnd.safetensors\r\nContent-Encoding: zstd\r\nTransfer-Encoding: chunked\r\n\
+         Expect: 100-continue\r\nConnection: close\r\n\r\n",
+        guest.id, guest.token
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut go_on = [0; 25];
+    soon("the word to go on", stream.read_exact(&mut go_on)).await.unwrap();
+    assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_wrong_tokens_is_told_to_wait_and_right_ones_are_not() {
+    // Given an address that has shown too many wrong tokens
+    let (coordinator, guest) = open_round(&[]).await;
+    let other = Guest::join(&coordinator, "default", "other").await;
+    let task = format!("/runs/tiny/clients/{}/task", guest.id);
+    let guess = || coordinator.anybody(Method::GET, &task).bearer_auth("0".repeat(64));
+    until_told_to_wait(401, guess).await;
+    // of whatever kind,
+    let order = || coordinator.anybody(Method::POST, "/runs/tiny/rounds");
+    until_told_to_wait(401, || coordinator.anybody(Method::GET, "/runs/tiny/models/0").bearer_auth("guess")).await;
+    until_told_to_wait(401, || order().bearer_auth("guess")).await;
+    until_told_to_wait(401, || order().header(header::COOKIE, "fedlearn_session=guess")).await;
+    let login = || coordinator.anybody(Method::POST, "/session").json(&json!({"token": "guess"}));
+    until_told_to_wait(401, login).await;
+    until_told_to_wait(401, || coordinator.anybody(Method::GET, &task).bearer_auth(&other.token)).await;
+    // when it goes on with that,
+    let mut flood = JoinSet::new();
+    for _ in 0..8 {
+        let guess = guess().build().unwrap();
+        let http = coordinator.http.clone();
+        flood.spawn(async move {
+            loop {
+                http.execute(guess.try_clone().unwrap()).await.unwrap();
+            }
+        });
+    }
+    // then the clients of that address go on with their rounds, others come, and the operator is heard.
+    for round in 1..=5 {
+        assert_eq!(guest.asked().await.round, round);
+        take(200, guest.request(Method::GET, &format!("/models/{}", round - 1))).await;
+        guest.sends(round, round as f32).await;
+        coordinator.until("tiny", "the round is over", |run| run.version == round).await;
+        coordinator.order("/runs/tiny/rounds").await;
+    }
+    Guest::join(&coordinator, "tiny", "newcomer").await;
+    flood.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_guesses_the_join_secret_is_told_to_wait_even_when_right() {
+    let coordinator = Coordinator::start(&[&NO_DATASET[..], &["--join-secret", "sesame"]].concat()).await;
+    let register = |secret: &str| {
+        let body = json!({"name": "a", "samples": 1, "join_secret": secret});
+        coordinator.anybody(Method::POST, "/runs/default/clients").json(&body)
+    };
+    take(201, register("sesame")).await;
+    let guesses = until_told_to_wait(403, || register("guess")).await;
+    assert!(guesses >= 20, "{guesses}: who mistypes it is not shut out");
+    // Else the one guess that is right would be found among the others.
+    let right_waits_too = async {
+        loop {
+            let _ = register("guess").send().await;
+            if is_told_to_wait(201, register("sesame")).await {
+                return;
+            }
+        }
+    };
+    soon("the word to wait", right_waits_too).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_right_token_stays_right_only_as_long_as_it_is() {
+    // Given tokens that were right a moment ago, the client's and that of a session,
+    let (coordinator, guest) = open_round(&[]).await;
+    take(200, guest.own(Method::GET, "/task")).await;
+    let login = coordinator.anybody(Method::POST, "/session").json(&json!({"token": coordinator.admin}));
+    let cookie = take(204, login).await.headers()["set-cookie"].to_str().unwrap().to_owned();
+    let cookie = cookie.split(';').next().unwrap();
+    let stop = || coordinator.anybody(Method::DELETE, "/runs/tiny/autorun").header(header::COOKIE, cookie);
+    take(202, stop()).await;
+    // when the operator makes another admin token, with the program in another process, and the client leaves,
+    let store = fedlearn::store::Store::attach(coordinator.folder()).await.unwrap();
+    let renewed = store.renew_admin_token().await.unwrap();
+    coordinator.remember(renewed.reveal());
+    guest.leaves().await;
+    // then neither is right any more.
+    let unauthorized = ErrorCode::Unauthorized;
+    refused(401, unauthorized, stop()).await;
+    refused(401, unauthorized, coordinator.operator(Method::DELETE, "/runs/tiny/autorun")).await;
+    refused(401, unauthorized, guest.own(Method::GET, "/task")).await;
+    refused(401, unauthorized, guest.request(Method::GET, "/models/0")).await;
+    take(202, coordinator.anybody(Method::DELETE, "/runs/tiny/autorun").bearer_auth(renewed.reveal())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_connections_make_room_for_those_who_have_something_to_say() {
+    let (coordinator, guest) = open_round(&["--max-connections", "16"]).await;
+    // Given far more connections than there is room for, some of which have said the half of something,
+    let mut idle = Vec::new();
+    for i in 0..200 {
+        let mut stream = connect(&coordinator).await;
+        if i % 2 == 0 {
+            stream.write_all(b"PUT /api/v1/runs/tiny HTTP/1.1\r\nHost:").await.unwrap();
+        }
+        idle.push(stream);
+    }
+    // then a round goes on and another one opens,
+    guest.sends(1, 1.0).await;
+    coordinator.until("tiny", "the round is over", |run| run.version == 1).await;
+    coordinator.order("/runs/tiny/rounds").await;
+    assert_eq!(guest.asked().await.round, 2);
+    // and the oldest of them are gone.
+    for mut stream in idle.into_iter().take(150) {
+        assert_eq!(read_to_end(&mut stream).await, "");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_all_connections_are_busy_the_next_one_is_told_to_come_back() {
+    // Given as many uploads as there is room for connections,
+    let (coordinator, guest) = open_round(&["--max-connections", "4"]).await;
+    let mut busy = Vec::new();
+    for _ in 0..4 {
+        busy.push(endless(&coordinator, &guest, 1).await);
+    }
+    // when one more connection comes, it is told so at once,
+    let mut stream = connect(&coordinator).await;
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    let answer = read_to_end(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("retry-after: 1"), "{answer}");
+    assert!(answer.contains("\"unavailable\""), "{answer}");
+    // and has room as soon as one of them ends.
+    drop(busy);
+    let has_room = async {
+        while !coordinator
+            .http
+            .get(format!("{}/healthz", coordinator.origin()))
+            .send()
+            .await
+            .unwrap()
+            .status()
+            .is_success()
+        {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon("room", has_room).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_so_many_watch() {
+    let coordinator = Coordinator::tiny(&["--max-connections", "16"]).await;
+    let events = || coordinator.anybody(Method::GET, "/runs/tiny/events");
+    let mut watches = Vec::new();
+    for _ in 0..4 {
+        watches.push(coordinator.watch("tiny").await);
+    }
+    refused(429, ErrorCode::TooMany, events()).await;
+    watches.pop();
+    let is_let_in = async {
+        while !events().send().await.unwrap().status().is_success() {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon("a place to watch from", is_let_in).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_without_a_head_is_closed() {
+    let coordinator = Coordinator::tiny(&["--head-timeout-s", "1"]).await;
+    // One that never says anything, one that stops in the middle, one whose first bytes could be of HTTP/2,
+    for beginning in ["", "GET /healthz HTTP/1.1\r\nHost", "PRI"] {
+        let mut stream = connect(&coordinator).await;
+        stream.write_all(beginning.as_bytes()).await.unwrap();
+        read_to_end(&mut stream).await;
+    }
+    // and one that has nothing more to ask.
+    let mut stream = connect(&coordinator).await;
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    let answer = read_to_end(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_trickles_steadily_is_given_up_and_the_round_goes_on() {
+    // Given an update that brings a byte again and again, but never its end,
+    let (coordinator, slow) = open_round(&["--body-timeout-s", "1"]).await;
+    let mut stream = endless(&coordinator, &slow, 1).await;
+    let (mut answers, mut asks) = stream.split();
+    let trickles = async {
+        loop {
+            // Paced by an answer to somebody else.
+            take(200, coordinator.anybody(Method::GET, "/runs/tiny")).await;
+            if asks.write_all(b"1\r\n(\r\n").await.is_err() {
+                std::future::pending().await
+            }
+        }
+    };
+    let mut answer = String::new();
+    let given_up = async {
+        tokio::select! {
+            () = trickles => unreachable!("it trickles for ever"),
+            read = answers.read_to_string(&mut answer) => read,
+        }
+    };
+    // then it is given up while it still comes,
+    let _ = soon("the end of a trickle", given_up).await;
+    assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("\"timeout\""), "{answer}");
+    super::nothing_was_kept(&coordinator, &slow).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rounds_go_on_while_all_of_it_comes_at_once() {
+    // Given two honest clients and a third one, whose token is as good as theirs,
+    let coordinator = Coordinator::tiny(&["--max-connections", "256", "--body-timeout-s", "1"]).await;
+    let (one, other) =
+        (Guest::join(&coordinator, "tiny", "one").await, Guest::join(&coordinator, "tiny", "other").await);
+    let third = Guest::join(&coordinator, "tiny", "third").await;
+    for round in 1..=3 {
+        coordinator.order("/runs/tiny/rounds").await;
+        // when that one sends bodies without an end, also as fast as it can, and announces a huge one,
+        let mut attack = JoinSet::new();
+        for is_fast in [false, true] {
+            let mut stream = endless(&coordinator, &third, round).await;
+            attack.spawn(async move {
+                let chunk = [&b"10000\r\n"[..], &[0; 0x10000], b"\r\n"].concat();
+                while is_fast && stream.write_all(&chunk).await.is_ok() {}
+                read_to_end(&mut stream).await
+            });
+        }
+        let huge = third.update(round).header(header::CONTENT_TYPE, "application/vnd.safetensors");
+        let huge = huge
+            .header(header::CONTENT_LENGTH, u64::MAX / 2)
+            .body(reqwest::Body::wrap_stream(futures::stream::pending::<Result<Vec<u8>, std::io::Error>>()));
+        refused(413, ErrorCode::TooLarge, huge).await;
+        // and somebody else opens one connection after the other and guesses tokens,
+        let mut idle = JoinSet::new();
+        let authority = coordinator.authority();
+        idle.spawn(async move {
+            let mut open = std::collections::VecDeque::new();
+            loop {
+                let mut stream = TcpStream::connect(&authority).await.unwrap();
+                let _ = stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await;
+                let _ = stream.read(&mut [0; 1_024]).await; // no faster than it is dealt with
+                open.push_back(stream);
+                if open.len() > 1_000 {
+                    open.pop_front();
+                }
+            }
+        });
+        let (http, path) = (coordinator.http.clone(), format!("{}/api/v1/runs/tiny/models/0", coordinator.origin()));
+        idle.spawn(async move {
+            loop {
+                let _ = http.get(&path).bearer_auth("guess").send().await;
+            }
+        });
+        // then the round of the honest ones is made of their updates,
+        one.sends(round, 1.0).await;
+        other.sends(round, 3.0).await;
+        coordinator.order("/runs/tiny/rounds/current/aggregate").await;
+        let run = coordinator.until("tiny", "the round is over", |run| run.version == round).await;
+        assert_eq!(run.rounds.last().unwrap().updates, 2);
+        idle.shutdown().await;
+        // and each attack has had its answer.
+        let mut answers = attack.join_all().await;
+        answers.sort();
+        let status = answers.iter().map(|answer| answer.get(9..12).unwrap_or_default()).collect::<Vec<_>>();
+        assert!(matches!(status[..], ["408" | "410", "413"] | ["" | "413", "408" | "410" | "413"]), "{status:?}");
+    }
+    assert!(coordinator.incoming().is_empty(), "nothing of it is left");
+}
