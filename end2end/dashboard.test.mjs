@@ -106,7 +106,8 @@ test("a change made elsewhere meanwhile is not overwritten unseen, and what was 
   };
   await page.route("**/api/v1/runs/default", elsewhere, { times: 1 });
   await page.getByTestId("config-save").click();
-  await until(async () => /changed elsewhere/.test(await page.getByTestId("config-alert").innerText()), "it is told");
+  const told = () => page.getByTestId("config-alert").innerText();
+  await until(async () => /changed elsewhere[^]*Deadline: now 120$/.test(await told()), "it is told, and what it changed");
   forgive(412);
   await until(async () => (await dialog.getByLabel("Deadline").inputValue()) === "120", "the new deadline is shown");
   assert.equal(await dialog.getByLabel("Local epochs").inputValue(), "1");

@@ -14,7 +14,7 @@ use leptos::web_sys::js_sys::Reflect;
 use leptos::web_sys::{Element, HtmlElement};
 
 /// Who changed it is not known: it may be the operator, at another screen.
-const OVERTAKEN: &str = "The configuration was changed elsewhere meanwhile. Fields you left alone show its values; \
+const OVERTAKEN: &str = "The configuration was changed elsewhere meanwhile. Fields you left alone show what it is now; \
                          what you typed is kept. Save again to lay yours over it.";
 
 #[derive(Clone)]
@@ -23,6 +23,8 @@ struct State {
     present: Settings,
     /// Of the save that was refused last.
     problems: Vec<String>,
+    /// What a change made elsewhere has changed: a line a field.
+    moved: Vec<String>,
     is_saving: bool,
 }
 
@@ -38,7 +40,7 @@ impl Form {
     /// Closed.
     pub fn new(board: Board) -> Self {
         let present = board.settings.get_untracked();
-        let state = StoredValue::new(State { present, problems: Vec::new(), is_saving: false });
+        let state = StoredValue::new(State { present, problems: Vec::new(), moved: Vec::new(), is_saving: false });
         let form = Self { board, dialog: NodeRef::new(), state };
         Effect::new(move |_| form.follow(board.settings.get()));
         form
@@ -70,15 +72,20 @@ impl Form {
         if !is_open || now.version == before.version {
             return;
         }
+        let mut moved = Vec::new();
         for field in fields() {
             set_value(field, &field.follow(value(field), &before.config, &now.config));
+            let text = (field.text)(&now.config);
+            if text != (field.text)(&before.config) {
+                moved.push(format!("{}: now {}", field.label, if text.is_empty() { "none" } else { &text }));
+            }
         }
-        self.state.update_value(|state| state.present = now);
+        self.state.update_value(|state| (state.present, state.moved) = (now, moved));
         // While one's own save is on its way this is most likely that, and else the answer will tell.
         if is_saving {
             self.redraw();
         } else {
-            self.say(OVERTAKEN, Vec::new());
+            self.overtaken();
         }
     }
 
@@ -91,7 +98,7 @@ impl Form {
             Err(problems) => self.say("Not saved.", problems),
             Ok(None) => self.close(),
             Ok(Some(patch)) => {
-                self.state.update_value(|state| state.is_saving = true);
+                self.state.update_value(|state| (state.is_saving, state.moved) = (true, Vec::new()));
                 let action = Action::Configure { version: present.version, patch };
                 send(action.request(&self.board.run()), move |outcome| {
                     self.state.update_value(|state| state.is_saving = false);
@@ -100,12 +107,17 @@ impl Form {
                             self.close();
                             say_done(self.board, "The configuration is saved.".to_owned());
                         }
-                        Err(ErrorBody { code: ErrorCode::PreconditionFailed, .. }) => self.say(OVERTAKEN, Vec::new()),
+                        Err(ErrorBody { code: ErrorCode::PreconditionFailed, .. }) => self.overtaken(),
                         Err(refusal) => self.say(&format!("Not saved: {}", refusal.message), refusal.problems),
                     }
                 });
             }
         }
+    }
+
+    /// With no field named where the change itself has not come yet: then it is said again.
+    fn overtaken(self) {
+        self.say(OVERTAKEN, self.state.with_value(|state| state.moved.clone()));
     }
 
     /// Says it beside the buttons, with a line for each problem, and goes to the first field that has one.
