@@ -231,13 +231,20 @@ impl RunConfig {
         problems
     }
 
-    /// This configuration with a JSON merge patch (RFC 7396) laid over it.
+    /// This configuration with a JSON merge patch (RFC 7396) laid over it. A bound that the patch takes away with `null` is
+    /// none; any other field goes back to its default.
     ///
     /// # Errors
     /// Unknown or mistyped fields, or what [`Self::problems`] finds: all that is known to be wrong.
     pub fn patched(&self, patch: &serde_json::Value) -> Result<Self, Vec<String>> {
         let mut merged = serde_json::to_value(self).map_err(|e| vec![e.to_string()])?;
         merge(&mut merged, patch);
+        // A field that is missing is read as its default, and the default of these is a bound.
+        for name in ["max_update_norm", "max_norm_ratio"] {
+            if patch.get(name).is_some_and(serde_json::Value::is_null) {
+                merged[name] = serde_json::Value::Null;
+            }
+        }
         let config: Self = serde_json::from_value(merged).map_err(|e| vec![e.to_string()])?;
         let problems = config.problems();
         if problems.is_empty() { Ok(config) } else { Err(problems) }
@@ -281,6 +288,13 @@ mod tests {
         let mut want = RunConfig { cohort: CohortSize::Size(2), ..RunConfig::default() };
         want.train.local_epochs = 3;
         assert_eq!(patched, Ok(want));
+    }
+
+    #[test]
+    fn null_takes_a_bound_away_and_sets_any_other_field_back() {
+        let changed = RunConfig { deadline_s: 5, ..RunConfig::default() };
+        let patched = changed.patched(&json!({"max_update_norm": null, "max_norm_ratio": null, "deadline_s": null}));
+        assert_eq!(patched, Ok(RunConfig { max_update_norm: None, max_norm_ratio: None, ..RunConfig::default() }));
     }
 
     #[test]
