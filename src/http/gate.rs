@@ -23,6 +23,8 @@ use std::time::Instant;
 const BUDGET: f64 = 200.0;
 /// How much of it comes back in a second.
 const REFILL_PER_S: f64 = 10.0;
+/// What it owes at most: who tries many at once has each of them let in, and pays for all, for a minute.
+const MOST_SPENT: f64 = 4.0 * BUDGET;
 /// Of a wrong token. Nobody guesses 256 bits: this is about the work that it makes.
 pub const TOKEN: f64 = 1.0;
 /// Of a wrong join secret, which somebody has thought up: one guess a second.
@@ -115,8 +117,7 @@ impl Gate {
     pub fn was_wrong(&self, peer: Peer, cost: f64, now: Instant) {
         let (mut all, network) = (lock(&self.spent), peer.network());
         let spent = all.peek(&network).map_or(0.0, |spent| spent.now(now));
-        // Who was let in to try at the same time as others may overdraw it, but owes no more for that.
-        all.insert(network, Spent { amount: (spent + cost).min(BUDGET), at: now });
+        all.insert(network, Spent { amount: (spent + cost).min(MOST_SPENT), at: now });
     }
 
     /// Whose that token was when it was right.
@@ -167,6 +168,15 @@ mod tests {
         assert_eq!(guesses(&gate, peer, TOKEN, later), 10);
         assert_eq!(guesses(&gate, peer, SECRET, later + Duration::from_secs(3)), 3);
         assert_eq!(guesses(&gate, peer, TOKEN, later + Duration::from_secs(3_600)), 200);
+    }
+
+    #[test]
+    fn who_tries_many_at_once_pays_for_all_of_them() {
+        let (gate, start, peer) = (Gate::default(), Instant::now(), peer("10.0.0.1"));
+        // Let in at the same time, and wrong, all of them: as many as may come to it.
+        (0..1_000).for_each(|_| gate.was_wrong(peer, TOKEN, start));
+        assert!(gate.may_try(peer, TOKEN, start + Duration::from_secs(60)).is_err());
+        assert_eq!(guesses(&gate, peer, TOKEN, start + Duration::from_secs(61)), 10);
     }
 
     #[test]

@@ -2,10 +2,12 @@
 //! rounds of the others go on.
 
 use super::open_round;
-use crate::harness::{Coordinator, Guest, NO_DATASET, read_to_end, refused, soon, take};
+use crate::harness::{Coordinator, Guest, NO_DATASET, read_to_end, refused, safetensors, soon, take};
 use app::api::{ErrorBody, ErrorCode};
+use fedlearn::wire::{Dtype, Parameters, Schema, TensorSpec, Values};
 use reqwest::{Method, RequestBuilder, header};
 use serde_json::json;
+use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -37,6 +39,20 @@ async fn until_told_to_wait(wrong: u16, request: impl Fn() -> RequestBuilder) ->
 
 async fn connect(coordinator: &Coordinator) -> TcpStream {
     TcpStream::connect(coordinator.authority()).await.unwrap()
+}
+
+async fn is_well(coordinator: &Coordinator) -> bool {
+    let health = coordinator.http.get(format!("{}/healthz", coordinator.origin())).send().await;
+    health.is_ok_and(|answer| answer.status().is_success())
+}
+
+async fn has_room(coordinator: &Coordinator) {
+    let well = async {
+        while !is_well(coordinator).await {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon("room", well).await;
 }
 
 /// A connection that has sent the head of an update without an end, and is asked for the body.
@@ -179,20 +195,7 @@ async fn where_all_connections_are_busy_the_next_one_is_told_to_come_back() {
     assert!(answer.contains("\"unavailable\""), "{answer}");
     // and has room as soon as one of them ends.
     drop(busy);
-    let has_room = async {
-        while !coordinator
-            .http
-            .get(format!("{}/healthz", coordinator.origin()))
-            .send()
-            .await
-            .unwrap()
-            .status()
-            .is_success()
-        {
-            tokio::task::yield_now().await;
-        }
-    };
-    soon("room", has_room).await;
+    has_room(&coordinator).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -227,6 +230,31 @@ async fn a_connection_without_a_head_is_closed() {
     stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     let answer = read_to_end(&mut stream).await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_read_what_it_asked_for_is_cut_off() {
+    // Given a model that is more than a socket takes (32 MB),
+    let coordinator = Coordinator::tiny(&["--head-timeout-s", "1", "--max-connections", "4"]).await;
+    let spec = TensorSpec { name: "w".into(), dtype: Dtype::F32, shape: vec![8 << 20] };
+    let schema = Arc::new(Schema::new(vec![spec]).unwrap());
+    let large = safetensors(&Parameters::new(schema, vec![Values::F32(vec![1.0; 8 << 20])]));
+    let create = coordinator.operator(Method::POST, "/runs?run=large");
+    take(201, create.header(header::CONTENT_TYPE, "application/vnd.safetensors").body(large)).await;
+    // and as many who ask for it as there is room for,
+    let mut silent = Vec::new();
+    for _ in 0..4 {
+        let mut stream = connect(&coordinator).await;
+        let head = format!(
+            "GET /api/v1/runs/large/models/0 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\r\n",
+            coordinator.admin
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        soon("its first bytes", stream.readable()).await.unwrap();
+        silent.push(stream);
+    }
+    // when none of them ever reads it, then there is room again all the same.
+    has_room(&coordinator).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
