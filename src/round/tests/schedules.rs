@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use std::collections::{BTreeMap, BTreeSet};
 
 const CLIENTS: usize = 6;
-const STEPS: usize = 60;
+const STEPS: usize = 100;
 
 #[derive(Debug, PartialEq)]
 struct Schedule {
@@ -109,10 +109,13 @@ impl Schedule {
         let alive = ["x", "y", "z"];
         let first_version = self.judge.version;
         let mut at_work: BTreeMap<&str, u64> = BTreeMap::new();
-        for _ in 0..60 {
+        for times in 0..100 {
             for name in alive {
                 self.command(join(name));
-                // What was begun at one time is sent at the next.
+                // What was begun at one time is sent at the next; by one of them later, so that it may be stale.
+                if name == "z" && times % 3 != 0 {
+                    continue;
+                }
                 if let Some(round) = at_work.remove(name) {
                     self.command(update(name, round));
                 }
@@ -136,7 +139,7 @@ impl Schedule {
 }
 
 fn random_config(rng: &mut ChaCha8Rng) -> RunConfig {
-    let min_clients = rng.random_range(1..=4);
+    let min_clients = [1, 1, 1, 2, 2, 3, 4][rng.random_range(0..7)];
     RunConfig {
         min_clients,
         cohort: match rng.random_range(0..3) {
@@ -146,7 +149,7 @@ fn random_config(rng: &mut ChaCha8Rng) -> RunConfig {
         },
         admission: if rng.random_bool(0.8) { Admission::Open } else { Admission::Approval },
         over_selection: if rng.random_bool(0.5) { 0.0 } else { rng.random_range(0.0..=1.0) },
-        deadline_s: rng.random_range(1..=200),
+        deadline_s: if rng.random_bool(0.3) { rng.random_range(1..=100) } else { 600 },
         below_quorum: if rng.random_bool(0.5) { BelowQuorum::Void } else { BelowQuorum::Extend },
         mode: if rng.random_bool(0.4) { Mode::Sync } else { Mode::Async },
         buffer_size: rng.random_range(1..=5),
@@ -159,7 +162,7 @@ fn random_config(rng: &mut ChaCha8Rng) -> RunConfig {
 fn calm_config(rng: &mut ChaCha8Rng) -> RunConfig {
     let config = random_config(rng);
     let (min_clients, admission) = (config.min_clients.min(3), Admission::Open);
-    RunConfig { min_clients, admission, deadline_s: 60, below_quorum: BelowQuorum::Void, ..config }
+    RunConfig { min_clients, admission, deadline_s: 150, below_quorum: BelowQuorum::Void, ..config }
 }
 
 fn random_update(rng: &mut ChaCha8Rng) -> Counted {
@@ -168,37 +171,53 @@ fn random_update(rng: &mut ChaCha8Rng) -> Counted {
 }
 
 fn random_command(rng: &mut ChaCha8Rng, schedule: &Schedule) -> Command {
+    let machine = &schedule.machine;
+    if machine.phase() == Phase::Aggregating && rng.random_bool(0.2) {
+        return match rng.random_range(0..6) {
+            0 => Command::AggregationFailed { reason: "chance".to_owned() },
+            _ => committed(schedule.judge.version + 1),
+        };
+    }
     let mut name = rng.random_range(0..CLIENTS).to_string();
-    while schedule.left.contains(&id(&name)) && rng.random_bool(0.95) {
+    while schedule.left.contains(&id(&name)) {
+        if rng.random_bool(0.05) {
+            return ask(&name);
+        }
         name += "x";
     }
     let (name, client) = (name.as_str(), id(&name));
+    let Some(state) = machine.client(&client).map(|client| client.state) else { return join(name) };
+    if matches!(state, ClientState::Kicked | ClientState::Quarantine | ClientState::Pending) && rng.random_bool(0.3) {
+        return admit(name);
+    }
     // Mostly the round that it was told, else that in work, at times the one before or after.
     let last = schedule.judge.last_number;
     let round = match schedule.told.get(&client) {
-        Some(told) if rng.random_bool(0.7) => *told,
+        Some(told) if rng.random_bool(0.8) => *told,
         _ => (last + [0, 1, 1, 1, 1, 2][rng.random_range(0..6)]).saturating_sub(1),
     };
+    // Who is at work seldom asks.
+    let is_at_work = schedule.told.get(&client).is_some_and(|told| !machine.is_cancelled(&client, *told));
     match rng.random_range(0..100) {
-        0..12 if !schedule.left.contains(&client) => join(name),
-        0..12 => seen(name),
-        12..16 => admit(name),
-        16..19 => kick(name, rng.random()),
-        19..22 => Command::Leave { client },
-        22..26 => seen(name),
-        26..40 => ask(name),
-        40..50 => {
+        0..35 if !is_at_work || rng.random_bool(0.1) => ask(name),
+        0..35 => seen(name),
+        35..70 => Command::Update { client, round, update: random_update(rng) },
+        70..74 => seen(name),
+        74..82 => {
             let state = ReportedState::ALL[rng.random_range(0..ReportedState::ALL.len())];
             report(name, state, rng.random_bool(0.8).then_some(round))
         }
-        50..74 => Command::Update { client, round, update: random_update(rng) },
-        74..77 => strike(name),
-        77..78 => Command::Late { client },
-        78..81 => Command::StartAutorun { rounds: rng.random_range(0..6) },
-        81..82 => Command::StopAutorun,
-        82..85 => Command::StartRound,
-        85..87 => Command::AggregateNow,
-        87..97 => committed(schedule.judge.version + 1),
+        82..84 => kick(name, rng.random_bool(0.2)),
+        84..85 => Command::Leave { client },
+        85..87 => strike(name),
+        87..88 => Command::Late { client },
+        88..89 => join(name),
+        89..90 => admit(name),
+        90..93 => Command::StartAutorun { rounds: rng.random_range(0..9) },
+        93..94 => Command::StopAutorun,
+        94..96 => Command::StartRound,
+        96..97 => Command::AggregateNow,
+        97..99 => committed(schedule.judge.version + 1),
         _ => Command::AggregationFailed { reason: "chance".to_owned() },
     }
 }
@@ -206,21 +225,24 @@ fn random_command(rng: &mut ChaCha8Rng, schedule: &Schedule) -> Command {
 fn run(seed: u64) -> Schedule {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut schedule = Schedule::new(random_config(&mut rng));
+    for client in 0..rng.random_range(0..=CLIENTS) {
+        schedule.command(join(&client.to_string()));
+    }
     if rng.random_bool(0.8) {
         schedule.command(Command::StartAutorun { rounds: 20 });
     }
     for _ in 0..STEPS {
-        match rng.random_range(0..40) {
-            0..4 => schedule.now += rng.random_range(0..90_000),
-            4..8 => schedule.now += rng.random_range(0..5_000),
-            8..12 => schedule.timeout(),
-            12..14 => {
+        match rng.random_range(0..100) {
+            0..3 => schedule.now += rng.random_range(0..90_000),
+            3..15 => schedule.now += rng.random_range(0..5_000),
+            15..20 => schedule.timeout(),
+            20..23 => {
                 schedule.now = schedule.machine.poll_timeout().map_or(schedule.now, |at| at.max(schedule.now));
                 schedule.timeout();
             }
-            14 => schedule.restart(),
-            15 => schedule.dies_after = Some(rng.random_range(0..4)),
-            16 => schedule.configure(random_config(&mut rng)),
+            23..25 => schedule.restart(),
+            25..28 => schedule.dies_after = Some(rng.random_range(0..4)),
+            28..30 => schedule.configure(random_config(&mut rng)),
             _ => {
                 let command = random_command(&mut rng, &schedule);
                 schedule.command(command);
