@@ -32,7 +32,8 @@ use tokio_util::sync::CancellationToken;
         (status = 202, body = UpdateReply), (status = 200, body = UpdateReply), (status = 401, body = ErrorBody),
         (status = 403, body = ErrorBody), (status = 408, body = ErrorBody), (status = 409, body = ErrorBody),
         (status = 410, body = ErrorBody), (status = 413, body = ErrorBody), (status = 415, body = ErrorBody),
-        (status = 422, body = ErrorBody), (status = 425, body = ErrorBody), (status = 503, body = ErrorBody),
+        (status = 422, body = ErrorBody), (status = 425, body = ErrorBody), (status = 429, body = ErrorBody),
+        (status = 503, body = ErrorBody),
     ),
 )]
 pub async fn put_update(
@@ -56,6 +57,7 @@ pub async fn put_update(
     let length = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
     within(offset.saturating_add(length.unwrap_or(0)), cap)?;
 
+    let place = state.uploads.enter(run.run(), &id)?;
     let mut turn = None;
     if matches!(prior, Prior::Awaited { .. }) {
         let key = sha256.map(|sha256| UploadKey { round, sha256, format });
@@ -85,6 +87,7 @@ pub async fn put_update(
     let store = store.clone();
     let shutdown = state.coordinator.shutdown().clone();
     let received = tokio::spawn(async move {
+        let _place = place;
         let expected = Expected { here, length, cap };
         let received = tokio::select! {
             received = receive_update(&run, &id, &mut turn, body, expected) => received,
