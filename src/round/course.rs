@@ -3,7 +3,8 @@
 use super::cohort;
 use super::command::{Assignment, Standing};
 use super::current::{CurrentRound, Outcome, Verdict, deadline_ms};
-use super::machine::{Course, Pause, RestoredRound, VOID_PAUSE_MS};
+use super::machine::{Course, Pause, VOID_PAUSE_MS};
+use super::restored::RestoredRound;
 use super::roster::{OFFLINE_AFTER_MS, is_eligible, is_out};
 use super::{Effect, RoundMachine, UnixMs};
 use app::api::{Autorun, ClientId, ClientState, ClientView, CohortStep, Mode, OpenRound};

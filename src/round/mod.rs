@@ -10,6 +10,8 @@ mod course;
 mod current;
 mod gate;
 mod machine;
+mod members;
+mod restored;
 mod roster;
 #[cfg(test)]
 mod tests;
@@ -18,6 +20,7 @@ mod view;
 mod waiting;
 
 pub use command::{Assignment, Command, Counted, Effect, Reject, Standing, UnixMs};
-pub use machine::{Restored, RestoredClient, RestoredRound, RoundMachine, VOID_PAUSE_MS};
+pub use machine::{RoundMachine, VOID_PAUSE_MS};
+pub use restored::{Restored, RestoredClient, RestoredRound};
 pub use roster::{MAX_CLIENTS, OFFLINE_AFTER_MS};
 pub use view::Part;

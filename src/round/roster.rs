@@ -1,6 +1,6 @@
 //! Who is known to the run, and who of them is there.
 
-use super::machine::RestoredClient;
+use super::restored::RestoredClient;
 use super::{Reject, UnixMs};
 use app::api::{ClientId, ClientState, ClientView};
 use std::collections::{BTreeMap, BTreeSet};

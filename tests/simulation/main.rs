@@ -4,10 +4,13 @@
 //!
 //! Each schedule comes from its seed alone. `SIM_SCHEDULES=1000000` runs more of them, `SIM_SEED=17` begins at that seed,
 //! `SIM_MINUTES=10` goes on for so long, `SIM_TRACE=1` tells all that happens.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod chance;
 mod client;
 mod database;
+mod judge;
+mod requests;
 mod schedule;
 mod world;
 

@@ -65,10 +65,10 @@ impl Judge {
                 assert!(self.counted.insert((client.clone(), *asked)), "a second update of {client} for round {asked}");
                 assert_eq!(round.updates.insert(client.clone(), *asked), None, "a second update of {client}");
             }
-            Command::Kick { client, .. } | Command::Strike { client, .. } => {
-                if self.round.as_ref().is_some_and(|r| r.is_aggregating && r.updates.contains_key(client)) {
-                    self.out_too_late.insert(client.clone());
-                }
+            Command::Kick { client, .. } | Command::Strike { client, .. }
+                if self.round.as_ref().is_some_and(|r| r.is_aggregating && r.updates.contains_key(client)) =>
+            {
+                self.out_too_late.insert(client.clone());
             }
             Command::Configure { config, .. } => self.config = (**config).clone(),
             Command::Committed { version, .. } => self.version = *version,
