@@ -44,6 +44,7 @@ test-python: # the client in another language, and the bodies that both ends mus
 
 test-rust:
 	cargo test --workspace
+	cargo test --release --no-default-features --test simulation -- --nocapture
 
 test-browser: build
 	cd end2end && node --test --test-concurrency=1

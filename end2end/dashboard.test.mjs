@@ -20,6 +20,11 @@ afterEach(() => {
   assert.deepEqual(problems, [], "the browser's console stays empty");
 });
 
+// The browser rightly tells of a request that was refused, as the test wanted it.
+function forgive(status) {
+  page.problems = page.problems.filter((text) => !text.includes(`a status of ${status} `));
+}
+
 test("a log-in by address leaves no token in it and brings the controls", async () => {
   assert.equal(page.url(), `${world.url}/`);
   await page.getByTestId("autorun-start").waitFor();
@@ -55,6 +60,61 @@ test("hovering over the chart tells the round", async () => {
   const box = await page.getByTestId("chart-accuracy").boundingBox();
   await page.mouse.move(box.x + box.width * 0.9, box.y + box.height * 0.5);
   await until(async () => /round\s*\d/i.test(await page.getByTestId("chart-readout").innerText()), "the round is told");
+});
+
+test("the configuration is edited on the page, and what is refused is told at its field", async () => {
+  const dialog = page.getByTestId("config-dialog");
+  const [deadline, epochs] = [dialog.getByLabel("Deadline"), dialog.getByLabel("Local epochs")];
+  const hasFocus = (part) => part.evaluate((element) => element === document.activeElement);
+  await page.getByTestId("config-edit").click();
+  await page.keyboard.press("Escape");
+  await dialog.waitFor({ state: "hidden" });
+  assert.ok(await hasFocus(page.getByTestId("config-edit")), "the focus goes back to the button");
+
+  await page.getByTestId("config-edit").click();
+  await deadline.fill("0");
+  await epochs.fill("2");
+  await page.getByTestId("config-save").click();
+  await until(async () => /deadline_s is 0/.test(await page.getByTestId("config-alert").innerText()), "the refusal is told");
+  assert.equal(await deadline.getAttribute("aria-invalid"), "true");
+  assert.equal(await epochs.getAttribute("aria-invalid"), "false");
+  assert.ok(await hasFocus(deadline), "the focus goes to what was refused");
+  assert.equal((await world.snapshot()).config_version, 1);
+  forgive(422);
+
+  await deadline.fill("90");
+  await deadline.press("Enter");
+  await dialog.waitFor({ state: "hidden" });
+  await until(async () => (await page.getByTestId("config-version").innerText()) === "version 2", "version 2 is shown");
+  const { config, config_version } = await world.snapshot();
+  assert.deepEqual([config_version, config.deadline_s, config.train.local_epochs], [2, 90, 2]);
+
+  const before = await points(page);
+  await page.getByTestId("run-round").click();
+  await until(async () => (await points(page)) === before + 1, "a round ends");
+  await page.getByText("config v2").waitFor();
+});
+
+test("a change made elsewhere meanwhile is not overwritten unseen, and what was typed is kept", async () => {
+  const dialog = page.getByTestId("config-dialog");
+  await page.getByTestId("config-edit").click();
+  await dialog.getByLabel("Local epochs").fill("1");
+  // Between the click and the coordinator's answer, where nobody can see it in time.
+  const elsewhere = async (route) => {
+    await world.configure({ deadline_s: 120 });
+    await route.continue();
+  };
+  await page.route("**/api/v1/runs/default", elsewhere, { times: 1 });
+  await page.getByTestId("config-save").click();
+  const told = () => page.getByTestId("config-alert").innerText();
+  await until(async () => /changed elsewhere[^]*Deadline: now 120$/.test(await told()), "it is told, and what it changed");
+  forgive(412);
+  await until(async () => (await dialog.getByLabel("Deadline").inputValue()) === "120", "the new deadline is shown");
+  assert.equal(await dialog.getByLabel("Local epochs").inputValue(), "1");
+  await page.getByTestId("config-save").click();
+  await dialog.waitFor({ state: "hidden" });
+  const { config, config_version } = await world.snapshot();
+  assert.deepEqual([config_version, config.deadline_s, config.train.local_epochs], [4, 120, 1]);
 });
 
 test("a client is kicked from the page, the round goes on without it, and it is admitted again", async () => {
@@ -115,6 +175,35 @@ test("a stop finishes the open round and starts no other", async () => {
   await page.getByTestId("autorun-stop").click();
   await until(async () => (await world.snapshot()).phase === "idle", "the run is idle");
   await until(async () => (await page.getByTestId("phase").getAttribute("data-phase")) === "idle", "the page says so");
+});
+
+test("a client in quarantine tells why, and is released from the page", async () => {
+  const guest = await world.guest("guest");
+  await until(async () => (await page.getByTestId("client-row").filter({ hasText: "guest" }).count()) === 1, "it is listed");
+  await page.getByTestId("run-round").click();
+  let task;
+  await until(async () => {
+    task = await (await guest.call("GET", `/clients/${guest.id}/task?wait_s=5`)).json();
+    return task.task === "train";
+  }, "the guest is asked");
+  const model = await guest.call("GET", `/models/${task.version}`, { headers: { Accept: "application/vnd.safetensors" } });
+  const body = Buffer.from(await model.arrayBuffer());
+  // Behind the header, each value a NaN.
+  body.fill(0xff, 8 + Number(body.readBigUInt64LE(0)));
+  const headers = { "Content-Type": "application/vnd.safetensors" };
+  for (let strike = 1; strike <= 3; strike++) {
+    const reply = await guest.call("PUT", `/rounds/${task.round}/updates/${guest.id}?samples=100`, { headers, body });
+    assert.equal(reply.status, 422, await reply.text());
+  }
+  await until(async () => (await state(page, "guest")) === "quarantine", "the guest is in quarantine");
+  assert.match(await row(page, "guest").getByTestId("trouble").innerText(), /^3 strikes: ./);
+  const release = row(page, "guest").getByTestId("admit");
+  assert.equal(await release.innerText(), "Release");
+  await release.click();
+  await until(async () => (await state(page, "guest")) !== "quarantine", "the guest is released");
+  assert.equal(await row(page, "guest").getByTestId("trouble").innerText(), "");
+  await guest.call("DELETE", `/clients/${guest.id}`);
+  await until(async () => (await world.snapshot()).phase === "idle", "the round ends without the guest");
 });
 
 test("a restart of the coordinator is shown, and everything is there again", async () => {

@@ -75,6 +75,29 @@ export class World {
     return reply.json();
   }
 
+  // What the operator does from elsewhere: a JSON merge patch over the newest configuration.
+  async configure(patch) {
+    const { config_version } = await this.snapshot();
+    const headers = {
+      Authorization: `Bearer ${this.token}`, "Content-Type": "application/json", "If-Match": `"${config_version}"`,
+    };
+    const reply = await fetch(`${this.url}/api/v1/runs/default`, { method: "PATCH", headers, body: JSON.stringify(patch) });
+    if (!reply.ok) throw new Error(`PATCH ${JSON.stringify(patch)}: ${reply.status} ${await reply.text()}`);
+  }
+
+  // A client without an agent, for what no agent of ours would do.
+  async guest(name) {
+    const api = `${this.url}/api/v1/runs/default`;
+    const body = JSON.stringify({ name, samples: 100 });
+    const reply = await fetch(`${api}/clients`, { method: "POST", headers: { "Content-Type": "application/json" }, body });
+    const { client_id, token } = await reply.json();
+    return {
+      id: client_id,
+      call: (method, path, options = {}) =>
+        fetch(api + path, { method, ...options, headers: { Authorization: `Bearer ${token}`, ...options.headers } }),
+    };
+  }
+
   // A page that fails the test if it ever logs an error.
   async page(options = {}) {
     const context = await this.browser.newContext({ viewport: { width: 1440, height: 900 }, ...options });

@@ -12,8 +12,8 @@ use crate::model::DeviceChoice;
 use crate::model::dataset::default_path;
 use crate::model::partition::{PartitionChoice, Partitioner};
 use app::api::{
-    Admission, Architecture, Autorun, CohortSize, CreateRun, Dataset, Encoding, ModelSpec, Optimizer, RegisterRequest,
-    RunConfig, RunId, Stem, TrainConfig,
+    Admission, Architecture, Autorun, BelowQuorum, CohortSize, CreateRun, Dataset, Encoding, Mode, ModelSpec,
+    Optimizer, RegisterRequest, RunConfig, RunId, Stem, TrainConfig,
 };
 use clap::{Args, ValueEnum, value_parser};
 use std::net::SocketAddr;
@@ -114,9 +114,24 @@ pub struct FirstRun {
     /// Quorum: a round needs so many clients to open and so many updates to count
     #[arg(long, value_name = "CLIENTS", default_value = "1")]
     pub min_clients: u32,
+    /// Share of clients asked on top of the cohort, so that a round need not wait for the slowest
+    #[arg(long, value_name = "SHARE", default_value = "0")]
+    pub over_selection: f64,
     /// Seconds until a round closes without the missing updates
     #[arg(long, value_name = "SECONDS", default_value = "600")]
     pub deadline_s: u32,
+    /// What becomes of a round that has fewer updates than the quorum by then
+    #[arg(long, default_value = "void", value_parser = words(BelowQuorum::ALL))]
+    pub below_quorum: BelowQuorum,
+    /// Rounds that all start from the same version, or that take updates as they come (FedBuff)
+    #[arg(long, default_value = "sync", value_parser = words(Mode::ALL))]
+    pub mode: Mode,
+    /// Of mode async: updates that close a round
+    #[arg(long, value_name = "UPDATES", default_value = "10")]
+    pub buffer_size: u32,
+    /// Of mode async: versions that an update may be behind, 10 at most
+    #[arg(long, value_name = "VERSIONS", default_value = "5")]
+    pub max_staleness: u32,
     /// How parameters travel
     #[arg(long, default_value = "bf16", value_parser = words(Encoding::ALL))]
     pub encoding: Encoding,
@@ -184,7 +199,12 @@ impl FirstRun {
             admission: self.admission,
             cohort: self.cohort,
             min_clients: self.min_clients,
+            over_selection: self.over_selection,
             deadline_s: self.deadline_s,
+            below_quorum: self.below_quorum,
+            mode: self.mode,
+            buffer_size: self.buffer_size,
+            max_staleness: self.max_staleness,
             encoding: self.encoding,
             topk_fraction: self.topk_fraction,
             train,

@@ -4,7 +4,8 @@
 //!
 //! ```text
 //! cli -> http -> coordinator -> aggregate -> model -> wire -> app::api
-//!                   |-> round -> app::api      |-> store -> app::api
+//!                   |-> conductor -> round -> app::api
+//!                   |-> store -> app::api
 //! cli -> agent -> model, wire, app::api          (never http, store, coordinator)
 //! ```
 //!
@@ -13,7 +14,9 @@
 //! - `model`: networks, training, evaluation, datasets, partitioners (tch).
 //! - `aggregate`: updates into new global parameters (tch).
 //! - `store`: SQLite, and blobs as files.
-//! - `coordinator`: one task a run; carries out what the round machine decides.
+//! - [`conductor`]: one run; carries out what the round machine decides, in a world that may crash.
+//! - `coordinator`: one task a run: the real world, with uploads, models and evaluation.
+//! - [`digest`]: SHA-256 as a value.
 //! - `http`: the REST resources, events, the page.
 //! - `agent`: the native client.
 //! - `cli`, `config`: the command line and the settings behind it; `commands`: what the subcommands do.
@@ -26,10 +29,12 @@ pub mod aggregate;
 pub mod cli;
 #[cfg(all(feature = "server", feature = "agent"))]
 pub mod commands;
+pub mod conductor;
 #[cfg(feature = "cli")]
 pub mod config;
 #[cfg(feature = "server")]
 pub mod coordinator;
+pub mod digest;
 #[cfg(feature = "server")]
 pub mod http;
 #[cfg(feature = "torch")]

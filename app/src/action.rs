@@ -2,7 +2,7 @@
 //!
 //! Decides method, address and body. Refuses to know how a request is sent: see `rest`.
 
-use crate::api::{Autorun, ClientId, KickRequest, LoginRequest, RunId};
+use crate::api::{Autorun, ClientId, ErrorBody, KickRequest, LoginRequest, RunId};
 use crate::board::{Board, Notice};
 use leptos::prelude::*;
 use serde::Serialize;
@@ -16,12 +16,14 @@ pub struct Request {
     pub path: String,
     /// JSON.
     pub body: Option<String>,
+    /// The version that is to be changed, and no later one.
+    pub if_match: Option<u64>,
 }
 
 impl Request {
     fn new(method: &'static str, path: String, body: Option<&impl Serialize>) -> Self {
         let body = body.map(|body| serde_json::to_string(body).expect("plain structs always serialize"));
-        Self { method, path, body }
+        Self { method, path, body, if_match: None }
     }
 
     /// Exchanges the admin token for a session cookie.
@@ -39,11 +41,21 @@ impl Request {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     Admit(ClientId),
-    Kick { id: ClientId, ban: bool },
-    StartAutorun { rounds: u32 },
+    Kick {
+        id: ClientId,
+        ban: bool,
+    },
+    StartAutorun {
+        rounds: u32,
+    },
     StopAutorun,
     RunRound,
     AggregateNow,
+    /// A JSON merge patch over that version of the configuration.
+    Configure {
+        version: u64,
+        patch: String,
+    },
 }
 
 impl Action {
@@ -60,6 +72,10 @@ impl Action {
             Self::StopAutorun => Request::new("DELETE", at("autorun"), none),
             Self::RunRound => Request::new("POST", at("rounds"), none),
             Self::AggregateNow => Request::new("POST", at("rounds/current/aggregate"), none),
+            Self::Configure { version, patch } => {
+                let request = Request::new("PATCH", format!("/api/v1/runs/{run}"), none);
+                Request { body: Some(patch.clone()), if_match: Some(*version), ..request }
+            }
         }
     }
 }
@@ -69,33 +85,50 @@ const DONE_SHOWN: Duration = Duration::from_secs(8);
 
 /// Does it, and says in the notice line that it is done, or why it was refused.
 pub fn perform(board: Board, action: &Action, done: String) {
-    send(action.request(&board.run()), move |result| {
-        let said = match result {
-            Ok(()) => Notice { refused: false, text: done },
-            Err(text) => Notice { refused: true, text },
-        };
-        board.notice.set(Some(said.clone()));
-        if !said.refused {
-            let clear = move || {
-                // Not a later one.
-                if board.notice.with_untracked(|notice| notice.as_ref() == Some(&said)) {
-                    board.notice.set(None);
-                }
-            };
-            set_timeout(clear, DONE_SHOWN);
-        }
+    send(action.request(&board.run()), move |result| match result {
+        Ok(()) => say_done(board, done),
+        Err(refusal) => board.notice.set(Some(Notice { refused: true, text: in_words(refusal) })),
     });
 }
 
-/// Sends the request and hands on what came of it: nothing, or the refusal in words.
+/// Says in the notice line that something is done.
+pub fn say_done(board: Board, text: String) {
+    let said = Some(Notice { refused: false, text });
+    board.notice.set(said.clone());
+    let clear = move || {
+        // Not a later one.
+        if board.notice.with_untracked(|notice| *notice == said) {
+            board.notice.set(None);
+        }
+    };
+    set_timeout(clear, DONE_SHOWN);
+}
+
+/// What came of a request.
+pub type Outcome = Result<(), ErrorBody>;
+
+/// A refusal in one line, with all that is wrong.
+pub fn in_words(refusal: ErrorBody) -> String {
+    match refusal.problems.as_slice() {
+        [] => refusal.message,
+        problems => format!("{}: {}", refusal.message, problems.join("; ")),
+    }
+}
+
+/// Sends the request and hands on what came of it.
+pub fn send(request: Request, then: impl FnOnce(Outcome) + 'static) {
+    send_boxed(request, Box::new(then));
+}
+
+/// Boxed, so that the browser gets the code of a request once.
 #[cfg(feature = "hydrate")]
-pub fn send(request: Request, then: impl FnOnce(Result<(), String>) + 'static) {
+fn send_boxed(request: Request, then: Box<dyn FnOnce(Outcome)>) {
     leptos::task::spawn_local(async move { then(crate::rest::send(request).await) });
 }
 
 /// The server renders buttons and never presses them.
 #[cfg(not(feature = "hydrate"))]
-pub fn send(_: Request, _: impl FnOnce(Result<(), String>) + 'static) {}
+fn send_boxed(_: Request, _: Box<dyn FnOnce(Outcome)>) {}
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -110,7 +143,22 @@ mod tests {
             Request {
                 method: "POST",
                 path: "/api/v1/runs/default/clients/c1/kick".to_owned(),
-                body: Some(r#"{"ban":true}"#.to_owned())
+                body: Some(r#"{"ban":true}"#.to_owned()),
+                if_match: None,
+            }
+        );
+    }
+
+    #[test]
+    fn a_patch_names_the_version_that_it_is_for() {
+        let patch = r#"{"deadline_s":30}"#.to_owned();
+        assert_eq!(
+            Action::Configure { version: 4, patch }.request(&"default".parse().unwrap()),
+            Request {
+                method: "PATCH",
+                path: "/api/v1/runs/default".to_owned(),
+                body: Some(r#"{"deadline_s":30}"#.to_owned()),
+                if_match: Some(4),
             }
         );
     }

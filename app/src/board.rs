@@ -35,7 +35,40 @@ pub struct Course {
     pub phase: Phase,
     pub waiting: String,
     pub autorun: Option<Autorun>,
-    pub round: Option<OpenRound>,
+    pub round: Option<RoundNow>,
+}
+
+/// What the page shows of the round in work: counts, since its cohort may be thousands, and each of them an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RoundNow {
+    pub number: u64,
+    pub deadline_ms: u64,
+    /// Clients asked.
+    pub asked: usize,
+    /// Updates that are in.
+    pub updated: usize,
+    /// Updates that close it: fewer than asked with over-selection, and where rounds are asynchronous.
+    pub wanted: usize,
+}
+
+impl RoundNow {
+    fn new(round: &OpenRound) -> Self {
+        let asked = round.cohort.len();
+        Self {
+            number: round.number,
+            deadline_ms: round.deadline_ms,
+            asked,
+            updated: round.updated.len(),
+            wanted: asked.min(round.target as usize),
+        }
+    }
+}
+
+/// The configuration that the next round takes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    pub config: RunConfig,
+    pub version: u64,
 }
 
 /// The rounds that are over, and what came of them.
@@ -71,7 +104,7 @@ pub struct Board {
     snapshot: StoredValue<RunSnapshot>,
     pub course: RwSignal<Course>,
     pub history: RwSignal<History>,
-    pub config: RwSignal<RunConfig>,
+    pub settings: RwSignal<Settings>,
     pub clients: RwSignal<Vec<ClientRow>>,
     pub link: RwSignal<Link>,
     pub notice: RwSignal<Option<Notice>>,
@@ -91,7 +124,7 @@ impl Board {
         Self {
             course: RwSignal::new(course(&snapshot)),
             history: RwSignal::new(history(&snapshot)),
-            config: RwSignal::new(snapshot.config.clone()),
+            settings: RwSignal::new(settings(&snapshot)),
             clients: RwSignal::new(snapshot.clients.iter().map(ClientRow::new).collect()),
             link: RwSignal::new(Link::Static),
             notice: RwSignal::new(None),
@@ -112,7 +145,7 @@ impl Board {
     pub fn reset(&self, snapshot: RunSnapshot) {
         self.course.set(course(&snapshot));
         self.history.set(history(&snapshot));
-        self.config.set(snapshot.config.clone());
+        self.settings.set(settings(&snapshot));
         let old = self.clients.get_untracked();
         let rows = snapshot.clients.iter().map(|client| match old.iter().find(|row| row.id == client.id) {
             Some(row) => {
@@ -140,9 +173,14 @@ impl Board {
     /// Tells the signal behind that part of the snapshot, and no other.
     fn redraw(&self, change: &Change) {
         match change {
-            Change::Course { .. } => self.course.set(self.snapshot.with_value(course)),
-            Change::RoundEnded { .. } => self.history.set(self.snapshot.with_value(history)),
-            Change::Config { config, .. } => self.config.set((**config).clone()),
+            Change::Course { .. } | Change::RoundOpened { .. } | Change::Cohort { .. } => {
+                self.course.set(self.snapshot.with_value(course))
+            }
+            Change::RoundEnded { .. } => {
+                self.course.set(self.snapshot.with_value(course));
+                self.history.set(self.snapshot.with_value(history));
+            }
+            Change::Config { .. } => self.settings.set(self.snapshot.with_value(settings)),
             Change::ClientLeft { id } => self.clients.update(|rows| rows.retain(|row| row.id != *id)),
             Change::Client { client } => {
                 let known = self.clients.with_untracked(|rows| rows.iter().find(|row| row.id == client.id).cloned());
@@ -159,7 +197,7 @@ impl Board {
         let mut rows = self.clients.get();
         rows.sort_by_key(|row| {
             row.view.with(|client| match client.state {
-                ClientState::Pending => 0,
+                ClientState::Pending | ClientState::Quarantine => 0,
                 ClientState::Kicked => 2,
                 _ => 1,
             })
@@ -194,8 +232,12 @@ fn course(snapshot: &RunSnapshot) -> Course {
         phase: snapshot.phase,
         waiting: snapshot.waiting.clone(),
         autorun: snapshot.autorun,
-        round: snapshot.round.clone(),
+        round: snapshot.round.as_ref().map(RoundNow::new),
     }
+}
+
+fn settings(snapshot: &RunSnapshot) -> Settings {
+    Settings { config: snapshot.config.clone(), version: snapshot.config_version }
 }
 
 fn history(snapshot: &RunSnapshot) -> History {

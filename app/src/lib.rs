@@ -13,6 +13,9 @@ mod board;
 #[cfg(feature = "ui")]
 mod components;
 #[cfg(feature = "ui")]
+#[cfg_attr(not(feature = "ssr"), allow(dead_code, reason = "the server draws the form; a browser only reads it"))]
+mod config_form;
+#[cfg(feature = "ui")]
 mod format;
 #[cfg(feature = "hydrate")]
 mod live;

@@ -174,6 +174,7 @@ fn waiting(state: ClientState) -> &'static str {
     match state {
         ClientState::Pending => "waiting for the operator to admit this client",
         ClientState::Kicked => "removed by the operator; waiting to be admitted again",
+        ClientState::Quarantine => "in quarantine, for updates were refused; waiting to be released by the operator",
         _ => "waiting for a round",
     }
 }

@@ -1,4 +1,5 @@
-//! Federated averaging: the mean of the updates, weighted by their samples (McMahan et al. 2017, arXiv:1602.05629).
+//! Federated averaging: the mean of the updates, weighted by their samples (McMahan et al. 2017, arXiv:1602.05629), or of
+//! what they change, weighted by their staleness too (FedBuff, see [`super::Weights`]).
 
 use crate::wire::{Base, BlockSource, Dtype, Parameters, Plan, ReadError, Schema, Sink, Slot, TensorSpec, Values};
 use rayon::prelude::*;
@@ -94,12 +95,11 @@ impl WeightedMean {
         plan: &Plan,
         source: &(impl BlockSource + ?Sized),
         base: Option<Base<'_>>,
-        samples: u64,
+        weight: f64,
     ) -> Result<(), AggregateError> {
         if plan.schema().digest() != self.schema.digest() {
             return Err(AggregateError::Schema);
         }
-        let weight = samples as f64; // counts of images are far below 2^53
         match &mut self.sums {
             Sums::Cpu(sums) => {
                 let slots = plan.cut(sums.iter_mut().map(|sum| match sum {
@@ -119,6 +119,45 @@ impl WeightedMean {
                     }
                 }
             }
+        }
+        self.weight += weight;
+        Ok(())
+    }
+
+    /// Adds parameters that are in memory; a negative weight takes them away.
+    ///
+    /// # Errors
+    /// Another schema; then the sum is unchanged. libtorch.
+    pub fn add(&mut self, parameters: &Parameters, weight: f64) -> Result<(), AggregateError> {
+        if parameters.schema().digest() != self.schema.digest() {
+            return Err(AggregateError::Schema);
+        }
+        let values: Vec<_> = parameters.iter().map(|(_, values)| values).collect();
+        match &mut self.sums {
+            Sums::Cpu(sums) => {
+                sums.par_iter_mut().zip(values).for_each(|(sum, values)| match (sum, values) {
+                    (Sum::F32(sum), Values::F32(values)) => {
+                        let weight = weight as f32;
+                        sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += weight * value);
+                    }
+                    (Sum::I64(sum), Values::I64(values)) => {
+                        sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += weight * *value as f64);
+                    }
+                    _ => {} // not with the same schema
+                });
+            }
+            Sums::Device(device, sums) => tch::no_grad(|| {
+                for (sum, values) in sums.iter_mut().zip(values) {
+                    let values = match values {
+                        Values::F32(values) => Tensor::f_from_slice(values)?.f_to_device(*device)?,
+                        Values::I64(values) => {
+                            Tensor::f_from_slice(values)?.f_to_device(*device)?.f_to_kind(Kind::Double)?
+                        }
+                    };
+                    let _ = sum.f_add_(&values.f_mul_scalar(weight)?)?;
+                }
+                Ok::<_, AggregateError>(())
+            })?,
         }
         self.weight += weight;
         Ok(())
@@ -257,7 +296,7 @@ mod tests {
 
     fn fold(mean: &mut WeightedMean, update: &Parameters, samples: u64) -> Result<(), AggregateError> {
         let body = wire::encode(update, Encoding::F32, None).unwrap();
-        mean.fold(&Plan::of(BodyFormat::Container, &body).unwrap(), &body[..], None, samples)
+        mean.fold(&Plan::of(BodyFormat::Container, &body).unwrap(), &body[..], None, samples as f64)
     }
 
     #[test]
@@ -267,6 +306,17 @@ mod tests {
             fold(&mut mean, &update(20, [5.0, 2.0]), 3).unwrap();
             // (1*10 + 3*20) / 4 = 17.5, rounded to even; (1 + 15) / 4; (-2 + 6) / 4
             assert_eq!(mean.finish().unwrap(), update(18, [4.0, 1.0]));
+        }
+    }
+
+    #[test]
+    fn parameters_are_added_and_taken_away() {
+        for mut mean in both() {
+            fold(&mut mean, &update(10, [1.0, -2.0]), 2).unwrap();
+            mean.add(&update(4, [0.5, 4.0]), 3.0).unwrap();
+            mean.add(&update(2, [1.0, 1.0]), -1.0).unwrap();
+            // (20 + 12 - 2) / 4 = 7.5, rounded to even; (2 + 1.5 - 1) / 4; (-4 + 12 - 1) / 4
+            assert_eq!(mean.finish().unwrap(), update(8, [0.625, 1.75]));
         }
     }
 

@@ -1,9 +1,13 @@
 //! How the rest of the program speaks to a run: questions and wishes, each answered.
 
-use super::incoming::{CheckedUpdate, Incoming};
+use super::aggregation::NewModel;
+use super::incoming::{Body, Incoming};
+use super::models::ModelError;
 use super::published::Published;
+use crate::conductor::{Made, Receipt, Refusal, Update};
+use crate::digest::Sha256Digest;
 use crate::round::{Command, Reject};
-use crate::store::{Sha256Digest, Spool, StoreError};
+use crate::store::{Spool, StoreError};
 use crate::wire::BodyFormat;
 use app::api::{ClientId, ClientState, RegisterRequest, RunId, StatusReply, StatusReport, Task};
 use std::sync::Arc;
@@ -22,12 +26,21 @@ pub enum RunError {
     /// The coordinator is stopping.
     #[error("the coordinator is stopping")]
     Stopping,
+    /// Something is decided and cannot be stored; the run goes on once it is.
+    #[error("{0}")]
+    Stuck(String),
+    /// The version that an update was trained from.
+    #[error(transparent)]
+    Model(#[from] ModelError),
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The update was read and is not acceptable.
     #[error("the update is refused: {0}")]
     BadUpdate(String),
+    /// The ingest gate does not take it, which was a strike.
+    #[error("the update is refused: {0}")]
+    Fault(String),
     /// An upload cannot be gone on with there.
     #[error("offset is {offset}, but of this update {have} bytes are here")]
     Offset {
@@ -55,6 +68,19 @@ pub enum RunError {
     Internal(String),
 }
 
+impl From<Refusal<StoreError>> for RunError {
+    fn from(refusal: Refusal<StoreError>) -> Self {
+        match refusal {
+            Refusal::Reject(reject) => Self::Reject(reject),
+            Refusal::Store(error) => Self::Store(error),
+            Refusal::Fault(reason) => Self::Fault(reason),
+            Refusal::BadConfig(problems) => Self::BadConfig(problems),
+            Refusal::ConfigChanged { current, expected } => Self::ConfigChanged { current, expected },
+            Refusal::Stopping => Self::Stopping,
+        }
+    }
+}
+
 pub(super) type Reply<T> = oneshot::Sender<Result<T, RunError>>;
 
 /// What a run's task is sent.
@@ -62,26 +88,27 @@ pub(super) enum Message {
     Command(Command, Reply<()>),
     Register { client: ClientId, token: Sha256Digest, request: RegisterRequest, reply: Reply<ClientState> },
     Status { client: ClientId, report: StatusReport, reply: Reply<StatusReply> },
-    Task(ClientId, Reply<Task>),
-    MayUpdate { client: ClientId, round: u64, reply: Reply<()> },
-    Update(Box<Update>, Reply<()>),
+    Task { client: ClientId, at_work_for: Option<u64>, reply: Reply<(Task, bool)> },
+    Prior { client: ClientId, round: u64, reply: Reply<(Option<Sha256Digest>, Option<u64>)> },
+    Update(Box<Update<Body>>, Reply<Receipt>),
     Configure { expected: u64, patch: serde_json::Value, reply: Reply<u64> },
-    Aggregated(Result<Box<super::run_task::NewModel>, String>),
+    Aggregated(u64, Result<Made<Box<NewModel>>, String>),
 }
 
-/// An update that is sound, and what its sender says of it.
-pub struct Update {
-    /// Whose it is.
-    pub client: ClientId,
-    /// For which round.
-    pub round: u64,
-    /// Images behind it.
-    pub samples: u64,
-    /// Mean training loss of the last local epoch.
-    pub loss: Option<f64>,
-    /// The body.
-    pub body: CheckedUpdate,
+/// What is known of a client's update for a round before its body is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Prior {
+    /// It is awaited, trained from that version.
+    Awaited {
+        /// The version.
+        version: u64,
+    },
+    /// It is in already, with that hash.
+    In(Sha256Digest),
 }
+
+/// How long an update waits for the next round that takes it.
+const NEXT_ROUND: Duration = Duration::from_secs(30);
 
 /// A handle on a run; cheap to clone.
 #[derive(Debug, Clone)]
@@ -112,7 +139,16 @@ impl RunHandle {
             mpsc::error::TrySendError::Full(_) => RunError::Busy,
             mpsc::error::TrySendError::Closed(_) => RunError::Stopping,
         })?;
-        answer.await.map_err(|_| RunError::Stopping)?
+        let mut stuck = self.published.stuck.subscribe();
+        tokio::select! {
+            biased;
+            answer = answer => answer.map_err(|_| RunError::Stopping)?,
+            // It may still be done, once it can be; but nobody should have to wait for that in the dark.
+            why = stuck.wait_for(Option::is_some) => Err(match why {
+                Ok(why) => RunError::Stuck(why.clone().unwrap_or_default()),
+                Err(_) => RunError::Stopping,
+            }),
+        }
     }
 
     /// Has the round machine handle a command. What it decides is durable when this returns.
@@ -144,32 +180,27 @@ impl RunHandle {
         self.ask(|reply| Message::Status { client, report, reply }).await
     }
 
-    /// What a client is to do; waits up to `patience` for something to do. One that works for a round waits for the end
-    /// of that instead: until no update of it would be taken any more.
+    /// What a client is to do; waits up to `patience` for something to do. One that works for a round waits for the end of
+    /// that instead: until no update of it would be taken any more.
     ///
     /// # Errors
     /// As [`Self::command`].
-    pub async fn task(&self, client: &ClientId, patience: Duration, works_for: Option<u64>) -> Result<Task, RunError> {
-        let (mut changes, mut closings) = (self.published.task_changes(), self.published.closings());
+    pub async fn task(
+        &self,
+        client: &ClientId,
+        patience: Duration,
+        at_work_for: Option<u64>,
+    ) -> Result<Task, RunError> {
+        let mut changes = self.published.task_changes();
         let until = tokio::time::Instant::now() + patience;
         loop {
             changes.mark_unchanged();
-            closings.mark_unchanged();
-            let task = self.ask(|reply| Message::Task(client.clone(), reply)).await?;
-            let is_as_before = match works_for {
-                Some(round) => self.may_update(client, round).await.is_ok(),
-                None => matches!(task, Task::Wait { .. }),
-            };
-            if !is_as_before {
+            let (task, is_news) =
+                self.ask(|reply| Message::Task { client: client.clone(), at_work_for, reply }).await?;
+            if is_news {
                 return Ok(task);
             }
-            let changed = async {
-                tokio::select! {
-                    changed = changes.changed() => changed,
-                    closed = closings.changed(), if works_for.is_some() => closed,
-                }
-            };
-            match tokio::time::timeout_at(until, changed).await {
+            match tokio::time::timeout_at(until, changes.changed()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => return Err(RunError::Stopping),
                 Err(_) => return Ok(task),
@@ -177,12 +208,28 @@ impl RunHandle {
         }
     }
 
-    /// Whether an update of that client for that round would be taken.
+    /// What is known of a client's update for a round before its body is read. While the round before is being combined
+    /// and the next one takes it, waits for that.
     ///
     /// # Errors
-    /// The machine's refusal, or the run cannot say now.
-    pub async fn may_update(&self, client: &ClientId, round: u64) -> Result<(), RunError> {
-        self.ask(|reply| Message::MayUpdate { client: client.clone(), round, reply }).await
+    /// No update would be taken, or the run cannot say now.
+    pub async fn prior(&self, client: &ClientId, round: u64) -> Result<Prior, RunError> {
+        let mut changes = self.published.task_changes();
+        let until = tokio::time::Instant::now() + NEXT_ROUND;
+        loop {
+            changes.mark_unchanged();
+            return match self.ask(|reply| Message::Prior { client: client.clone(), round, reply }).await {
+                Ok((Some(sha256), _)) => Ok(Prior::In(sha256)),
+                Ok((None, Some(version))) => Ok(Prior::Awaited { version }),
+                Ok((None, None)) => Err(RunError::Reject(Reject::RoundClosed { round })),
+                Err(RunError::Reject(Reject::Aggregating { .. }))
+                    if tokio::time::timeout_at(until, changes.changed()).await.is_ok_and(|waited| waited.is_ok()) =>
+                {
+                    continue;
+                }
+                Err(error) => Err(error),
+            };
+        }
     }
 
     /// Hears of a client without a word of it: as its upload goes on.
@@ -193,17 +240,30 @@ impl RunHandle {
         self.command(Command::Seen { client: client.clone() }).await
     }
 
-    /// Receives a body for an update of this run: checked as it arrives.
-    pub fn receive(&self, spool: Spool, format: BodyFormat) -> Incoming {
-        Incoming::new(self.published.clone(), spool, format)
+    /// Receives a body for an update of this run, trained from that version: checked as it arrives.
+    ///
+    /// # Errors
+    /// The version cannot be read.
+    pub async fn receive(&self, spool: Spool, format: BodyFormat, version: u64) -> Result<Incoming, RunError> {
+        let base = self.published.models.parameters(version).await?;
+        Ok(Incoming::new(self.published.clone(), spool, format, (version, base)))
     }
 
     /// Counts an update. When this returns it is in.
     ///
     /// # Errors
-    /// The round is over by now. Then nothing is kept.
-    pub async fn update(&self, update: Update) -> Result<(), RunError> {
+    /// It is not taken. Then nothing is kept.
+    pub async fn update(&self, update: Update<Body>) -> Result<Receipt, RunError> {
+        self.prior(&update.client, update.round).await?; // which waits where the update would have to
         self.ask(|reply| Message::Update(Box::new(update), reply)).await
+    }
+
+    /// Holds an update that could not be taken against its client.
+    ///
+    /// # Errors
+    /// As [`Self::command`].
+    pub async fn strike(&self, client: &ClientId, reason: String) -> Result<(), RunError> {
+        self.command(Command::Strike { client: client.clone(), reason }).await
     }
 
     /// Changes the configuration, if it still is at the version that the caller knows. Returns the new version.

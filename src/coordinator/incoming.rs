@@ -2,12 +2,14 @@
 //!
 //! So a bad update is refused before all of it has come, and the last block of a good one is checked moments after its
 //! last byte. Checking keeps no values: memory is a few blocks for each worker thread, whatever the number and size of
-//! updates. Only once all is checked are the values read again, into the round's sum.
+//! updates. Once all is checked and the file is durable, the update may be counted; its values are read again when the
+//! round is over.
 
 use super::handle::RunError;
 use super::models::blocking;
 use super::published::Published;
-use crate::store::{BlobError, Sha256Digest, Spool, SpoolFile, StoreError};
+use crate::digest::Sha256Digest;
+use crate::store::{BlobError, Expanded, Spool, SpoolFile, Store, StoreError};
 use crate::wire::{self, Base, BodyFormat, Distance, Parameters, Plan, ReadError};
 use bytes::Bytes;
 use std::ops::Range;
@@ -20,7 +22,7 @@ pub struct Incoming {
     format: BodyFormat,
     published: Arc<Published>,
     spool: Spool,
-    /// The version that the run has, which the update should be trained from.
+    /// The version that the client was asked to train from.
     version: u64,
     base: Arc<Parameters>,
     /// The body's beginning, until its head is complete.
@@ -33,27 +35,42 @@ pub struct Incoming {
     squared: f64,
 }
 
-/// An update that is sound, on disk.
-pub struct CheckedUpdate {
-    pub(super) plan: Arc<Plan>,
-    pub(super) file: SpoolFile,
-    pub(super) version: u64,
-    pub(super) base: Arc<Parameters>,
-    /// Kept for the file behind it, which it removes at its end.
+/// The body of an update that is sound and durable. Dropped, it is removed, unless its record was saved.
+#[derive(Debug)]
+pub struct Body {
     pub(super) spool: Spool,
+    pub(super) format: BodyFormat,
+}
+
+/// An update that is sound and durable.
+#[derive(Debug)]
+pub struct CheckedUpdate {
+    /// Its body.
+    pub body: Body,
+    /// Its L2 distance from the version that it was trained from.
+    pub norm: f64,
 }
 
 impl CheckedUpdate {
-    /// Its body as it came.
-    pub fn spool(&self) -> &Spool {
-        &self.spool
+    /// Bytes of its body as it came.
+    pub fn bytes(&self) -> u64 {
+        self.body.spool.bytes()
+    }
+
+    /// SHA-256 of them.
+    pub fn digest(&self) -> Sha256Digest {
+        self.body.spool.digest()
     }
 }
 
 impl Incoming {
-    /// Nothing has come yet.
-    pub fn new(published: Arc<Published>, spool: Spool, format: BodyFormat) -> Self {
-        let (version, base) = published.models.current();
+    /// Nothing has come yet of an update that is trained from that version.
+    pub fn new(
+        published: Arc<Published>,
+        spool: Spool,
+        format: BodyFormat,
+        (version, base): (u64, Arc<Parameters>),
+    ) -> Self {
         Self {
             format,
             published,
@@ -114,7 +131,7 @@ impl Incoming {
         if let Some(from) = plan.base_version().filter(|from| *from != self.version) {
             let version = self.version;
             return Err(RunError::BadUpdate(format!(
-                "it was trained from version {from}, the round is of version {version}"
+                "it was trained from version {from}, the client was asked to train from version {version}"
             )));
         }
         plan.expect_base(Some(self.base())).map_err(bad)
@@ -150,42 +167,39 @@ impl Incoming {
         Ok(())
     }
 
-    /// All has come: what is left to check.
+    /// All has come: what is left to check; then the body is made durable.
     ///
     /// # Errors
     /// The update cannot be accepted; or the file system.
-    pub async fn finish(mut self) -> Result<CheckedUpdate, RunError> {
+    pub async fn finish(mut self, store: &Store) -> Result<CheckedUpdate, RunError> {
         self.spool.flush().await.map_err(StoreError::from)?;
-        if self.format == (BodyFormat::Safetensors { zstd: true }) {
-            let most = wire::max_body_bytes(self.published.models.schema());
-            let spool = self.spool;
-            self.spool = blocking(move || spool.expand(most)).await.map_err(unreadable)?;
-        }
-        let file = self.spool.file();
-        let plan = match self.plan.clone() {
-            Some(plan) => plan,
-            None => {
-                let plan = Plan::of_source(self.format, &file, file.bytes()).map_err(unreadable)?;
-                self.expect(&plan)?;
-                Arc::new(plan)
-            }
-        };
-        plan.expect_length(file.bytes()).map_err(bad)?;
         self.join().await?;
-        let rest = {
-            let (plan, file, blocks) = (plan.clone(), file.clone(), self.checked..plan.block_count());
-            let (version, base) = (self.version, self.base.clone());
-            blocking(move || distance(&plan, &file, version, &base, blocks)).await.map_err(unreadable)?
-        };
-        let norm = (self.squared + rest).sqrt();
-        if let Some(limit) = self.published.read(|snapshot| snapshot.config.max_update_norm)
-            && norm > limit
-        {
-            return Err(RunError::BadUpdate(format!(
-                "its distance from the base version is {norm:.4}, max_update_norm is {limit}"
-            )));
-        }
-        Ok(CheckedUpdate { plan, file, version: self.version, base: self.base, spool: self.spool })
+        let store = store.clone();
+        blocking(move || {
+            let expanded = match self.format {
+                BodyFormat::Safetensors { zstd: true } => {
+                    let most = wire::max_body_bytes(self.published.models.schema());
+                    Some(self.spool.expand(most).map_err(unreadable)?)
+                }
+                _ => None,
+            };
+            let file = expanded.as_ref().map_or_else(|| self.spool.file(), Expanded::file);
+            let plan = match self.plan.clone() {
+                Some(plan) => plan,
+                None => {
+                    let plan = Plan::of_source(self.format, &file, file.bytes()).map_err(unreadable)?;
+                    self.expect(&plan)?;
+                    Arc::new(plan)
+                }
+            };
+            plan.expect_length(file.bytes()).map_err(bad)?;
+            let blocks = self.checked..plan.block_count();
+            let rest = distance(&plan, &file, self.version, &self.base, blocks).map_err(unreadable)?;
+            let norm = (self.squared + rest).sqrt();
+            self.spool.sync().and_then(|()| store.sync_names()).map_err(StoreError::from)?;
+            Ok(CheckedUpdate { body: Body { spool: self.spool, format: self.format }, norm })
+        })
+        .await
     }
 }
 

@@ -3,39 +3,43 @@
 //! Decides in which order things become durable, visible and answered. Refuses to know of HTTP, and of the rules of
 //! rounds, which are the round machine's.
 
+mod aggregation;
 mod clock;
 mod evaluator;
 mod handle;
 mod incoming;
-mod ledger;
 mod models;
 mod published;
+mod restore;
 mod run_task;
 mod uploads;
+mod world;
 
 pub use clock::Clock;
-pub use handle::{RunError, RunHandle, Update};
-pub use incoming::{CheckedUpdate, Incoming};
+pub use handle::{Prior, RunError, RunHandle};
+pub use incoming::{Body, CheckedUpdate, Incoming};
 pub use models::{EncodedModel, ModelError};
 pub use published::Published;
 pub use uploads::{Turn, UploadKey, Uploads};
 
+use crate::conductor::Conductor;
 use crate::model::Device;
 use crate::model::{self, Images, Network};
-use crate::round::{Restored, RoundMachine};
+use crate::round::RoundMachine;
 use crate::store::{NewRun, Store, StoreError, StoredRun};
 use crate::wire::Parameters;
-use app::api::{Autorun, Dataset, ModelSpec, Phase, RunConfig, RunId, RunLine, RunSnapshot};
+use app::api::{Dataset, ModelSpec, RunConfig, RunId, RunLine, RunSnapshot};
 use evaluator::Evaluator;
-use ledger::Ledger;
 use models::{Models, blocking, from_blob, to_blob};
 use run_task::RunTask;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use world::Real;
 
 /// Messages that a run's task may be behind by; more are refused as busy.
 const INBOX: usize = 8_192;
@@ -81,6 +85,9 @@ pub enum StartError {
     Bad(Vec<String>),
 }
 
+/// How often a run that cannot be read is tried again.
+const MEND_EVERY: Duration = Duration::from_secs(5);
+
 /// The most runs that one coordinator hosts: each takes the memory of a model.
 pub const MAX_RUNS: usize = 64;
 
@@ -106,17 +113,23 @@ pub struct Coordinator {
     device: Device,
     dataset_paths: BTreeMap<Dataset, PathBuf>,
     runs: RwLock<BTreeMap<RunId, RunHandle>>,
+    /// Runs that cannot be read, and why: tried again from time to time.
+    broken: RwLock<BTreeMap<RunId, String>>,
     /// Test splits that are in memory; also keeps two creations of a run from interleaving.
     test_splits: Mutex<HashMap<Dataset, Arc<Images>>>,
+    /// Nothing new is begun any more.
     shutdown: CancellationToken,
+    /// The runs stop where they are.
+    halt: CancellationToken,
     tasks: TaskTracker,
 }
 
 impl Coordinator {
-    /// Starts every run that the store holds.
+    /// Starts every run that the store holds. One whose model cannot be read does not keep the others from it: it is tried
+    /// again until it can.
     ///
     /// # Errors
-    /// The store, or a run's model or test split cannot be read.
+    /// The store, or a run's network or test split.
     pub async fn start(
         store: Store,
         device: Device,
@@ -129,15 +142,61 @@ impl Coordinator {
             device,
             dataset_paths,
             runs: RwLock::default(),
+            broken: RwLock::default(),
             test_splits: Mutex::default(),
             shutdown,
+            halt: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
-        for stored in this.store.load_runs(this.clock.now_ms()).await? {
-            let mut splits = this.test_splits.lock().await;
-            this.start_run(stored, &mut splits).await?;
+        this.start_stored(|_| true).await?;
+        if !this.broken().is_empty() {
+            this.tasks.spawn(Self::mend(this.clone()));
         }
         Ok(this)
+    }
+
+    async fn start_stored(&self, is_wanted: impl Fn(&RunId) -> bool) -> Result<(), StartError> {
+        let mut splits = self.test_splits.lock().await;
+        for stored in self.store.load_runs().await?.into_iter().filter(|stored| is_wanted(&stored.run)) {
+            let run = stored.run.clone();
+            match self.start_run(stored, &mut splits).await {
+                Err(error @ StartError::Unreadable { .. }) => {
+                    tracing::error!(run = %run, "{error}");
+                    self.broken.write().unwrap_or_else(PoisonError::into_inner).insert(run, error.to_string());
+                }
+                started => {
+                    started?;
+                    self.broken.write().unwrap_or_else(PoisonError::into_inner).remove(&run);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Tries again to start the runs that cannot be read, until all can: somebody may bring the file back.
+    async fn mend(self: Arc<Self>) {
+        while !self.broken().is_empty() {
+            tokio::select! {
+                () = self.halt.cancelled() => return,
+                () = tokio::time::sleep(MEND_EVERY) => {}
+            }
+            let broken = self.broken();
+            if let Err(error) = self.start_stored(|run| broken.contains_key(run)).await {
+                tracing::error!("{error}");
+            }
+        }
+    }
+
+    /// What keeps some run from going on; none: nothing does.
+    pub fn trouble(&self) -> Option<String> {
+        let runs = self.runs.read().unwrap_or_else(PoisonError::into_inner);
+        let stuck = runs.values().find_map(|handle| handle.published().stuck.borrow().clone());
+        stuck.or_else(|| self.broken().into_values().next())
+    }
+
+    /// Runs that cannot be read, and why.
+    pub fn broken(&self) -> BTreeMap<RunId, String> {
+        self.broken.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The store.
@@ -150,13 +209,14 @@ impl Coordinator {
         &self.clock
     }
 
-    /// Ends with the coordinator.
+    /// Cancelled once the coordinator is told to stop: nothing new is begun any more, what is under way may end.
     pub fn shutdown(&self) -> &CancellationToken {
         &self.shutdown
     }
 
-    /// Waits until every run has stopped. They stop once [`Self::shutdown`] is cancelled.
-    pub async fn stopped(&self) {
+    /// Stops every run where it is, and waits for that. What it was doing goes on at the next start.
+    pub async fn stop(&self) {
+        self.halt.cancel();
         self.tasks.close();
         self.tasks.wait().await;
     }
@@ -187,7 +247,7 @@ impl Coordinator {
     pub async fn create_run(&self, run: RunId, origin: Origin, config: RunConfig) -> Result<(), StartError> {
         let mut splits = self.test_splits.lock().await;
         let count = self.runs.read().unwrap_or_else(PoisonError::into_inner).len();
-        if self.run(&run).is_some() {
+        if self.run(&run).is_some() || self.broken().contains_key(&run) {
             return Err(StartError::Exists(run));
         }
         if count >= MAX_RUNS {
@@ -228,6 +288,8 @@ impl Coordinator {
             autorun_rounds: 0,
             clients: Vec::new(),
             rounds: Vec::new(),
+            open: None,
+            norms: Vec::new(),
         };
         self.start_run(stored, &mut splits).await
     }
@@ -240,16 +302,8 @@ impl Coordinator {
             let stored = blocking(move || from_blob(&store, &sha256)).await;
             stored.map_err(|reason| StartError::Unreadable { run: run.clone(), reason })?
         };
-        let machine = RoundMachine::new(Restored {
-            config: stored.config.clone(),
-            config_version: stored.config_version,
-            version: stored.version,
-            next_round: stored.rounds.last().map_or(1, |r| r.number + 1),
-            roster: stored.clients.iter().map(|c| c.view.clone()).collect(),
-            banned: stored.clients.iter().filter(|c| c.banned).map(|c| c.view.name.clone()).collect(),
-            seed: stored.config.train.seed,
-            autorun: (stored.autorun_rounds > 0).then_some(Autorun { rounds: stored.autorun_rounds }),
-        });
+        let stored = restore::without_damaged(&self.store, stored).await?;
+        let machine = RoundMachine::new(restore::restored(&stored, self.clock.now_ms()));
         let snapshot = RunSnapshot {
             seq: 0,
             run: run.clone(),
@@ -259,35 +313,29 @@ impl Coordinator {
             dataset: evaluator.is_some().then_some(stored.dataset).flatten(),
             config: stored.config,
             config_version: stored.config_version,
-            phase: Phase::Idle,
+            phase: machine.phase(),
             waiting: machine.waiting(),
             autorun: machine.autorun(),
             version: stored.version,
             best: stored.best,
-            round: None,
-            clients: stored.clients.into_iter().map(|c| c.view).collect(),
+            round: machine.open_round().cloned(),
+            clients: machine.clients().cloned().collect(),
             rounds: stored.rounds,
         };
         let models = Models::new(run.clone(), self.store.clone(), stored.version, Arc::new(parameters));
-        let published = Arc::new(Published::new(RunSnapshot { phase: machine.phase(), ..snapshot }, models));
+        let published = Arc::new(Published::new(snapshot, models));
         let (sender, inbox) = mpsc::channel(INBOX);
-        let task = RunTask {
-            ledger: Ledger {
-                run: run.clone(),
-                store: self.store.clone(),
-                clock: self.clock,
-                shutdown: self.shutdown.clone(),
-            },
-            machine,
+        let world = Real {
+            run: run.clone(),
+            store: self.store.clone(),
+            clock: self.clock,
             device: self.device,
             published: published.clone(),
             evaluator,
-            inbox,
+            halt: self.halt.clone(),
             outbox: sender.downgrade(),
-            mean: None,
-            new_model: None,
-            autorun_rounds: stored.autorun_rounds,
         };
+        let task = RunTask { conductor: Conductor::new(world, machine, stored.best), inbox };
         self.tasks.spawn(task.run());
         let handle = RunHandle::new(run.clone(), sender, published);
         self.runs.write().unwrap_or_else(PoisonError::into_inner).insert(run, handle);

@@ -1,11 +1,12 @@
 //! The global model as clients fetch it: encoded once per version and format, shared by all who ask.
 
-use crate::store::{BlobError, Sha256Digest, Store, StoreError};
+use crate::digest::Sha256Digest;
+use crate::store::{BlobError, Store, StoreError};
 use crate::wire::{self, Base, BodyFormat, ModelFormat, Parameters, Plan, Schema};
 use app::api::RunId;
 use bytes::Bytes;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use tokio::sync::OnceCell;
 
 /// Why a model could not be handed out.
@@ -49,6 +50,8 @@ pub struct Models {
     current: RwLock<(u64, Arc<Parameters>)>,
     /// What the current version is told by to all who took part in the last round.
     previous: RwLock<Option<Arc<Parameters>>>,
+    /// Older versions that somebody works with now, as in asynchronous runs.
+    older: Mutex<HashMap<u64, Weak<Parameters>>>,
     /// Of the current version.
     encoded: Mutex<HashMap<Key, Cell>>,
 }
@@ -61,6 +64,7 @@ impl Models {
             schema: parameters.schema().clone(),
             current: RwLock::new((version, parameters)),
             previous: RwLock::default(),
+            older: Mutex::default(),
             encoded: Mutex::default(),
         }
     }
@@ -139,14 +143,26 @@ impl Models {
         previous.clone().filter(|_| current.0.checked_sub(1) == Some(version))
     }
 
-    async fn parameters(&self, version: u64) -> Result<Arc<Parameters>, ModelError> {
+    /// A version's parameters.
+    ///
+    /// # Errors
+    /// There is no such version, or it cannot be read.
+    pub async fn parameters(&self, version: u64) -> Result<Arc<Parameters>, ModelError> {
         if let Some(parameters) = self.in_memory(version) {
+            return Ok(parameters);
+        }
+        let older = || self.older.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(parameters) = older().get(&version).and_then(Weak::upgrade) {
             return Ok(parameters);
         }
         let sha256 = self.store.model_version(&self.run, version).await?.ok_or(ModelError::NoVersion(version))?;
         let store = self.store.clone();
         let stored = blocking(move || from_blob(&store, &sha256)).await;
-        stored.map(Arc::new).map_err(|reason| ModelError::Unreadable { version, reason })
+        let parameters = Arc::new(stored.map_err(|reason| ModelError::Unreadable { version, reason })?);
+        let mut older = older();
+        older.retain(|_, held| held.strong_count() > 0);
+        older.insert(version, Arc::downgrade(&parameters));
+        Ok(parameters)
     }
 }
 

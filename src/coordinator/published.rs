@@ -2,7 +2,7 @@
 
 use super::models::Models;
 use super::uploads::Uploads;
-use app::api::{Change, Event, Phase, RunSnapshot};
+use app::api::{Change, Event, RunSnapshot};
 use std::sync::{PoisonError, RwLock};
 use tokio::sync::{broadcast, watch};
 
@@ -17,8 +17,8 @@ pub struct Published {
     events: broadcast::Sender<Event>,
     /// Ticks whenever some client's task may have changed: what long-polls wait for.
     tasks: watch::Sender<u64>,
-    /// Ticks whenever a round takes no more updates: what those wait for who work for one.
-    closings: watch::Sender<u64>,
+    /// Why the run cannot go on, while it cannot: something is decided and cannot be stored.
+    pub(super) stuck: watch::Sender<Option<String>>,
     /// The global model.
     pub models: Models,
     /// Updates on their way in.
@@ -31,7 +31,7 @@ impl Published {
             snapshot: RwLock::new(snapshot),
             events: broadcast::channel(BACKLOG).0,
             tasks: watch::channel(0).0,
-            closings: watch::channel(0).0,
+            stuck: watch::channel(None).0,
             models,
             uploads: Uploads::default(),
         }
@@ -59,20 +59,10 @@ impl Published {
         self.tasks.subscribe()
     }
 
-    /// Tells when a round takes no more updates. Apart from [`Self::task_changes`]: most clients have delivered by then,
-    /// and nothing has changed for them.
-    pub fn closings(&self) -> watch::Receiver<u64> {
-        self.closings.subscribe()
-    }
-
     pub(super) fn publish(&self, change: Change) {
         let mut snapshot = self.snapshot.write().unwrap_or_else(PoisonError::into_inner);
         let event = Event { seq: snapshot.seq + 1, change };
-        let took_updates = snapshot.phase == Phase::Training;
         snapshot.apply(&event);
-        if took_updates && (snapshot.phase != Phase::Training || snapshot.round.is_none()) {
-            self.closings.send_modify(|tick| *tick += 1);
-        }
         let _ = self.events.send(event); // an error only means that nobody watches
     }
 

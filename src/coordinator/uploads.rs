@@ -6,7 +6,8 @@
 
 use super::handle::RunError;
 use super::incoming::{CheckedUpdate, Incoming};
-use crate::store::Sha256Digest;
+use crate::digest::Sha256Digest;
+use crate::store::Store;
 use crate::wire::BodyFormat;
 use app::api::ClientId;
 use bytes::Bytes;
@@ -34,8 +35,8 @@ pub struct Uploads(Mutex<Slots>);
 #[derive(Debug, Default)]
 struct Slots {
     by_client: HashMap<ClientId, Arc<Slot>>,
-    /// Rounds up to this one are over: nothing is kept for them, also of who was on the way when they ended.
-    closed_round: u64,
+    /// Rounds before this one take nothing any more: nothing is kept for them, also of who was on the way when they ended.
+    first_round: u64,
 }
 
 #[derive(Debug)]
@@ -81,7 +82,7 @@ impl Uploads {
             // What is here of another one stays, for who asks for it.
             None if offset > 0 => Err(RunError::Offset { offset, have: 0 }),
             None => {
-                let is_kept = key.round > slots.closed_round;
+                let is_kept = key.round >= slots.first_round;
                 let slot = Slot::new(Some(key));
                 if is_kept {
                     slots.by_client.insert(client.clone(), slot.clone());
@@ -102,9 +103,11 @@ impl Uploads {
         slot.key.clone().filter(|_| bytes > 0).map(|key| (key, bytes))
     }
 
-    /// Forgets all: that round is over; with `u64::MAX`, the coordinator stops.
-    pub(super) fn clear(&self, closed_round: u64) {
-        *self.lock() = Slots { by_client: HashMap::new(), closed_round };
+    /// Forgets what came for rounds before that one; with `u64::MAX`, all: the coordinator stops.
+    pub(super) fn clear(&self, first_round: u64) {
+        let mut slots = self.lock();
+        slots.first_round = first_round;
+        slots.by_client.retain(|_, slot| slot.key.as_ref().is_some_and(|key| key.round >= first_round));
     }
 }
 
@@ -175,7 +178,7 @@ impl Turn {
     ///
     /// # Errors
     /// The update cannot be accepted, and is dropped; or the file system.
-    pub async fn finish(&mut self) -> Result<CheckedUpdate, RunError> {
+    pub async fn finish(&mut self, store: &Store) -> Result<CheckedUpdate, RunError> {
         let incoming = self.incoming.take().ok_or(RunError::Offset { offset: 0, have: 0 })?;
         if let Some(UploadKey { sha256, .. }) = self.slot.key
             && sha256 != incoming.digest()
@@ -183,7 +186,7 @@ impl Turn {
             let found = incoming.digest();
             return Err(RunError::BadUpdate(format!("its SHA-256 is {found}, it should be {sha256}")));
         }
-        incoming.finish().await
+        incoming.finish(store).await
     }
 }
 

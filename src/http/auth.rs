@@ -6,7 +6,7 @@ use super::error::ApiError;
 use super::extract::Run;
 use super::gate::{self, Holder, Peer};
 use crate::coordinator::RunHandle;
-use crate::store::Sha256Digest;
+use crate::digest::Sha256Digest;
 use app::api::{ClientId, ClientState, ErrorCode, RunId};
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;

@@ -5,8 +5,9 @@ use super::auth::{Client, is_admin};
 use super::error::{ApiError, ApiResult};
 use super::extract::{ApiJson, ApiPath, ApiQuery, Run};
 use super::gate::{self, Holder, Peer};
+use crate::digest::Sha256Digest;
 use crate::round::Command;
-use crate::store::{Sha256Digest, Token};
+use crate::store::Token;
 use app::api::{
     ClientId, ErrorBody, ErrorCode, RegisterReply, RegisterRequest, RunId, StatusReply, StatusReport, Task,
 };

@@ -105,6 +105,8 @@ impl From<Reject> for ApiError {
         let code = match &reject {
             Reject::UnknownClient(_) => ErrorCode::NotFound,
             Reject::Kicked(_) | Reject::Banned(_) => ErrorCode::Kicked,
+            Reject::Quarantined(_) => ErrorCode::Quarantined,
+            Reject::TooManySamples { .. } => ErrorCode::Invalid,
             Reject::NotAdmitted(_) | Reject::NotInCohort { .. } => ErrorCode::NotAdmitted,
             Reject::RoundClosed { .. } => ErrorCode::RoundClosed,
             Reject::TooEarly { .. } => ErrorCode::TooEarly,
@@ -114,7 +116,7 @@ impl From<Reject> for ApiError {
             | Reject::NoRound
             | Reject::TooFewUpdates { .. }
             | Reject::NotAggregating => ErrorCode::Conflict,
-            Reject::RosterFull(_) => ErrorCode::Unavailable,
+            Reject::RosterFull(_) | Reject::Aggregating { .. } => ErrorCode::Unavailable,
         };
         Self::new(code, reject.to_string())
     }
@@ -125,10 +127,11 @@ impl From<RunError> for ApiError {
         let message = error.to_string();
         match error {
             RunError::Reject(reject) => reject.into(),
-            RunError::Busy | RunError::Stopping => Self::new(ErrorCode::Unavailable, message),
+            RunError::Busy | RunError::Stopping | RunError::Stuck(_) => Self::new(ErrorCode::Unavailable, message),
             RunError::Store(error) => error.into(),
+            RunError::Model(error) => error.into(),
             RunError::Offset { .. } | RunError::Superseded => Self::new(ErrorCode::Conflict, message),
-            RunError::BadUpdate(_) => Self::new(ErrorCode::Invalid, message),
+            RunError::BadUpdate(_) | RunError::Fault(_) => Self::new(ErrorCode::Invalid, message),
             RunError::BadConfig(problems) => Self::with_problems(ErrorCode::Invalid, message, problems),
             RunError::ConfigChanged { .. } => Self::new(ErrorCode::PreconditionFailed, message),
             RunError::Internal(_) => Self::new(ErrorCode::Internal, message),

@@ -34,7 +34,12 @@ impl FromRequestParts<AppState> for Run {
             run: RunId,
         }
         let Path(RunPath { run }) = Path::from_request_parts(parts, state).await?;
-        let handle = state.coordinator.run(&run);
-        handle.map(Self).ok_or_else(|| ApiError::new(ErrorCode::NotFound, format!("there is no run '{run}'")))
+        if let Some(handle) = state.coordinator.run(&run) {
+            return Ok(Self(handle));
+        }
+        Err(match state.coordinator.broken().remove(&run) {
+            Some(why) => ApiError::new(ErrorCode::Unavailable, why),
+            None => ApiError::new(ErrorCode::NotFound, format!("there is no run '{run}'")),
+        })
     }
 }

@@ -8,7 +8,7 @@
 //! that a thousand clients who come back to one address after a restart would shut out each other.
 
 use super::error::{ApiError, ApiResult};
-use crate::store::Sha256Digest;
+use crate::digest::Sha256Digest;
 use app::api::{ClientId, ErrorCode, RunId};
 use axum::extract::FromRequestParts;
 use axum::http::Extensions;

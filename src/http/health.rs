@@ -1,8 +1,8 @@
 //! For those who operate the coordinator: liveness, readiness, Prometheus.
 
 use super::AppState;
-use super::error::ApiResult;
-use app::api::{ClientState, RunSnapshot};
+use super::error::{ApiError, ApiResult};
+use app::api::{ClientState, ErrorCode, RunSnapshot};
 use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
@@ -14,12 +14,15 @@ pub async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// The database answers.
+/// The database answers, and no run is stuck or unreadable.
 #[utoipa::path(
     get, path = "/readyz", tag = "health", security(()), responses((status = 200, body = String), (status = 503)),
 )]
 pub async fn readyz(State(state): State<AppState>) -> ApiResult<&'static str> {
     state.coordinator.store().ping().await?;
+    if let Some(trouble) = state.coordinator.trouble() {
+        return Err(ApiError::new(ErrorCode::Unavailable, trouble));
+    }
     Ok("ready\n")
 }
 
@@ -40,6 +43,12 @@ pub async fn metrics(State(state): State<AppState>) -> impl IntoResponse {
     let plain = |value: f64| vec![(String::new(), value)];
     gauge("clients", "Clients on the roster, by state.", &|s| {
         ClientState::ALL.iter().map(|state| (format!(",state=\"{state}\""), s.count(*state) as f64)).collect()
+    });
+    gauge("late_updates", "Updates of the roster's clients that came when their round was closed.", &|s| {
+        plain(s.clients.iter().map(|c| c.late_updates).sum::<u64>() as f64)
+    });
+    gauge("strikes", "Updates of the roster's clients that were refused, since each was last admitted.", &|s| {
+        plain(s.clients.iter().map(|c| f64::from(c.strikes)).sum())
     });
     gauge("rounds", "Rounds that are over.", &|s| plain(s.rounds.len() as f64));
     gauge("model_version", "Current global version.", &|s| plain(s.version as f64));

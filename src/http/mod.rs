@@ -28,7 +28,7 @@ use page::options as leptos_options;
 use room::UploadRoom;
 
 use crate::coordinator::Coordinator;
-use crate::store::Sha256Digest;
+use crate::digest::Sha256Digest;
 use app::api::ErrorCode;
 use axum::body::{Body, HttpBody};
 use axum::extract::{DefaultBodyLimit, FromRef, Request};

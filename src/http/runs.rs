@@ -7,7 +7,7 @@ use super::extract::{ApiJson, ApiQuery, Run};
 use super::updates::receive;
 use super::{MAX_JSON_BYTES, header_text};
 use crate::coordinator::Origin;
-use crate::store::{BlobError, Spool};
+use crate::store::{BlobError, Expanded, Spool};
 use crate::wire::{self, BodyFormat, Parameters, Plan, ReadError};
 use app::api::{
     ClientView, CreateRun, CreateRunQuery, ErrorBody, ErrorCode, RoundSummary, RunConfig, RunId, RunLine, RunSnapshot,
@@ -68,7 +68,8 @@ pub async fn snapshot(Run(run): Run) -> impl IntoResponse {
     ([(header::ETAG, format!("\"{}\"", snapshot.config_version))], Json(snapshot))
 }
 
-/// Change the configuration by JSON merge patch; applied at the next round boundary.
+/// Change the configuration by JSON merge patch; applied at the next round boundary, but at once where that is safe: admission,
+/// `deadline_s`, `below_quorum`, and the bounds of the ingest gate (`max_*`).
 #[utoipa::path(
     patch, path = "/runs/{run}", tag = "admin",
     params(("run" = RunId, Path), ("If-Match" = String, Header, description = "the ETag of the run")),
@@ -101,8 +102,8 @@ pub async fn configure(
 fn read_parameters(body: Spool, format: BodyFormat, max_bytes: u64) -> ApiResult<Parameters> {
     let read = || {
         let zstd = format == BodyFormat::Safetensors { zstd: true };
-        let body = if zstd { body.expand(max_bytes)? } else { body };
-        let file = body.file();
+        let expanded = if zstd { Some(body.expand(max_bytes)?) } else { None };
+        let file = expanded.as_ref().map_or_else(|| body.file(), Expanded::file);
         let plan = Plan::of_source(format, &file, file.bytes())?;
         // More could be trained, but no update of it would be taken as f32.
         plan.expect_at_most((max_bytes / 4).min(wire::MAX_VALUES))?;
@@ -145,7 +146,7 @@ pub async fn export(Run(run): Run) -> impl IntoResponse {
 
 fn csv(rounds: &[RoundSummary]) -> String {
     let mut csv = String::from(
-        "round,outcome,base_version,version,config_version,cohort,updates,samples,received_bytes,train_loss,\
+        "round,outcome,base_version,version,config_version,cohort,updates,samples,received_bytes,mean_staleness,train_loss,\
          test_loss,test_accuracy,opened_ms,ended_ms,reason\n",
     );
     let number = |n: Option<f64>| n.map(|n| n.to_string()).unwrap_or_default();
@@ -153,7 +154,7 @@ fn csv(rounds: &[RoundSummary]) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(
             csv,
-            "{},{},{},{},{},{},{},{},{},{},{},{},{},{},\"{}\"",
+            "{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},\"{}\"",
             r.number,
             r.outcome,
             r.base_version,
@@ -163,6 +164,7 @@ fn csv(rounds: &[RoundSummary]) -> String {
             r.updates,
             r.samples,
             r.received_bytes,
+            number(r.mean_staleness),
             number(r.train_loss),
             number(r.test_loss),
             number(r.test_accuracy),

@@ -5,8 +5,9 @@ use super::gate::{Gate, Holder};
 use super::{AppState, leptos_options, router};
 use crate::config::ServeSettings;
 use crate::coordinator::{Coordinator, Origin, StartError};
+use crate::digest::Sha256Digest;
 use crate::model::ModelError;
-use crate::store::{Sha256Digest, Store, StoreError, Token};
+use crate::store::{Store, StoreError, Token};
 use app::api::{CreateRun, Dataset};
 use rustix::process::{Resource, getrlimit};
 use std::net::SocketAddr;
@@ -68,7 +69,7 @@ impl Server {
         let paths = Dataset::ALL.iter().filter_map(|d| Some((*d, settings.dataset_path(*d)?))).collect();
         let coordinator = Coordinator::start(store, device, paths, CancellationToken::new()).await?;
         let CreateRun { run, model, dataset, config } = first;
-        if coordinator.run(&run).is_none() {
+        if coordinator.run(&run).is_none() && !coordinator.broken().contains_key(&run) {
             coordinator.create_run(run, Origin::BuiltIn { model, dataset }, config).await?;
         }
         let gate = Arc::new(Gate::default());
@@ -113,7 +114,7 @@ impl Server {
         if let Err(error) = self.serving.await {
             tracing::error!(%error, "the server broke down");
         }
-        self.coordinator.stopped().await;
+        self.coordinator.stop().await;
         self.coordinator.store().release();
         tracing::info!("coordinator stopped");
     }

@@ -4,9 +4,11 @@ use super::auth::Client;
 use super::error::{ApiError, ApiResult};
 use super::extract::{ApiPath, ApiQuery};
 use super::{AppState, header_text};
-use crate::coordinator::{RunError, RunHandle, Turn, Update, UploadKey};
+use crate::conductor::{Receipt, Update};
+use crate::coordinator::{Prior, RunError, RunHandle, Turn, UploadKey};
+use crate::digest::Sha256Digest;
 use crate::round::Reject;
-use crate::store::{Sha256Digest, Spool, Store};
+use crate::store::{Spool, Store};
 use crate::wire;
 use app::api::{ClientId, ErrorBody, ErrorCode, RunId, UpdateQuery, UpdateReply, UploadView};
 use axum::Json;
@@ -16,6 +18,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use bytes::Buf;
 use futures::StreamExt;
 use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
 
 /// Send an update. Harmless to repeat: 202 when it is taken, 200 when this very one was in already. With `sha256`, one whose
 /// connection broke can be gone on with, at an `offset`.
@@ -29,7 +32,8 @@ use std::time::{Duration, Instant};
         (status = 202, body = UpdateReply), (status = 200, body = UpdateReply), (status = 401, body = ErrorBody),
         (status = 403, body = ErrorBody), (status = 408, body = ErrorBody), (status = 409, body = ErrorBody),
         (status = 410, body = ErrorBody), (status = 413, body = ErrorBody), (status = 415, body = ErrorBody),
-        (status = 422, body = ErrorBody), (status = 425, body = ErrorBody), (status = 503, body = ErrorBody),
+        (status = 422, body = ErrorBody), (status = 425, body = ErrorBody), (status = 429, body = ErrorBody),
+        (status = 503, body = ErrorBody),
     ),
 )]
 pub async fn put_update(
@@ -42,7 +46,7 @@ pub async fn put_update(
 ) -> ApiResult<(StatusCode, Json<UpdateReply>)> {
     let store = state.coordinator.store();
     // All that headers tell comes before the first byte of the body is asked for.
-    let mut earlier = earlier(&run, store, &id, round).await?;
+    let mut prior = run.prior(&id, round).await?;
     let (sha256, offset) = said(&query)?;
     let format = wire::body_format(
         header_text(&headers, header::CONTENT_TYPE)?,
@@ -53,38 +57,90 @@ pub async fn put_update(
     let length = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
     within(offset.saturating_add(length.unwrap_or(0)), cap)?;
 
+    let place = state.uploads.enter(run.run(), &id)?;
     let mut turn = None;
-    if earlier.is_none() {
+    if matches!(prior, Prior::Awaited { .. }) {
         let key = sha256.map(|sha256| UploadKey { round, sha256, format });
         turn = Some(run.published().uploads.turn(&id, key, offset).await?);
         // Whoever had the turn before may have completed it.
-        earlier = self::earlier(&run, store, &id, round).await?;
+        prior = run.prior(&id, round).await?;
     }
-    let mut turn = match (earlier, turn) {
-        (None, Some(turn)) => turn,
-        (earlier, _) => {
+    let (mut turn, version) = match (prior, turn) {
+        (Prior::Awaited { version }, Some(turn)) => (turn, version),
+        (prior, _) => {
             let spool = receive(store.spool()?, body, cap).await?;
-            let same = earlier == Some(spool.digest()) || offset > 0 && earlier == sha256;
-            let sha256 = earlier.unwrap_or(spool.digest()).to_string();
-            let reply = UpdateReply { round, sha256, bytes: offset + spool.bytes() };
+            let earlier = if let Prior::In(earlier) = prior { earlier } else { spool.digest() };
+            let same = earlier == spool.digest() || offset > 0 && Some(earlier) == sha256;
+            let reply = UpdateReply { round, sha256: earlier.to_string(), bytes: offset + spool.bytes() };
             let other = Reject::AlreadyUpdated { client: id, round };
             return if same { Ok((StatusCode::OK, Json(reply))) } else { Err(other.into()) };
         }
     };
     let here = match offset {
         0 => {
-            turn.begin(run.receive(store.spool()?, format));
+            turn.begin(run.receive(store.spool()?, format, version).await?);
             0
         }
         offset => turn.go_on(offset)?,
     };
     // By itself: this handler ends when the client hangs up, and what has arrived by then counts or stays.
     let store = store.clone();
+    let shutdown = state.coordinator.shutdown().clone();
     let received = tokio::spawn(async move {
-        receive_update(&run, &id, &mut turn, body, Expected { here, length, cap }).await?;
-        count(run, store, id, round, query, turn).await
+        let _place = place;
+        let expected = Expected { here, length, cap };
+        let received = tokio::select! {
+            received = receive_update(&run, &id, &mut turn, body, expected) => received,
+            () = last_moment(&shutdown) => Err(Failure::Run(RunError::Stopping)),
+        };
+        let counted = match received {
+            Ok(()) => count(&run, &store, &id, round, query, turn).await.map_err(Failure::Run),
+            Err(failure) => Err(failure),
+        };
+        if let Err(Failure::Run(RunError::BadUpdate(reason))) = &counted {
+            // That the run stops, or the client is kicked meanwhile, makes the refusal no other.
+            let _ = run.strike(&id, reason.clone()).await;
+        }
+        counted.map_err(ApiError::from)
     });
     received.await.map_err(|e| ApiError::new(ErrorCode::Internal, format!("receiving broke down: {e}")))?
+}
+
+/// Uploads that are under way when the coordinator is told to stop have so long to end; then they are told to come back.
+const LAST_MOMENT: Duration = Duration::from_secs(5);
+
+async fn last_moment(shutdown: &CancellationToken) {
+    shutdown.cancelled().await;
+    tokio::time::sleep(LAST_MOMENT).await;
+}
+
+/// Why an update was not received or counted.
+enum Failure {
+    /// The request itself.
+    Request(ApiError),
+    /// The run.
+    Run(RunError),
+}
+
+impl From<ApiError> for Failure {
+    fn from(error: ApiError) -> Self {
+        Self::Request(error)
+    }
+}
+
+impl From<RunError> for Failure {
+    fn from(error: RunError) -> Self {
+        Self::Run(error)
+    }
+}
+
+impl From<Failure> for ApiError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Request(error) => error,
+            Failure::Run(error) => error.into(),
+        }
+    }
 }
 
 /// What is known of a request's body.
@@ -97,43 +153,25 @@ struct Expected {
     cap: u64,
 }
 
-/// The update of this client that is in already; none: one is awaited.
-async fn earlier(run: &RunHandle, store: &Store, id: &ClientId, round: u64) -> ApiResult<Option<Sha256Digest>> {
-    match run.may_update(id, round).await {
-        Ok(()) => Ok(None),
-        // The first answer may have been lost. Looked up only now: an update is stored before it is counted, so that
-        // the one which closed this way in is there to be found.
-        Err(RunError::Reject(no @ (Reject::AlreadyUpdated { .. } | Reject::RoundClosed { .. }))) => {
-            let earlier = store.contribution(run.run(), round, id).await?;
-            Ok(Some(earlier.ok_or(no)?))
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Checks the rest of an update that is here as a whole, and has it counted.
+/// Checks the rest of an update that is here as a whole, makes it durable, and has it counted.
 async fn count(
-    run: RunHandle,
-    store: Store,
-    id: ClientId,
+    run: &RunHandle,
+    store: &Store,
+    id: &ClientId,
     round: u64,
     query: UpdateQuery,
     mut turn: Turn,
-) -> ApiResult<(StatusCode, Json<UpdateReply>)> {
-    let body = turn.finish().await?;
-    let digest = body.spool().digest();
-    let reply = Json(UpdateReply { round, sha256: digest.to_string(), bytes: body.spool().bytes() });
-    let (samples, loss) = (query.samples, query.loss);
-    match run.update(Update { client: id.clone(), round, samples, loss, body }).await {
-        Ok(()) => Ok((StatusCode::ACCEPTED, reply)),
-        // The same update, sent twice at once: the other one was counted first.
-        Err(RunError::Reject(Reject::AlreadyUpdated { .. } | Reject::RoundClosed { .. }))
-            if store.contribution(run.run(), round, &id).await? == Some(digest) =>
-        {
-            Ok((StatusCode::OK, reply))
-        }
-        Err(error) => Err(error.into()),
-    }
+) -> Result<(StatusCode, Json<UpdateReply>), RunError> {
+    let checked = turn.finish(store).await?;
+    let (bytes, sha256) = (checked.bytes(), checked.digest());
+    let UpdateQuery { samples, loss, .. } = query;
+    let update =
+        Update { client: id.clone(), round, samples, loss, norm: checked.norm, bytes, sha256, body: checked.body };
+    let status = match run.update(update).await? {
+        Receipt::Counted => StatusCode::ACCEPTED,
+        Receipt::Again => StatusCode::OK, // sent twice at once: the other one was counted first
+    };
+    Ok((status, Json(UpdateReply { round, sha256: sha256.to_string(), bytes })))
 }
 
 /// What is here of an update: whether it is counted, or else how much of it has come and can be gone on with.
@@ -186,7 +224,7 @@ async fn receive_update(
     turn: &mut Turn,
     body: Body,
     Expected { mut here, length, cap }: Expected,
-) -> ApiResult<()> {
+) -> Result<(), Failure> {
     let mut chunks = body.into_data_stream();
     let mut received = 0;
     let mut heard = Instant::now();
@@ -199,7 +237,9 @@ async fn receive_update(
         // What has come by now stays, however this ends.
         let Some(chunk) = chunk else {
             return match length {
-                Some(length) if received < length => Err(ApiError::new(ErrorCode::BadRequest, "the body was cut off")),
+                Some(length) if received < length => {
+                    Err(ApiError::new(ErrorCode::BadRequest, "the body was cut off").into())
+                }
                 _ => Ok(()),
             };
         };
@@ -210,7 +250,7 @@ async fn receive_update(
         chunk.advance(skipped as usize); // at most the chunk's length
         if let Err(error) = within(turn.bytes() + chunk.len() as u64, cap) {
             turn.discard();
-            return Err(error);
+            return Err(error.into());
         }
         turn.append(chunk).await?;
         if heard.elapsed() > HEARTBEAT {

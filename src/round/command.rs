@@ -1,14 +1,39 @@
 //! What goes into the round machine and what comes out of it.
 
-use app::api::{ClientId, ClientView, RoundSummary, RunConfig, StatusReport};
+use app::api::{ClientId, ClientView, CohortStep, RoundSummary, RunConfig, StatusReport};
 
 /// Unix milliseconds. The caller's clock must not run backwards; deadlines therefore survive a restart.
 pub type UnixMs = u64;
 
+/// What a client works on: the round that it was asked in, and the version that it starts from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Assignment {
+    /// The round whose number its update names.
+    pub round: u64,
+    /// The version.
+    pub version: u64,
+}
+
+/// What is known of an update that is in.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Counted {
+    /// Images behind it.
+    pub samples: u64,
+    /// Mean training loss of the last local epoch.
+    pub loss: Option<f64>,
+    /// Bytes of its body.
+    pub bytes: u64,
+    /// Its L2 distance from the version that it was trained from.
+    pub norm: f64,
+    /// How many versions that one was behind. The machine's own word: what it is given is put right.
+    pub staleness: u64,
+}
+
 /// What happened, or what somebody wants.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Command {
-    /// A client registered; its id is new and unguessable. Said twice, it is [`Command::Seen`].
+    /// A client registered, and is stored as [`super::RoundMachine::newcomer`] has it; its id is new and unguessable. Said
+    /// twice, it is [`Command::Seen`].
     Join {
         /// Its id.
         client: ClientId,
@@ -24,8 +49,8 @@ pub enum Command {
         /// Which client.
         client: ClientId,
     },
-    /// The operator removes a client. No update of it is taken any more; one that was counted before stays counted, for
-    /// it is folded into the aggregate already.
+    /// The operator removes a client. No update of it is taken any more; one that is in is taken out again, unless it is
+    /// being combined already.
     Kick {
         /// Which client.
         client: ClientId,
@@ -42,6 +67,24 @@ pub enum Command {
         /// Which client.
         client: ClientId,
     },
+    /// A client asks for something to do: it is at nothing else. [`super::RoundMachine::task`] tells what it gets.
+    Ask {
+        /// Which client.
+        client: ClientId,
+    },
+    /// The ingest gate has refused an update of this client. Once too often, and it is in quarantine: an update of it that is
+    /// in is taken out again, unless it is being combined already.
+    Strike {
+        /// Which client.
+        client: ClientId,
+        /// Why, for the operator.
+        reason: String,
+    },
+    /// An update of this client came when its round was closed.
+    Late {
+        /// Which client.
+        client: ClientId,
+    },
     /// A client says what it does.
     Status {
         /// Which client.
@@ -54,14 +97,10 @@ pub enum Command {
     Update {
         /// Whose it is.
         client: ClientId,
-        /// For which round.
+        /// The round that the client was asked in.
         round: u64,
-        /// Images behind it.
-        samples: u64,
-        /// Mean training loss of the last local epoch.
-        loss: Option<f64>,
-        /// Bytes of its body.
-        bytes: u64,
+        /// What is known of it.
+        update: Counted,
     },
     /// Complete that many more rounds, one after the other, the open one included. Void rounds do not count.
     StartAutorun {
@@ -74,8 +113,8 @@ pub enum Command {
     StartRound,
     /// Close the open round now with the updates that are in: at least 1, whatever `min_clients` says.
     AggregateNow,
-    /// A new configuration, already checked: taken by the next round. Admission changes at once: where it becomes
-    /// `open`, those who wait for it are let in.
+    /// A new configuration, already checked: taken by the next round. What is safe changes at once: admission (where it
+    /// becomes `open`, those who wait for it are let in), the deadline and what follows it, the bounds of the ingest gate.
     Configure {
         /// The configuration.
         config: Box<RunConfig>,
@@ -110,6 +149,17 @@ pub enum Reject {
     /// Its name is banned.
     #[error("the name '{0}' is banned from this run")]
     Banned(String),
+    /// Too many of its updates were refused.
+    #[error("client {0} is in quarantine, for its updates were refused too often; the operator can admit it again")]
+    Quarantined(ClientId),
+    /// It says that it has more images than any client may.
+    #[error("samples is {samples}, max_samples is {max_samples}")]
+    TooManySamples {
+        /// How many it has.
+        samples: u64,
+        /// How many it may have.
+        max_samples: u64,
+    },
     /// It awaits admission.
     #[error("client {0} awaits admission")]
     NotAdmitted(ClientId),
@@ -130,6 +180,12 @@ pub enum Reject {
     /// That round has not opened.
     #[error("round {round} has not opened yet")]
     TooEarly {
+        /// Which round.
+        round: u64,
+    },
+    /// The updates of the round are being combined; what the client works on is taken by the next one.
+    #[error("round {round} is being aggregated; the next one takes this update")]
+    Aggregating {
         /// Which round.
         round: u64,
     },
@@ -177,16 +233,31 @@ pub enum Reject {
 /// What the owner of the machine has to do. Drain after every call, carry out in order.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
-    /// A client's standing changed (joined, admitted, kicked, counted): store it, with
-    /// [`super::RoundMachine::is_banned`] of its name if it is kicked, then broadcast it.
-    StoreClient(ClientId),
+    /// A client's standing changed: store it, with [`super::RoundMachine::is_banned`] of its name, then broadcast it.
+    StoreClient {
+        /// Which client.
+        client: ClientId,
+        /// What happened to it.
+        what: Standing,
+    },
     /// Only what is seen of a client changed (state, progress, last seen): broadcast it.
     ShowClient(ClientId),
     /// A client left: store that, then broadcast it.
     RemoveClient(Box<ClientView>),
-    /// [`super::RoundMachine::open_round`] has opened: store it; its cohort may fetch the model.
+    /// [`super::RoundMachine::open_round`] has opened: store it, with [`super::RoundMachine::carried`]; its cohort may fetch
+    /// the model.
     RoundOpened,
-    /// The round takes no more updates: combine, evaluate and store, then answer with [`Command::Committed`] or
+    /// Something happened to a client in the open round: store it, then broadcast it. An update that is counted is stored
+    /// already.
+    Cohort {
+        /// Which client.
+        client: ClientId,
+        /// What happened.
+        step: CohortStep,
+    },
+    /// The open round's deadline has moved: store it.
+    DeadlineMoved,
+    /// The round takes no more updates: combine [`super::RoundMachine::parts`], evaluate and store, then answer with [`Command::Committed`] or
     /// [`Command::AggregationFailed`].
     Aggregate {
         /// Which round.
@@ -194,7 +265,31 @@ pub enum Effect {
     },
     /// A round is over, complete or void. If void, its updates are to be dropped; if complete, all is stored already.
     RoundEnded(Box<RoundSummary>),
-    /// Phase, sentence, autorun or the round in work changed: store the autorun, broadcast them. At most once an input,
-    /// and last.
+    /// Phase, sentence, autorun or deadline changed: store the autorun, broadcast them. At most once an input, and last.
     Course,
+}
+
+/// What happened to a client's standing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// The operator let it in, or back in.
+    Admitted,
+    /// The operator removed it.
+    Kicked,
+    /// An update of it was refused.
+    Struck,
+    /// And that once too often.
+    Quarantined,
+}
+
+impl Standing {
+    /// For people.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Admitted => "admitted",
+            Self::Kicked => "kicked",
+            Self::Struck => "update refused",
+            Self::Quarantined => "quarantined",
+        }
+    }
 }

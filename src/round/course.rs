@@ -1,10 +1,14 @@
 //! What follows by itself: who goes offline, what closes, what opens, and what is to be told of it.
 
 use super::cohort;
-use super::current::{CurrentRound, Outcome, Verdict};
+use super::command::{Assignment, Standing};
+use super::current::{CurrentRound, Outcome, Verdict, deadline_ms};
 use super::machine::{Course, Pause, VOID_PAUSE_MS};
+use super::restored::RestoredRound;
+use super::roster::{OFFLINE_AFTER_MS, is_eligible, is_out};
 use super::{Effect, RoundMachine, UnixMs};
-use app::api::{Autorun, ClientId, ClientState, ClientView, OpenRound};
+use app::api::{Autorun, ClientId, ClientState, ClientView, CohortStep, Mode, OpenRound};
+use std::collections::BTreeMap;
 
 impl RoundMachine {
     /// Draws the conclusions, once, at the end of every input.
@@ -35,41 +39,127 @@ impl RoundMachine {
 
     fn close_if_due(&mut self, now: UnixMs) {
         let Some(round) = self.round.as_mut().filter(|r| r.is_open()) else { return };
-        match round.verdict(now) {
+        if round.grace_until_ms.is_some_and(|until| now >= until) {
+            round.grace_until_ms = None;
+            self.is_course_stale = true;
+        }
+        match round.verdict(now, self.roster.eligible()) {
             Verdict::Wait => {}
-            Verdict::Aggregate(reason) => self.close(reason),
+            Verdict::Extend(deadline_ms) => {
+                round.open.deadline_ms = deadline_ms;
+                self.effects.push_back(Effect::DeadlineMoved);
+                self.is_course_stale = true;
+            }
+            Verdict::Aggregate(reason) => self.close(now, reason),
             Verdict::Void(reason) => self.end(now, Err(reason)),
         }
     }
 
     /// No more updates: the caller of the machine combines what is in.
-    pub(super) fn close(&mut self, reason: String) {
+    pub(super) fn close(&mut self, now: UnixMs, reason: String) {
         if let Some(round) = &mut self.round {
-            round.close(reason);
+            round.close(now, reason);
             self.effects.push_back(Effect::Aggregate { round: round.open.number });
             self.is_course_stale = true;
         }
     }
 
     fn open(&mut self, now: UnixMs) {
-        let size = self.config.cohort.of(self.roster.eligible()).max(self.min_clients());
-        let cohort = cohort::choose(self.seed, self.next_round, size, self.roster.candidates());
+        let config = self.config.clone();
+        let wanted = config.cohort.of(self.roster.eligible()).max(self.min_clients());
+        let earlier = self.take_carried();
+        let (size, target) = match config.mode {
+            Mode::Sync => {
+                // At most 10 times the roster's length. A tenth of 100 is 10, but 100 times 1.1 is more than 110.
+                let more = (wanted as f64 * config.over_selection).ceil() as usize;
+                (wanted + more, wanted)
+            }
+            Mode::Async => {
+                // Who is offline may come back with its work, but holds no place.
+                let there = earlier.keys().filter(|id| self.roster.get(id).is_some_and(|c| is_eligible(c.state)));
+                (wanted.saturating_sub(there.count()), config.buffer_size as usize)
+            }
+        };
+        let free = self.roster.candidates().filter(|(_, id)| !earlier.contains_key(id));
+        let mut cohort = cohort::choose(self.seed, self.next_round, size, free);
+        cohort.extend(earlier.keys().cloned());
+        cohort.sort_unstable();
         self.roster.set_asked(&cohort, self.next_round);
         let open = OpenRound {
             number: self.next_round,
             base_version: self.version,
             config_version: self.config_version,
             opened_ms: now,
-            // A deadline of 0 would be over before anybody could train.
-            deadline_ms: now.saturating_add(u64::from(self.config.deadline_s.max(1)) * 1_000),
+            deadline_ms: now.saturating_add(deadline_ms(&config)),
+            target: u32::try_from(target.max(self.min_clients())).unwrap_or(u32::MAX),
             cohort,
             updated: Vec::new(),
         };
         self.next_round += 1;
         self.pause = None;
-        self.round = Some(CurrentRound::new(open, self.config.clone()));
+        let mut round = CurrentRound::new(open, config, earlier);
+        for id in round.earlier().keys().cloned().collect::<Vec<_>>() {
+            round.place(&id, self.roster.get(&id).map(|client| client.state));
+        }
+        self.round = Some(round);
         self.effects.push_back(Effect::RoundOpened);
         self.is_course_stale = true;
+    }
+
+    /// Those whose work on an earlier round may still be counted in the one that opens now. The others are sent home.
+    fn take_carried(&mut self) -> BTreeMap<ClientId, Assignment> {
+        let (version, most) = (self.version, u64::from(self.config.max_staleness));
+        let mut goes_on = std::mem::take(&mut self.carried);
+        let goes_home = goes_on.extract_if(.., |id, earlier| {
+            let state = self.roster.get(id).map(|client| client.state);
+            let is_there = state.is_some_and(|s| is_eligible(s) || s == ClientState::Offline);
+            !is_there || self.config.mode == Mode::Sync || version.saturating_sub(earlier.version) > most
+        });
+        for (id, _) in goes_home.collect::<Vec<_>>() {
+            self.send_home(&id);
+        }
+        goes_on
+    }
+
+    /// What the client is at counts no more.
+    fn send_home(&mut self, id: &ClientId) {
+        let state = self.roster.get(id).map(|client| client.state);
+        if matches!(state, Some(ClientState::Training | ClientState::Update | ClientState::Finish)) {
+            self.change(id, |c| {
+                c.state = ClientState::Ready;
+                c.progress = None;
+            });
+        }
+    }
+
+    /// No round takes any more what was begun in an earlier one.
+    pub(super) fn drop_carried(&mut self) {
+        for id in std::mem::take(&mut self.carried).keys() {
+            self.send_home(id);
+        }
+    }
+
+    /// Puts a round that was open before a restart back in its place.
+    pub(super) fn restore_round(&mut self, now: UnixMs, from: RestoredRound) {
+        let mut round = CurrentRound::new(from.open, from.config, from.earlier);
+        round.adopt(&self.config);
+        round.all_at_work(); // who had taken its task is not known any more
+        round.open.updated.clear();
+        for (id, update) in from.counted {
+            // Of one that was put out while the updates were being combined, or just before the crash.
+            if self.roster.get(&id).is_some_and(|client| is_out(client.state)) {
+                self.step(&id, CohortStep::Dropped);
+            } else {
+                round.count(&id, update);
+            }
+        }
+        for id in round.open.cohort.clone() {
+            round.place(&id, self.roster.get(&id).map(|client| client.state));
+        }
+        let grace_until_ms = now.saturating_add(OFFLINE_AFTER_MS);
+        round.grace_until_ms = Some(grace_until_ms);
+        round.open.deadline_ms = round.open.deadline_ms.max(grace_until_ms);
+        self.round = Some(round);
     }
 
     /// The round is over, complete or, with the reason, void.
@@ -87,13 +177,16 @@ impl RoundMachine {
             }
             Err(_) => {}
         }
+        if round.is_async() && self.autorun.is_some() {
+            self.carried = round.unfinished().collect();
+        }
+        if result.is_ok() {
+            self.typical_norm = round.typical_norm().or(self.typical_norm);
+        }
         for id in &round.open.cohort {
-            self.change(id, |c| {
-                if matches!(c.state, ClientState::Training | ClientState::Update | ClientState::Finish) {
-                    c.state = ClientState::Ready;
-                    c.progress = None;
-                }
-            });
+            if !self.carried.contains_key(id) {
+                self.send_home(id);
+            }
         }
         self.effects.push_back(Effect::RoundEnded(Box::new(round.summary(now, result))));
         self.is_course_stale = true;
@@ -112,9 +205,14 @@ impl RoundMachine {
     }
 
     /// Has a client stored and broadcast, which spares showing it.
-    pub(super) fn store(&mut self, id: &ClientId) {
-        self.effects.push_back(Effect::StoreClient(id.clone()));
+    pub(super) fn store(&mut self, id: &ClientId, what: Standing) {
+        self.effects.push_back(Effect::StoreClient { client: id.clone(), what });
         self.to_show.remove(id);
+    }
+
+    /// Has it told what happened to a client in the open round.
+    pub(super) fn step(&mut self, id: &ClientId, step: CohortStep) {
+        self.effects.push_back(Effect::Cohort { client: id.clone(), step });
     }
 
     /// What is only shown comes last, after all that is to be stored; the course, if it changed, at the very end.
@@ -134,7 +232,7 @@ impl RoundMachine {
             phase: self.phase(),
             waiting: self.waiting(),
             autorun: self.autorun(),
-            round: self.open_round().map(|r| (r.number, r.updated.len())),
+            deadline_ms: self.open_round().map(|r| r.deadline_ms),
         }
     }
 }

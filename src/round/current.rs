@@ -1,14 +1,18 @@
 //! The round in work: whom it waits for, what has come in, and whether it is time to close.
 
-use super::UnixMs;
+use super::command::{Assignment, Counted};
 use super::roster::is_eligible;
-use app::api::{ClientId, ClientState, OpenRound, RoundOutcome, RoundSummary, RunConfig};
-use std::collections::BTreeSet;
+use super::{UnixMs, time};
+use app::api::{
+    BelowQuorum, ClientId, ClientState, CohortStep, Mode, OpenRound, RoundOutcome, RoundSummary, RunConfig,
+};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What is to become of a round that takes updates. The texts are for people and stay with the round's record.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Wait,
+    Extend(UnixMs),
     Aggregate(String),
     Void(String),
 }
@@ -23,25 +27,44 @@ pub(super) struct Outcome {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct CurrentRound {
     pub open: OpenRound,
-    /// The configuration it opened under; later ones are for later rounds.
+    /// The configuration it opened under, with what of a later one takes effect at once.
     pub config: RunConfig,
     /// Asked, there, update not in.
     awaited: BTreeSet<ClientId>,
     /// Asked, on the roster, but offline or in error, update not in: may come back, is not waited for beyond quorum.
     absent: BTreeSet<ClientId>,
-    samples: u64,
-    received_bytes: u64,
-    /// Sum of loss times samples, and of these samples, over the updates that told a loss.
-    loss: (f64, f64),
+    /// What those work on who began in an earlier round; all others work on this one.
+    earlier: BTreeMap<ClientId, Assignment>,
+    /// Of `async`: who has taken its task, and so may still be at it when the round closes.
+    at_work: BTreeSet<ClientId>,
+    counted: BTreeMap<ClientId, Counted>,
+    /// Who of those is there.
+    finished: BTreeSet<ClientId>,
+    /// The norms of what is counted, in order.
+    norms: Vec<f64>,
+    /// After a restart, until when those who are absent are waited for all the same.
+    pub grace_until_ms: Option<UnixMs>,
     /// Why it takes no more updates; none while it does.
-    closed: Option<String>,
+    closed: Option<(UnixMs, String)>,
 }
 
 impl CurrentRound {
-    pub fn new(open: OpenRound, config: RunConfig) -> Self {
+    pub fn new(open: OpenRound, config: RunConfig, earlier: BTreeMap<ClientId, Assignment>) -> Self {
         let awaited = open.cohort.iter().cloned().collect();
-        let absent = BTreeSet::new();
-        Self { open, config, awaited, absent, samples: 0, received_bytes: 0, loss: (0.0, 0.0), closed: None }
+        let at_work = earlier.keys().cloned().collect();
+        Self {
+            open,
+            config,
+            awaited,
+            absent: BTreeSet::new(),
+            earlier,
+            at_work,
+            counted: BTreeMap::new(),
+            finished: BTreeSet::new(),
+            norms: Vec::new(),
+            grace_until_ms: None,
+            closed: None,
+        }
     }
 
     pub fn awaited(&self) -> &BTreeSet<ClientId> {
@@ -60,6 +83,10 @@ impl CurrentRound {
         self.config.min_clients.max(1) as usize
     }
 
+    pub fn is_async(&self) -> bool {
+        self.config.mode == Mode::Async
+    }
+
     pub fn was_asked(&self, id: &ClientId) -> bool {
         self.open.cohort.binary_search(id).is_ok()
     }
@@ -68,77 +95,200 @@ impl CurrentRound {
         self.open.updated.binary_search(id).is_ok()
     }
 
+    /// What a client of the cohort works on.
+    pub fn assignment(&self, id: &ClientId) -> Option<Assignment> {
+        let this = Assignment { round: self.open.number, version: self.open.base_version };
+        self.was_asked(id).then(|| self.earlier.get(id).copied().unwrap_or(this))
+    }
+
+    /// What those work on who began in an earlier round.
+    pub fn earlier(&self) -> &BTreeMap<ClientId, Assignment> {
+        &self.earlier
+    }
+
+    /// Those who may still be at work when it closes, and at what.
+    pub fn unfinished(&self) -> impl Iterator<Item = (ClientId, Assignment)> {
+        let left = self.at_work.iter().filter(|id| !self.has_update(id));
+        left.filter_map(|id| Some((id.clone(), self.assignment(id)?)))
+    }
+
+    /// The client takes its task. True if that is told from now on by the round itself: it joins the cohort, or begins
+    /// anew in this round, for what it began in an earlier one is lost if it asks.
+    pub fn take_up(&mut self, id: &ClientId) -> bool {
+        self.at_work.insert(id.clone());
+        let is_new = !self.was_asked(id);
+        if is_new {
+            self.open.place(id, CohortStep::Asked);
+            self.awaited.insert(id.clone());
+        }
+        self.earlier.remove(id).is_some() || is_new
+    }
+
     /// Whether it takes updates.
     pub fn is_open(&self) -> bool {
         self.closed.is_none()
     }
 
-    pub fn close(&mut self, reason: String) {
-        self.closed = Some(reason);
+    pub fn close(&mut self, now: UnixMs, reason: String) {
+        self.closed = Some((now, reason));
+    }
+
+    /// When it was closed, once it is.
+    pub fn closed_ms(&self) -> Option<UnixMs> {
+        self.closed.as_ref().map(|(at, _)| *at)
+    }
+
+    /// All of the cohort may be at work.
+    pub fn all_at_work(&mut self) {
+        self.at_work = self.open.cohort.iter().cloned().collect();
     }
 
     /// Brings up to date where a client stands; none: it left.
     pub fn place(&mut self, id: &ClientId, state: Option<ClientState>) {
         self.awaited.remove(id);
         self.absent.remove(id);
-        if !self.was_asked(id) || self.has_update(id) {
+        self.finished.remove(id);
+        if !self.was_asked(id) {
+            return;
+        }
+        if self.has_update(id) {
+            if state.is_some_and(is_eligible) {
+                self.finished.insert(id.clone());
+            }
             return;
         }
         match state {
             Some(state) if is_eligible(state) => _ = self.awaited.insert(id.clone()),
             Some(ClientState::Offline | ClientState::Error) => _ = self.absent.insert(id.clone()),
-            _ => {}
+            _ => _ = self.at_work.remove(id),
         }
     }
 
     /// Counts an update. The caller has asked whether it may come.
-    pub fn count(&mut self, id: &ClientId, samples: u64, loss: Option<f64>, bytes: u64) {
-        let Err(place) = self.open.updated.binary_search(id) else { return };
-        self.open.updated.insert(place, id.clone());
+    pub fn count(&mut self, id: &ClientId, mut update: Counted) {
+        let from = self.assignment(id).map_or(self.open.base_version, |assignment| assignment.version);
+        update.staleness = self.open.base_version.saturating_sub(from);
+        // The client's own word, of no weight in the aggregate: what is no number is as good as not said.
+        update.loss = update.loss.filter(|loss| loss.is_finite());
+        self.open.place(id, CohortStep::Counted);
         self.awaited.remove(id);
         self.absent.remove(id);
-        self.samples = self.samples.saturating_add(samples);
-        self.received_bytes = self.received_bytes.saturating_add(bytes);
-        if let Some(loss) = loss {
-            self.loss.0 += loss * samples as f64;
-            self.loss.1 += samples as f64;
-        }
+        let place = self.norms.partition_point(|norm| norm.total_cmp(&update.norm).is_lt());
+        self.norms.insert(place, update.norm);
+        self.counted.insert(id.clone(), update);
     }
 
-    pub fn verdict(&self, now: UnixMs) -> Verdict {
+    /// Takes an update out again, before it is combined. False if there is none.
+    pub fn uncount(&mut self, id: &ClientId) -> bool {
+        let Some(update) = self.counted.remove(id) else { return false };
+        self.open.place(id, CohortStep::Dropped);
+        self.at_work.remove(id);
+        self.finished.remove(id);
+        let place = self.norms.partition_point(|norm| norm.total_cmp(&update.norm).is_lt());
+        if place < self.norms.len() {
+            self.norms.remove(place);
+        }
+        true
+    }
+
+    /// What is counted.
+    pub fn counted(&self) -> &BTreeMap<ClientId, Counted> {
+        &self.counted
+    }
+
+    /// The median of the norms; none while there are too few for it to mean anything.
+    pub fn typical_norm(&self) -> Option<f64> {
+        (self.norms.len() >= 3).then(|| self.norms[self.norms.len() / 2])
+    }
+
+    fn is_in_grace(&self, now: UnixMs) -> bool {
+        self.grace_until_ms.is_some_and(|until| now < until)
+    }
+
+    /// What to do with it, where so many clients are eligible.
+    pub fn verdict(&self, now: UnixMs, eligible: usize) -> Verdict {
         let (updates, asked, min) = (self.updates(), self.open.cohort.len(), self.min_clients());
         let past_deadline = now >= self.open.deadline_ms;
+        // The next that asks gets the place of one whose update is in: a buffer may be larger than the cohort.
+        let has_others = self.is_async() && eligible > self.awaited.len() + self.finished.len();
         if updates >= min {
-            if updates == asked {
+            let is_full = updates >= self.open.target as usize;
+            if updates == asked && (is_full || !has_others) {
                 Verdict::Aggregate(format!("all updates in ({updates})"))
-            } else if self.awaited.is_empty() {
+            } else if is_full {
+                Verdict::Aggregate(format!("{updates} of {asked} updates in, as many as were wanted"))
+            } else if self.awaited.is_empty() && !has_others && (self.absent.is_empty() || !self.is_in_grace(now)) {
                 Verdict::Aggregate(format!("{updates} of {asked} updates in, the other clients are gone"))
             } else if past_deadline {
                 Verdict::Aggregate(format!("deadline with {updates} of {asked} updates"))
             } else {
                 Verdict::Wait
             }
-        } else if past_deadline {
-            Verdict::Void(format!("deadline with {updates} of {asked} updates, min_clients is {min}"))
         } else {
             let possible = updates + self.awaited.len() + self.absent.len();
-            if possible < min {
+            if possible < min && !self.is_async() {
                 Verdict::Void(format!("at most {possible} of {asked} updates can still come, min_clients is {min}"))
-            } else {
+            } else if !past_deadline {
                 Verdict::Wait
+            } else if self.may_extend() {
+                Verdict::Extend(now.saturating_add(deadline_ms(&self.config)))
+            } else {
+                Verdict::Void(format!("deadline with {updates} of {asked} updates, min_clients is {min}"))
             }
+        }
+    }
+
+    /// Those who are absent have had their time. In asynchronous rounds whoever is there may still join.
+    fn may_extend(&self) -> bool {
+        let present = self.updates() + self.awaited.len();
+        self.config.below_quorum == BelowQuorum::Extend && (present >= self.min_clients() || self.is_async())
+    }
+
+    /// When the verdict may change without anything happening.
+    pub fn timeout(&self) -> UnixMs {
+        self.grace_until_ms.map_or(self.open.deadline_ms, |grace| grace.min(self.open.deadline_ms))
+    }
+
+    /// Takes of a newer configuration what only says when the round closes: that is safe at once.
+    pub fn adopt(&mut self, config: &RunConfig) {
+        self.config.below_quorum = config.below_quorum;
+        self.config.deadline_s = config.deadline_s;
+    }
+
+    /// Moves the deadline, as a new configuration wants it.
+    pub fn redate(&mut self) -> bool {
+        let before = self.open.deadline_ms;
+        self.open.deadline_ms = self.open.opened_ms.saturating_add(deadline_ms(&self.config));
+        before != self.open.deadline_ms
+    }
+
+    /// What happens at the deadline as things stand, and when: for people.
+    pub fn what_next(&self) -> String {
+        let (updates, min, at) = (self.updates(), self.min_clients(), time::of_day(self.open.deadline_ms));
+        if updates >= min {
+            return format!("at {at} it closes with what is in");
+        }
+        let wanted = format!("unless it has {min} by then, {updates} so far");
+        if self.may_extend() {
+            format!("at {at} its deadline moves on {wanted}")
+        } else {
+            format!("at {at} it is void {wanted}")
         }
     }
 
     /// The record of this round: complete with an outcome, void with a reason of its own.
     pub fn summary(&self, now: UnixMs, result: Result<Outcome, String>) -> RoundSummary {
-        let closed = self.closed.clone().unwrap_or_default();
+        let closed = self.closed.as_ref().map(|(_, reason)| reason.clone()).unwrap_or_default();
         let (outcome, reason, result) = match result {
             Ok(result) => (RoundOutcome::Complete, closed, Some(result)),
             Err(reason) => (RoundOutcome::Void, reason, None),
         };
         // NaN and infinity have no place in JSON or in SQLite; a diverged model has no loss that could be shown.
         let finite = |value: Option<f64>| value.filter(|v| v.is_finite());
+        let told = |c: &&Counted| c.loss.is_some();
+        let weight: f64 = self.counted.values().filter(told).map(|c| c.samples as f64).sum();
+        let loss: f64 = self.counted.values().filter_map(|c| Some(c.loss? * c.samples as f64)).sum();
+        let staleness: u64 = self.counted.values().map(|c| c.staleness).sum();
         RoundSummary {
             number: self.open.number,
             outcome,
@@ -149,13 +299,19 @@ impl CurrentRound {
             // Both are at most MAX_CLIENTS.
             cohort: self.open.cohort.len() as u32,
             updates: self.updates() as u32,
-            samples: self.samples,
-            received_bytes: self.received_bytes,
-            train_loss: finite(Some(self.loss.0 / self.loss.1)),
+            samples: self.counted.values().fold(0, |sum, c| sum.saturating_add(c.samples)),
+            received_bytes: self.counted.values().fold(0, |sum, c| sum.saturating_add(c.bytes)),
+            mean_staleness: finite(self.is_async().then_some(staleness as f64 / self.updates() as f64)),
+            train_loss: finite(Some(loss / weight)),
             test_loss: finite(result.as_ref().and_then(|r| r.test_loss)),
             test_accuracy: finite(result.as_ref().and_then(|r| r.test_accuracy)),
             opened_ms: self.open.opened_ms,
             ended_ms: now,
         }
     }
+}
+
+/// A deadline of 0 would be over before anybody could train.
+pub(super) fn deadline_ms(config: &RunConfig) -> UnixMs {
+    u64::from(config.deadline_s.max(1)) * 1_000
 }

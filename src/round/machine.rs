@@ -1,54 +1,15 @@
 //! The machine itself: what each command does, and what follows from where things stand.
 
+use super::command::{Assignment, Counted};
 use super::current::{CurrentRound, Outcome};
-use super::roster::{MAX_CLIENTS, OFFLINE_AFTER_MS, Roster};
-use super::{Command, Effect, Reject, UnixMs};
-use app::api::{Admission, Autorun, ClientId, ClientState, ClientView, Phase, ReportedState, RunConfig, StatusReport};
-use std::collections::{BTreeSet, VecDeque};
+use super::roster::Roster;
+use super::{Command, Effect, Reject, Restored, UnixMs};
+use app::api::{Admission, Autorun, ClientId, ClientState, CohortStep, Phase, RunConfig};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// After a void round an auto-run waits so long before it opens the next: a cause that stays, such as a full disk, must
 /// not drive clients in circles.
 pub const VOID_PAUSE_MS: u64 = 5_000;
-
-/// The longest text of a client's error that is kept, in characters.
-const MAX_ERROR_CHARS: usize = 500;
-
-/// What a machine starts from: a run as it was stored, or a new one.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Restored {
-    /// The newest configuration.
-    pub config: RunConfig,
-    /// Its version.
-    pub config_version: u64,
-    /// The current global version; 0 is the initial one.
-    pub version: u64,
-    /// The number of the next round: above all that ever opened, also one that a crash cut short.
-    pub next_round: u64,
-    /// The roster. `pending` and `kicked` clients are taken as they are, all others are `offline` until heard of.
-    pub roster: Vec<ClientView>,
-    /// Names that may not register.
-    pub banned: BTreeSet<String>,
-    /// Rounds still to complete.
-    pub autorun: Option<Autorun>,
-    /// Seed of cohort selection.
-    pub seed: u64,
-}
-
-impl Restored {
-    /// A new run: version 0, round 1 next, nobody there.
-    pub fn fresh(config: RunConfig, seed: u64) -> Self {
-        Self {
-            config,
-            config_version: 1,
-            version: 0,
-            next_round: 1,
-            roster: Vec::new(),
-            banned: BTreeSet::new(),
-            autorun: None,
-            seed,
-        }
-    }
-}
 
 /// Why an auto-run holds its breath.
 #[derive(Debug, Clone, PartialEq)]
@@ -58,14 +19,13 @@ pub(super) struct Pause {
     pub reason: String,
 }
 
-/// What [`Effect::Course`] broadcasts, as far as it can change: a round's cohort is fixed and its updates only grow.
+/// What [`Effect::Course`] broadcasts.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Course {
     pub phase: Phase,
     pub waiting: String,
     pub autorun: Option<Autorun>,
-    /// Its number, and how many updates are in.
-    pub round: Option<(u64, usize)>,
+    pub deadline_ms: Option<UnixMs>,
 }
 
 /// Decides the course of one run.
@@ -85,6 +45,9 @@ pub struct RoundMachine {
     pub(super) pause: Option<Pause>,
     pub(super) roster: Roster,
     pub(super) round: Option<CurrentRound>,
+    /// Of `async`, between two rounds: who still works on an earlier one.
+    pub(super) carried: BTreeMap<ClientId, Assignment>,
+    pub(super) typical_norm: Option<f64>,
     pub(super) effects: VecDeque<Effect>,
     /// Clients to be shown at the end of this call; empty between calls.
     pub(super) to_show: BTreeSet<ClientId>,
@@ -96,7 +59,9 @@ pub struct RoundMachine {
 }
 
 impl RoundMachine {
-    /// A machine with no round open. Opens none before its first input.
+    /// A machine where it was, with the round that was open. That one's clients get at least the time after which they
+    /// would be `offline` to come back: that the coordinator was away is not their fault. Does nothing before its first
+    /// input.
     pub fn new(from: Restored) -> Self {
         let mut machine = Self {
             config: from.config,
@@ -106,14 +71,19 @@ impl RoundMachine {
             seed: from.seed,
             autorun: from.autorun.filter(|a| a.rounds > 0),
             pause: None,
-            roster: Roster::restored(from.roster, from.banned),
+            roster: Roster::restored(from.roster),
             round: None,
+            carried: BTreeMap::new(),
+            typical_norm: from.typical_norm,
             effects: VecDeque::new(),
             to_show: BTreeSet::new(),
             is_round_wanted: false,
             is_course_stale: false,
-            shown: Course { phase: Phase::Idle, waiting: String::new(), autorun: None, round: None },
+            shown: Course { phase: Phase::Idle, waiting: String::new(), autorun: None, deadline_ms: None },
         };
+        if let Some(round) = from.round {
+            machine.restore_round(from.now_ms, round);
+        }
         machine.shown = machine.course();
         machine
     }
@@ -124,21 +94,22 @@ impl RoundMachine {
     /// The command cannot be obeyed: the machine is unchanged.
     pub fn handle(&mut self, now: UnixMs, command: Command) -> Result<(), Reject> {
         // These two come by the thousand and seldom change the course; `change` notices when they do.
-        let is_quiet = matches!(command, Command::Seen { .. } | Command::Status { .. });
+        let is_quiet = matches!(command, Command::Seen { .. } | Command::Ask { .. } | Command::Status { .. });
         match command {
             Command::Join { client, name, samples, device } => self.join(now, client, name, samples, device)?,
             Command::Admit { client } => self.admit(now, &client)?,
             Command::Kick { client, ban } => self.kick(&client, ban)?,
             Command::Leave { client } => self.leave(&client)?,
             Command::Seen { client } => self.seen(now, &client)?,
+            Command::Ask { client } => self.ask(now, &client)?,
+            Command::Strike { client, reason } => self.strike(now, &client, &reason)?,
+            Command::Late { client } => self.late(now, &client)?,
             Command::Status { client, report } => self.status(now, &client, report)?,
-            Command::Update { client, round, samples, loss, bytes } => {
-                self.update(now, &client, round, samples, loss, bytes)?;
-            }
+            Command::Update { client, round, update } => self.update(now, &client, round, update)?,
             Command::StartAutorun { rounds } => self.set_autorun(rounds),
             Command::StopAutorun => self.set_autorun(0),
             Command::StartRound => self.start_round(now)?,
-            Command::AggregateNow => self.aggregate_now()?,
+            Command::AggregateNow => self.aggregate_now(now)?,
             Command::Configure { config, config_version } => self.configure(now, *config, config_version),
             Command::Committed { version, test_loss, test_accuracy } => {
                 self.check_aggregating()?;
@@ -168,147 +139,20 @@ impl RoundMachine {
     /// When [`Self::handle_timeout`] is due, if nothing else happens before.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<UnixMs> {
-        let deadline = self.round.as_ref().filter(|r| r.is_open()).map(|r| r.open.deadline_ms);
+        let deadline = self.round.as_ref().filter(|r| r.is_open()).map(CurrentRound::timeout);
         let pause = self.pause.as_ref().map(|p| p.until_ms);
         let offline = self.roster.next_offline().map(|(at, _)| at);
         [deadline, pause, offline].into_iter().flatten().min()
     }
 
-    fn join(&mut self, now: UnixMs, id: ClientId, name: String, samples: u64, device: String) -> Result<(), Reject> {
-        if self.roster.get(&id).is_some() {
-            return self.seen(now, &id);
-        }
-        if self.roster.is_banned(&name) {
-            return Err(Reject::Banned(name));
-        }
-        if self.roster.len() >= MAX_CLIENTS {
-            return Err(Reject::RosterFull(self.roster.len()));
-        }
-        let state = match self.config.admission {
-            Admission::Open => ClientState::Join,
-            Admission::Approval => ClientState::Pending,
-        };
-        self.roster.insert(ClientView {
-            id: id.clone(),
-            name,
-            state,
-            samples,
-            device,
-            progress: None,
-            last_loss: None,
-            sent_bytes: 0,
-            rounds: 0,
-            joined_ms: now,
-            seen_ms: now,
-            error: None,
-        });
-        self.store(&id);
-        Ok(())
-    }
-
-    fn admit(&mut self, now: UnixMs, id: &ClientId) -> Result<(), Reject> {
-        let view = self.roster.known(id)?;
-        if !matches!(view.state, ClientState::Pending | ClientState::Kicked) {
-            return Ok(());
-        }
-        self.roster.lift_ban(id);
-        let resting = self.resting_state(id);
-        self.change(id, |c| {
-            c.state = if now >= c.seen_ms.saturating_add(OFFLINE_AFTER_MS) {
-                ClientState::Offline
-            } else if resting == ClientState::Finish {
-                resting
-            } else {
-                ClientState::Join
-            };
-        });
-        self.store(id);
-        Ok(())
-    }
-
-    /// An update of this client that was counted before stays in its round: it is folded into the aggregate already.
-    fn kick(&mut self, id: &ClientId, ban: bool) -> Result<(), Reject> {
-        self.roster.known(id)?;
-        if ban {
-            self.roster.ban(id);
-        }
-        self.change(id, |c| {
-            c.state = ClientState::Kicked;
-            c.progress = None;
-            c.error = None;
-        });
-        self.store(id);
-        Ok(())
-    }
-
-    /// A kicked client cannot leave: it would take the record of its removal along.
-    fn leave(&mut self, id: &ClientId) -> Result<(), Reject> {
-        self.roster.welcome(id)?;
-        if let Some(view) = self.roster.remove(id) {
-            self.effects.push_back(Effect::RemoveClient(Box::new(view)));
-        }
-        if let Some(round) = &mut self.round {
-            round.place(id, None);
-        }
-        Ok(())
-    }
-
-    fn seen(&mut self, now: UnixMs, id: &ClientId) -> Result<(), Reject> {
-        self.roster.welcome(id)?;
-        let resting = self.resting_state(id);
-        self.change(id, |c| {
-            c.seen_ms = c.seen_ms.max(now);
-            if c.state == ClientState::Offline {
-                c.state = resting;
-            }
-        });
-        Ok(())
-    }
-
-    fn status(&mut self, now: UnixMs, id: &ClientId, report: StatusReport) -> Result<(), Reject> {
-        self.roster.welcome(id)?;
-        let resting = self.resting_state(id);
-        // Work that no longer counts is not shown as work: the client is being told to stop.
-        let is_idle = resting == ClientState::Finish || report.round.is_some_and(|r| self.is_cancelled(id, r));
-        self.change(id, |c| {
-            c.seen_ms = c.seen_ms.max(now);
-            if c.state == ClientState::Pending {
-                return;
-            }
-            c.progress = None;
-            c.error = None;
-            c.state = match report.state {
-                ReportedState::Error => {
-                    c.error = report.error.map(|text| text.chars().take(MAX_ERROR_CHARS).collect());
-                    ClientState::Error
-                }
-                _ if is_idle => resting,
-                ReportedState::Ready => ClientState::Ready,
-                ReportedState::Update => ClientState::Update,
-                ReportedState::Training => {
-                    c.progress = report.progress;
-                    ClientState::Training
-                }
-            };
-        });
-        Ok(())
-    }
-
-    fn update(
-        &mut self,
-        now: UnixMs,
-        id: &ClientId,
-        round: u64,
-        samples: u64,
-        loss: Option<f64>,
-        bytes: u64,
-    ) -> Result<(), Reject> {
+    fn update(&mut self, now: UnixMs, id: &ClientId, round: u64, update: Counted) -> Result<(), Reject> {
         self.may_update(id, round)?;
-        // The client's own word, of no weight in the aggregate: what is no number is as good as not said.
+        let Counted { loss, bytes, .. } = update;
         let loss = loss.filter(|loss| loss.is_finite());
-        if let Some(round) = &mut self.round {
-            round.count(id, samples, loss, bytes);
+        if let Some(current) = &mut self.round {
+            current.count(id, update);
         }
+        self.step(id, CohortStep::Counted);
         self.change(id, |c| {
             c.seen_ms = c.seen_ms.max(now);
             c.state = ClientState::Finish;
@@ -318,12 +162,14 @@ impl RoundMachine {
             c.sent_bytes = c.sent_bytes.saturating_add(bytes);
             c.last_loss = loss.or(c.last_loss);
         });
-        self.store(id);
         Ok(())
     }
 
     fn set_autorun(&mut self, rounds: u32) {
         self.autorun = (rounds > 0).then_some(Autorun { rounds });
+        if rounds == 0 {
+            self.drop_carried();
+        }
         // The pause is of the auto-run that was; an operator who starts one means now.
         self.pause = None;
     }
@@ -341,7 +187,7 @@ impl RoundMachine {
     }
 
     /// The operator's word goes before `min_clients`.
-    fn aggregate_now(&mut self) -> Result<(), Reject> {
+    fn aggregate_now(&mut self, now: UnixMs) -> Result<(), Reject> {
         let round = self.round.as_ref().ok_or(Reject::NoRound)?;
         let (number, updates, asked) = (round.open.number, round.updates(), round.open.cohort.len());
         if !round.is_open() {
@@ -350,17 +196,24 @@ impl RoundMachine {
         if updates == 0 {
             return Err(Reject::TooFewUpdates { updates, min_clients: 1 });
         }
-        self.close(format!("closed by the operator with {updates} of {asked} updates"));
+        self.close(now, format!("closed by the operator with {updates} of {asked} updates"));
         Ok(())
     }
 
-    /// An open round keeps the configuration it has. Admission is no matter of rounds and changes at once: whoever could
-    /// now register and be in is let in.
+    /// An open round keeps what its clients train by, and takes up at once what only says when it closes. Admission is no
+    /// matter of rounds: whoever could now register and be in is let in.
     fn configure(&mut self, now: UnixMs, config: RunConfig, config_version: u64) {
         if config.admission == Admission::Open {
             for id in self.roster.pending().clone() {
                 // Cannot fail: the client is known.
                 _ = self.admit(now, &id);
+            }
+        }
+        if let Some(round) = &mut self.round {
+            let is_moved = round.config.deadline_s != config.deadline_s;
+            round.adopt(&config);
+            if round.is_open() && is_moved && round.redate() {
+                self.effects.push_back(Effect::DeadlineMoved);
             }
         }
         self.config = config;

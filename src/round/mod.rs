@@ -8,13 +8,19 @@ mod cohort;
 mod command;
 mod course;
 mod current;
+mod gate;
 mod machine;
+mod members;
+mod restored;
 mod roster;
 #[cfg(test)]
 mod tests;
+mod time;
 mod view;
 mod waiting;
 
-pub use command::{Command, Effect, Reject, UnixMs};
-pub use machine::{Restored, RoundMachine, VOID_PAUSE_MS};
+pub use command::{Assignment, Command, Counted, Effect, Reject, Standing, UnixMs};
+pub use machine::{RoundMachine, VOID_PAUSE_MS};
+pub use restored::{Restored, RestoredClient, RestoredRound};
 pub use roster::{MAX_CLIENTS, OFFLINE_AFTER_MS};
+pub use view::Part;

@@ -1,5 +1,6 @@
 //! Who is known to the run, and who of them is there.
 
+use super::restored::RestoredClient;
 use super::{Reject, UnixMs};
 use app::api::{ClientId, ClientState, ClientView};
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,6 +14,11 @@ pub const OFFLINE_AFTER_MS: u64 = 60_000;
 pub(super) fn is_eligible(state: ClientState) -> bool {
     use ClientState::{Finish, Join, Ready, Training, Update};
     matches!(state, Join | Ready | Training | Update | Finish)
+}
+
+/// Whether nothing of a client in that state is taken.
+pub(super) fn is_out(state: ClientState) -> bool {
+    matches!(state, ClientState::Pending | ClientState::Quarantine | ClientState::Kicked)
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -36,21 +42,25 @@ pub(super) struct Roster {
 
 impl Roster {
     /// The roster as it was stored. Nobody has been heard of yet, hence whoever is admitted is `offline`.
-    pub fn restored(clients: Vec<ClientView>, banned: BTreeSet<String>) -> Self {
+    pub fn restored(clients: Vec<RestoredClient>) -> Self {
         let mut roster = Self {
             clients: BTreeMap::new(),
             online: BTreeSet::new(),
             pending: BTreeSet::new(),
             absent: BTreeSet::new(),
-            banned,
+            banned: BTreeSet::new(),
         };
-        for mut view in clients {
-            if !matches!(view.state, ClientState::Pending | ClientState::Kicked) {
+        for RestoredClient { mut view, banned, asked } in clients {
+            let id = view.id.clone();
+            if !is_out(view.state) {
                 view.state = ClientState::Offline;
             }
             view.progress = None;
-            view.error = None;
+            if banned {
+                roster.banned.insert(view.name.clone());
+            }
             roster.insert(view);
+            roster.set_asked(&[id], asked);
         }
         roster
     }

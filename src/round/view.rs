@@ -1,7 +1,18 @@
 //! What can be asked of the machine.
 
-use super::{Reject, RoundMachine, UnixMs};
+use super::{Assignment, Reject, RoundMachine, UnixMs};
 use app::api::{Autorun, ClientId, ClientState, ClientView, OpenRound, Phase, RunConfig, Task, TrainTask};
+
+/// A counted update, as it enters the aggregate.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Part {
+    /// Whose it is.
+    pub client: ClientId,
+    /// Images behind it.
+    pub samples: u64,
+    /// How many versions the one that it was trained from is behind the round's.
+    pub staleness: u64,
+}
 
 impl RoundMachine {
     /// The client of that id.
@@ -25,6 +36,22 @@ impl RoundMachine {
     /// The round in work, also while it is aggregated.
     pub fn open_round(&self) -> Option<&OpenRound> {
         self.round.as_ref().map(|r| &r.open)
+    }
+
+    /// Those of the round in work who began in an earlier one, and at what they work.
+    pub fn carried(&self) -> impl Iterator<Item = (&ClientId, Assignment)> {
+        self.round.iter().flat_map(|round| round.earlier().iter().map(|(id, earlier)| (id, *earlier)))
+    }
+
+    /// What a client of the round in work is asked for.
+    pub fn assignment(&self, id: &ClientId) -> Option<Assignment> {
+        self.round.as_ref()?.assignment(id)
+    }
+
+    /// What is counted in the round in work, by client.
+    pub fn parts(&self) -> Vec<Part> {
+        let counted = self.round.iter().flat_map(|round| round.counted());
+        counted.map(|(id, c)| Part { client: id.clone(), samples: c.samples, staleness: c.staleness }).collect()
     }
 
     /// What the run does now.
@@ -57,18 +84,19 @@ impl RoundMachine {
         self.version
     }
 
-    /// What the client should do now. It has been heard of: handle [`super::Command::Seen`] first, or one that is
+    /// What the client should do now. It has been heard of: handle [`super::Command::Ask`] first, or one that is
     /// `offline` is told to wait. One in `error` waits too, until it reports that it can go on.
     ///
     /// # Errors
     /// The client is unknown or kicked.
     pub fn task(&self, now: UnixMs, id: &ClientId) -> Result<Task, Reject> {
         let state = self.roster.welcome(id)?.state;
-        let work = self.round.as_ref().filter(|round| round.is_open() && round.awaited().contains(id));
-        Ok(work.map_or(Task::Wait { state }, |round| {
+        let round = self.round.as_ref().filter(|round| round.is_open() && round.awaited().contains(id));
+        let work = round.and_then(|round| Some((round, round.assignment(id)?)));
+        Ok(work.map_or(Task::Wait { state }, |(round, assignment)| {
             Task::Train(TrainTask {
-                round: round.open.number,
-                version: round.open.base_version,
+                round: assignment.round,
+                version: assignment.version,
                 encoding: round.config.encoding,
                 topk_fraction: round.config.topk_fraction,
                 train: round.config.train.clone(),
@@ -83,25 +111,42 @@ impl RoundMachine {
     /// # Errors
     /// It would not, and why.
     pub fn may_update(&self, id: &ClientId, round: u64) -> Result<(), Reject> {
-        if self.roster.welcome(id)?.state == ClientState::Pending {
-            return Err(Reject::NotAdmitted(id.clone()));
+        match self.roster.welcome(id)?.state {
+            ClientState::Pending => return Err(Reject::NotAdmitted(id.clone())),
+            ClientState::Quarantine => return Err(Reject::Quarantined(id.clone())),
+            _ => {}
         }
         if round >= self.next_round {
             return Err(Reject::TooEarly { round });
         }
-        let current = self.round.as_ref().filter(|r| r.open.number == round);
-        match current {
-            Some(current) if current.has_update(id) => Err(Reject::AlreadyUpdated { client: id.clone(), round }),
-            Some(current) if !current.is_open() => Err(Reject::RoundClosed { round }),
-            Some(current) if !current.was_asked(id) => Err(Reject::NotInCohort { client: id.clone(), round }),
-            Some(_) => Ok(()),
-            None => Err(Reject::RoundClosed { round }),
+        let Some(current) = &self.round else {
+            let is_carried = self.carried.get(id).is_some_and(|earlier| earlier.round == round);
+            return Err(if is_carried { Reject::Aggregating { round } } else { Reject::RoundClosed { round } });
+        };
+        let is_asked = current.assignment(id).is_some_and(|assignment| assignment.round == round);
+        if is_asked && current.has_update(id) {
+            return Err(Reject::AlreadyUpdated { client: id.clone(), round });
+        }
+        match is_asked {
+            true if current.is_open() => Ok(()),
+            true if current.is_async() => Err(Reject::Aggregating { round: current.open.number }),
+            false if round == current.open.number && current.is_open() => {
+                Err(Reject::NotInCohort { client: id.clone(), round })
+            }
+            _ => Err(Reject::RoundClosed { round }),
         }
     }
 
     /// Whether the client, working for that round, should stop: no update of it would be counted any more.
     pub fn is_cancelled(&self, id: &ClientId, round: u64) -> bool {
-        self.may_update(id, round).is_err()
+        !matches!(self.may_update(id, round), Ok(()) | Err(Reject::Aggregating { .. }))
+    }
+
+    /// The oldest round for which updates may still come: that in work, or of asynchronous runs an earlier one.
+    pub fn oldest_round(&self) -> u64 {
+        let carried = self.carried.values().map(|earlier| earlier.round);
+        let earlier = self.round.iter().flat_map(|round| round.earlier().values().map(|earlier| earlier.round));
+        carried.chain(earlier).chain(self.open_round().map(|round| round.number)).min().unwrap_or(self.next_round)
     }
 
     /// How many eligible clients a round needs if it opens now: `min_clients`, at least 1.

@@ -1,15 +1,16 @@
-//! Why is it waiting: one sentence for people. Who is missing, how many, and what happens next.
+//! Why is it waiting: one sentence for people. Who is missing, since when, what happens next, and at what second.
 
-use super::RoundMachine;
 use super::current::CurrentRound;
-use app::api::ClientId;
+use super::{RoundMachine, time};
+use app::api::{ClientId, ClientState, ClientView};
 use std::collections::BTreeSet;
 
 /// So many clients are named, the others are counted.
 const NAMED: usize = 3;
 
 impl RoundMachine {
-    /// What the run waits for, and what happens next: one sentence. The deadline itself is [`Self::open_round`]'s.
+    /// What the run waits for, and what happens next: one sentence. Times are of the day in UTC, so that it stays true while
+    /// nothing happens.
     pub fn waiting(&self) -> String {
         match &self.round {
             Some(round) if round.is_open() => self.gathering(round),
@@ -25,24 +26,33 @@ impl RoundMachine {
         let (number, asked, updates, min) =
             (round.open.number, round.open.cohort.len(), round.updates(), round.min_clients());
         let absent = round.absent().len();
-        let out_of_reach = format!("{absent} offline or in error ({})", self.names_of(round.absent()));
+        let out_of_reach = format!("{absent} offline or in error ({})", self.silent(round.absent()));
         let mut missing = format!(
-            "waiting for {} of {} ({})",
+            "waiting for {} of {} ({}) since {}",
             round.awaited().len(),
             counted(asked, "client"),
-            self.names_of(round.awaited())
+            self.names_of(round.awaited()),
+            time::of_day(round.open.opened_ms)
         );
-        if round.awaited().is_empty() {
+        if round.awaited().is_empty() && absent > 0 {
             missing = format!("{updates} of at least {min} updates in, {out_of_reach} may come back");
+        } else if round.awaited().is_empty() {
+            missing = format!("{updates} of at least {min} updates in, the next clients that ask are given the rest");
         } else if absent > 0 {
             missing += &format!(", {out_of_reach}");
         }
-        let next = if updates >= min {
-            "it closes with what is in".to_owned()
+        if let Some(until) = round.grace_until_ms.filter(|_| absent > 0) {
+            missing +=
+                &format!("; the coordinator was restarted, they have until {} to come back", time::of_day(until));
+        }
+        let target = round.open.target as usize;
+        let is = if target == 1 { "is" } else { "are" };
+        let sooner = if target < asked {
+            format!("once {} {is} in it closes, ", counted(target, "update"))
         } else {
-            format!("it is void unless it has {}, {updates} so far", counted(min, "update"))
+            String::new()
         };
-        format!("Round {number}: {missing}; at the deadline {next}.")
+        format!("Round {number}: {missing}; {sooner}{}.", round.what_next())
     }
 
     fn aggregating(&self, round: &CurrentRound) -> String {
@@ -52,17 +62,22 @@ impl RoundMachine {
             Some(_) => "then the auto-run is complete",
             None => "then the run is idle",
         };
-        format!("Round {}: combining and evaluating {updates}; {next}.", round.open.number)
+        let since = round.closed_ms().map(|at| format!(" since {}", time::of_day(at))).unwrap_or_default();
+        format!("Round {}: combining and evaluating {updates}{since}; {next}.", round.open.number)
     }
 
     /// An auto-run is on, and no round is open.
     fn between_rounds(&self) -> String {
         if let Some(pause) = &self.pause {
-            return format!("Round {} is void: {}; the next one opens after a short pause.", pause.round, pause.reason);
+            let at = time::of_day(pause.until_ms);
+            return format!("Round {} is void: {}; the next one opens at {at}.", pause.round, pause.reason);
         }
         let (eligible, min, next) = (self.roster.eligible(), self.min_clients(), self.next_round);
         let is = if eligible == 1 { "is" } else { "are" };
-        let gone = self.listed(self.roster.absent(), "offline or in error");
+        let gone = match self.roster.absent().len() {
+            0 => String::new(),
+            absent => format!("; {absent} offline or in error ({})", self.silent(self.roster.absent())),
+        };
         let pending = self.pending();
         format!(
             "Waiting for clients: {eligible} of at least {min} {is} ready{gone}{pending}; \
@@ -71,20 +86,27 @@ impl RoundMachine {
     }
 
     fn pending(&self) -> String {
-        self.listed(self.roster.pending(), "awaiting admission")
-    }
-
-    /// `; 2 <what> (alice, bob)`; empty if there are none.
-    fn listed(&self, ids: &BTreeSet<ClientId>, what: &str) -> String {
-        if ids.is_empty() {
-            return String::new();
+        match self.roster.pending().len() {
+            0 => String::new(),
+            pending => format!("; {pending} awaiting admission ({})", self.names_of(self.roster.pending())),
         }
-        format!("; {} {what} ({})", ids.len(), self.names_of(ids))
     }
 
     /// The first few by name, the others by number. Never a walk over all: it is asked for at every change.
     fn names_of(&self, ids: &BTreeSet<ClientId>) -> String {
-        let names = ids.iter().filter_map(|id| self.client(id)).map(|c| c.name.as_str());
+        self.first_of(ids, |client| client.name.clone())
+    }
+
+    /// The same, with since when each is silent; one in error is not: it is heard of, and yet absent.
+    fn silent(&self, ids: &BTreeSet<ClientId>) -> String {
+        self.first_of(ids, |client| match client.state {
+            ClientState::Error => client.name.clone(),
+            _ => format!("{} since {}", client.name, time::of_day(client.seen_ms)),
+        })
+    }
+
+    fn first_of(&self, ids: &BTreeSet<ClientId>, name: impl Fn(&ClientView) -> String) -> String {
+        let names = ids.iter().filter_map(|id| self.client(id)).map(name);
         let mut list = names.take(NAMED).collect::<Vec<_>>().join(", ");
         if ids.len() > NAMED {
             list += &format!(" and {} more", ids.len() - NAMED);

@@ -1,7 +1,8 @@
 //! Blobs: files named by the SHA-256 of what is in them, written whole or not at all.
 
+use super::Store;
 use super::spool::SpoolFile;
-use super::{Sha256Digest, Store};
+use crate::digest::Sha256Digest;
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -25,7 +26,7 @@ pub enum BlobError {
     #[error("cannot read or write a received body: {0}")]
     Body(io::Error),
     /// The file is not what its name says.
-    #[error("the blob {path} is damaged: its SHA-256 is {found}")]
+    #[error("{path} is damaged: its SHA-256 is {found}")]
     Damaged {
         /// Which file.
         path: PathBuf,
@@ -63,16 +64,7 @@ impl Store {
     /// # Errors
     /// The file is missing, unreadable or damaged.
     pub fn open_model(&self, digest: &Sha256Digest) -> Result<SpoolFile, BlobError> {
-        let path = self.models.join(digest.to_string());
-        let file = File::open(&path).map_err(failed("read", &path))?;
-        let mut hash = Hashing { hash: Sha256::new(), to: io::sink() };
-        let bytes = io::copy(&mut &file, &mut hash).map_err(failed("read", &path))?;
-        let found = Sha256Digest(hash.hash.finalize().into());
-        if found == *digest {
-            Ok(SpoolFile::new(Arc::new(file), bytes))
-        } else {
-            Err(BlobError::Damaged { path, found })
-        }
+        open_checked(self.models.join(digest.to_string()), digest)
     }
 
     /// Removes a global model's file; that it is gone already is fine. Blocking.
@@ -84,6 +76,15 @@ impl Store {
             tracing::warn!(path = %path.display(), %error, "cannot remove an old model");
         }
     }
+}
+
+/// Opens a file that must hold what has this hash. Blocking.
+pub(super) fn open_checked(path: PathBuf, digest: &Sha256Digest) -> Result<SpoolFile, BlobError> {
+    let file = File::open(&path).map_err(failed("read", &path))?;
+    let mut hash = Hashing { hash: Sha256::new(), to: io::sink() };
+    let bytes = io::copy(&mut &file, &mut hash).map_err(failed("read", &path))?;
+    let found = Sha256Digest(hash.hash.finalize().into());
+    if found == *digest { Ok(SpoolFile::new(Arc::new(file), bytes)) } else { Err(BlobError::Damaged { path, found }) }
 }
 
 fn write_durably(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<Sha256Digest, BlobError> {

@@ -1,6 +1,7 @@
 //! The roster.
 
-use super::{Sha256Digest, Store, StoreError, corrupt, int, uint};
+use super::{Store, StoreError, corrupt, int, uint};
+use crate::digest::Sha256Digest;
 use app::api::{ClientId, ClientState, ClientView, RunId};
 
 /// What of a client's state outlives a restart. Whether it trains or waits, it will say itself.
@@ -36,10 +37,12 @@ impl Standing {
 /// A client as it comes back after a restart.
 #[derive(Debug, Clone)]
 pub struct StoredClient {
-    /// As it was, with state `pending`, `kicked` or `offline`.
+    /// As it was, with state `pending`, `quarantine`, `kicked` or `offline`.
     pub view: ClientView,
     /// Its name may not register again.
     pub banned: bool,
+    /// The last round that it was asked in; 0: none.
+    pub asked: u64,
 }
 
 #[derive(sqlx::FromRow)]
@@ -55,6 +58,11 @@ struct ClientRow {
     last_loss: Option<f64>,
     joined_ms: i64,
     seen_ms: i64,
+    quarantined: i64,
+    strikes: i64,
+    late_updates: i64,
+    error: Option<String>,
+    asked: i64,
 }
 
 impl Store {
@@ -81,25 +89,34 @@ impl Store {
         Ok(())
     }
 
-    /// Stores what has changed of a client. One that is not there is left alone.
+    /// Stores what has changed of a client, and whether its name is banned, which is so for all of that name. One that is not
+    /// there is left alone.
     ///
     /// # Errors
-    /// The database.
+    /// The database; then nothing of it is stored.
     pub async fn update_client(&self, run: &RunId, client: &ClientView, banned: bool) -> Result<(), StoreError> {
+        let mut tx = self.pool.begin().await?;
+        sqlx::query("UPDATE clients SET banned = ?1 WHERE run = ?2 AND name = ?3 AND banned <> ?1")
+            .bind(banned)
+            .bind(run.as_str())
+            .bind(&client.name)
+            .execute(&mut *tx)
+            .await?;
         sqlx::query(
-            "UPDATE clients SET standing = ?, banned = ?, rounds = ?, sent_bytes = ?, last_loss = ?, seen_ms = ? \
-             WHERE run = ? AND client = ?",
+            "UPDATE clients SET standing = ?, quarantined = ?, strikes = ?, late_updates = ?, error = ?, \
+             seen_ms = ? WHERE run = ? AND client = ?",
         )
         .bind(Standing::of(client.state).as_str())
-        .bind(banned)
-        .bind(int(client.rounds))
-        .bind(int(client.sent_bytes))
-        .bind(client.last_loss)
+        .bind(client.state == ClientState::Quarantine)
+        .bind(client.strikes)
+        .bind(int(client.late_updates))
+        .bind(&client.error)
         .bind(int(client.seen_ms))
         .bind(run.as_str())
         .bind(client.id.as_str())
-        .execute(&self.pool)
+        .execute(&mut *tx)
         .await?;
+        tx.commit().await?;
         Ok(())
     }
 
@@ -146,7 +163,9 @@ impl Store {
 
     pub(super) async fn roster(&self, run: &RunId) -> Result<Vec<StoredClient>, StoreError> {
         let rows: Vec<ClientRow> = sqlx::query_as(
-            "SELECT client, name, device, samples, standing, banned, rounds, sent_bytes, last_loss, joined_ms, seen_ms \
+            "SELECT client, name, device, samples, standing, banned, rounds, sent_bytes, last_loss, joined_ms, seen_ms, \
+             quarantined, strikes, late_updates, error, coalesce((SELECT max(round) FROM contributions c \
+             WHERE c.run = clients.run AND c.client = clients.client), 0) AS asked \
              FROM clients WHERE run = ? AND standing <> 'left' ORDER BY joined_ms, client",
         )
         .bind(run.as_str())
@@ -160,6 +179,7 @@ fn stored_client(row: ClientRow) -> Result<StoredClient, StoreError> {
     let state = match row.standing.as_str() {
         "pending" => ClientState::Pending,
         "kicked" => ClientState::Kicked,
+        _ if row.quarantined != 0 => ClientState::Quarantine,
         _ => ClientState::Offline, // until it is heard of
     };
     let view = ClientView {
@@ -174,7 +194,9 @@ fn stored_client(row: ClientRow) -> Result<StoredClient, StoreError> {
         rounds: uint(row.rounds),
         joined_ms: uint(row.joined_ms),
         seen_ms: uint(row.seen_ms),
-        error: None,
+        error: row.error,
+        strikes: u32::try_from(row.strikes).unwrap_or(u32::MAX),
+        late_updates: uint(row.late_updates),
     };
-    Ok(StoredClient { view, banned: row.banned != 0 })
+    Ok(StoredClient { view, banned: row.banned != 0, asked: uint(row.asked) })
 }

@@ -6,19 +6,24 @@
 
 mod blobs;
 mod clients;
+mod contributions;
 mod lock;
 mod rounds;
 mod runs;
 mod secrets;
 mod spool;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
 mod token;
 
 pub use blobs::BlobError;
 pub use clients::{Standing, StoredClient};
-pub use rounds::NewVersion;
+pub use contributions::{NewContribution, StoredContribution, StoredUpdate};
+pub use rounds::{NewVersion, StoredRound};
 pub use runs::{NewRun, StoredRun};
-pub use spool::{Spool, SpoolFile};
-pub use token::{Sha256Digest, Token};
+pub use spool::{Expanded, Spool, SpoolFile, expand};
+pub use token::Token;
 
 use lock::FolderLock;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
@@ -75,8 +80,8 @@ pub struct Store {
 const DATABASE: &str = "fedlearn.sqlite";
 
 impl Store {
-    /// Opens the data folder for a coordinator, making it and bringing its database up to date where needed. Uploads
-    /// that a stopped coordinator left unfinished are removed.
+    /// Opens the data folder for a coordinator, making it and bringing its database up to date where needed. What a stopped
+    /// coordinator left unfinished is removed: uploads that are in no open round, and halves of models.
     ///
     /// # Errors
     /// The folder cannot be written, another coordinator uses it, or its database is newer than this program.
@@ -85,13 +90,12 @@ impl Store {
         let models = folder.join("models");
         let incoming = folder.join("incoming");
         tokio::fs::create_dir_all(&models).await.map_err(at(&models))?;
-        match tokio::fs::remove_dir_all(&incoming).await {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(at(&incoming)(e)),
-            _ => tokio::fs::create_dir_all(&incoming).await.map_err(at(&incoming))?,
-        }
+        tokio::fs::create_dir_all(&incoming).await.map_err(at(&incoming))?;
         let pool = connect(folder, true).await?;
         sqlx::migrate!().run(&pool).await?;
-        Ok(Self { pool, models, incoming, lock: Some(Arc::new(lock)) })
+        let store = Self { pool, models, incoming, lock: Some(Arc::new(lock)) };
+        store.remove_unfinished().await?;
+        Ok(store)
     }
 
     /// Looks into the data folder beside its coordinator, which may be running: nothing is made, migrated or cleaned up.

@@ -1,7 +1,20 @@
-//! Rounds, their contributions, and the versions that come of them.
+//! Rounds, and the versions that come of them.
 
-use super::{Sha256Digest, Store, StoreError, corrupt, int, uint};
-use app::api::{ClientId, OpenRound, RoundOutcome, RoundSummary, RunId};
+use super::contributions::insert;
+use super::{Store, StoreError, StoredContribution, corrupt, int, uint};
+use crate::digest::Sha256Digest;
+use app::api::{ClientId, OpenRound, RoundOutcome, RoundSummary, RunConfig, RunId};
+
+/// A round that is open.
+#[derive(Debug, Clone)]
+pub struct StoredRound {
+    /// As it was; `updated` is empty, see `contributions`.
+    pub round: OpenRound,
+    /// The configuration that it runs under.
+    pub config: RunConfig,
+    /// Of its whole cohort, by client.
+    pub contributions: Vec<StoredContribution>,
+}
 
 /// The global version that a round made; its blob is durable already.
 #[derive(Debug, Clone, Copy)]
@@ -28,6 +41,7 @@ struct RoundRow {
     updates: i64,
     samples: i64,
     received_bytes: i64,
+    mean_staleness: Option<f64>,
     train_loss: Option<f64>,
     test_loss: Option<f64>,
     test_accuracy: Option<f64>,
@@ -35,16 +49,33 @@ struct RoundRow {
     ended_ms: Option<i64>,
 }
 
+#[derive(sqlx::FromRow)]
+struct OpenRow {
+    number: i64,
+    base_version: i64,
+    config_version: i64,
+    opened_ms: i64,
+    deadline_ms: i64,
+    target: i64,
+    config_json: String,
+}
+
 impl Store {
-    /// Stores a round that opens, with a row for each client of its cohort.
+    /// Stores a round that opens, with a row for each client of its cohort: who, asked in which round, from which version.
     ///
     /// # Errors
-    /// The database.
-    pub async fn open_round(&self, run: &RunId, round: &OpenRound) -> Result<(), StoreError> {
+    /// The database; then nothing of it is stored.
+    pub async fn open_round(
+        &self,
+        run: &RunId,
+        round: &OpenRound,
+        cohort: impl IntoIterator<Item = (ClientId, u64, u64)> + Send,
+    ) -> Result<(), StoreError> {
+        let cohort: Vec<_> = cohort.into_iter().collect();
         let mut tx = self.pool.begin().await?;
         sqlx::query(
-            "INSERT INTO rounds (run, number, status, base_version, config_version, cohort, opened_ms, deadline_ms) \
-             VALUES (?, ?, 'open', ?, ?, ?, ?, ?)",
+            "INSERT INTO rounds (run, number, status, base_version, config_version, cohort, opened_ms, deadline_ms, \
+             target) VALUES (?, ?, 'open', ?, ?, ?, ?, ?, ?)",
         )
         .bind(run.as_str())
         .bind(int(round.number))
@@ -53,71 +84,28 @@ impl Store {
         .bind(int(round.cohort.len() as u64))
         .bind(int(round.opened_ms))
         .bind(int(round.deadline_ms))
+        .bind(round.target)
         .execute(&mut *tx)
         .await?;
-        for client in &round.cohort {
-            sqlx::query("INSERT INTO contributions (run, round, client) VALUES (?, ?, ?)")
-                .bind(run.as_str())
-                .bind(int(round.number))
-                .bind(client.as_str())
-                .execute(&mut *tx)
-                .await?;
+        for (client, asked_round, asked_version) in &cohort {
+            insert(&mut tx, run, round.number, client, *asked_round, *asked_version).await?;
         }
         tx.commit().await?;
         Ok(())
     }
 
-    /// Stores that an update is in.
+    /// Stores when an open round closes now.
     ///
     /// # Errors
     /// The database.
-    #[allow(clippy::too_many_arguments)] // one row's columns
-    pub async fn add_contribution(
-        &self,
-        run: &RunId,
-        round: u64,
-        client: &ClientId,
-        sha256: Sha256Digest,
-        bytes: u64,
-        samples: u64,
-        loss: Option<f64>,
-        received_ms: u64,
-    ) -> Result<(), StoreError> {
-        sqlx::query(
-            "UPDATE contributions SET sha256 = ?, bytes = ?, samples = ?, loss = ?, received_ms = ? \
-             WHERE run = ? AND round = ? AND client = ?",
-        )
-        .bind(sha256.0.as_slice())
-        .bind(int(bytes))
-        .bind(int(samples))
-        .bind(loss)
-        .bind(int(received_ms))
-        .bind(run.as_str())
-        .bind(int(round))
-        .bind(client.as_str())
-        .execute(&self.pool)
-        .await?;
+    pub async fn move_deadline(&self, run: &RunId, round: u64, deadline_ms: u64) -> Result<(), StoreError> {
+        sqlx::query("UPDATE rounds SET deadline_ms = ? WHERE run = ? AND number = ?")
+            .bind(int(deadline_ms))
+            .bind(run.as_str())
+            .bind(int(round))
+            .execute(&self.pool)
+            .await?;
         Ok(())
-    }
-
-    /// The hash of the update that a client sent for a round, if it is in.
-    ///
-    /// # Errors
-    /// The database.
-    pub async fn contribution(
-        &self,
-        run: &RunId,
-        round: u64,
-        client: &ClientId,
-    ) -> Result<Option<Sha256Digest>, StoreError> {
-        let found: Option<Option<Vec<u8>>> =
-            sqlx::query_scalar("SELECT sha256 FROM contributions WHERE run = ? AND round = ? AND client = ?")
-                .bind(run.as_str())
-                .bind(int(round))
-                .bind(client.as_str())
-                .fetch_optional(&self.pool)
-                .await?;
-        found.flatten().map(|bytes| Sha256Digest::from_slice(&bytes).map_err(corrupt("contribution"))).transpose()
     }
 
     /// Stores how a round ended, the version that came of it, and the rounds that are still to follow by themselves, in
@@ -159,15 +147,17 @@ impl Store {
             .await?;
         }
         sqlx::query(
-            "UPDATE rounds SET status = ?, reason = ?, version = ?, updates = ?, samples = ?, received_bytes = ?, \
-             train_loss = ?, test_loss = ?, test_accuracy = ?, ended_ms = ? WHERE run = ? AND number = ?",
+            "UPDATE rounds SET status = ?, reason = ?, version = ?, cohort = ?, updates = ?, samples = ?, \
+             received_bytes = ?, mean_staleness = ?, train_loss = ?, test_loss = ?, test_accuracy = ?, ended_ms = ? WHERE run = ? AND number = ?",
         )
         .bind(round.outcome.as_str())
         .bind(&round.reason)
         .bind(round.version.map(int))
+        .bind(i64::from(round.cohort))
         .bind(i64::from(round.updates))
         .bind(int(round.samples))
         .bind(int(round.received_bytes))
+        .bind(round.mean_staleness)
         .bind(round.train_loss)
         .bind(round.test_loss)
         .bind(round.test_accuracy)
@@ -177,26 +167,39 @@ impl Store {
         .execute(&mut *tx)
         .await?;
         tx.commit().await?;
+        // Combined or void, its updates are of no more use. Else they go at the next start.
+        self.remove_received(&self.files(run, round.number, None).await.unwrap_or_default());
         Ok(())
     }
 
-    /// Declares void what a stopped coordinator left open.
-    pub(super) async fn void_open_rounds(&self, run: &RunId, now_ms: u64) -> Result<(), StoreError> {
-        sqlx::query(
-            "UPDATE rounds SET status = 'void', reason = 'the coordinator was restarted', ended_ms = ? \
-             WHERE run = ? AND status = 'open'",
+    pub(super) async fn open_round_of(&self, run: &RunId) -> Result<Option<StoredRound>, StoreError> {
+        let row: Option<OpenRow> = sqlx::query_as(
+            "SELECT number, base_version, config_version, opened_ms, deadline_ms, target, config_json \
+             FROM rounds JOIN config_versions USING (run, config_version) WHERE run = ? AND status = 'open'",
         )
-        .bind(int(now_ms))
         .bind(run.as_str())
-        .execute(&self.pool)
+        .fetch_optional(&self.pool)
         .await?;
-        Ok(())
+        let Some(row) = row else { return Ok(None) };
+        let contributions = self.contributions(run, uint(row.number)).await?;
+        let round = OpenRound {
+            number: uint(row.number),
+            base_version: uint(row.base_version),
+            config_version: uint(row.config_version),
+            opened_ms: uint(row.opened_ms),
+            deadline_ms: uint(row.deadline_ms),
+            target: u32::try_from(row.target).unwrap_or(u32::MAX),
+            cohort: contributions.iter().map(|c| c.client.clone()).collect(),
+            updated: Vec::new(),
+        };
+        let config = serde_json::from_str(&row.config_json).map_err(|e| corrupt("configuration")(e.to_string()))?;
+        Ok(Some(StoredRound { round, config, contributions }))
     }
 
     pub(super) async fn history(&self, run: &RunId) -> Result<Vec<RoundSummary>, StoreError> {
         let rows: Vec<RoundRow> = sqlx::query_as(
             "SELECT number, status, reason, base_version, version, config_version, cohort, updates, samples, \
-             received_bytes, train_loss, test_loss, test_accuracy, opened_ms, ended_ms \
+             received_bytes, mean_staleness, train_loss, test_loss, test_accuracy, opened_ms, ended_ms \
              FROM rounds WHERE run = ? AND status <> 'open' ORDER BY number",
         )
         .bind(run.as_str())
@@ -219,6 +222,7 @@ fn round_summary(row: RoundRow) -> Result<RoundSummary, StoreError> {
         updates: small(row.updates),
         samples: uint(row.samples),
         received_bytes: uint(row.received_bytes),
+        mean_staleness: row.mean_staleness,
         train_loss: row.train_loss,
         test_loss: row.test_loss,
         test_accuracy: row.test_accuracy,

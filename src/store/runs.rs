@@ -1,6 +1,7 @@
 //! Runs, their configurations, and their global versions.
 
-use super::{Sha256Digest, Store, StoreError, StoredClient, corrupt, int, uint};
+use super::{Store, StoreError, StoredClient, StoredRound, corrupt, int, uint};
+use crate::digest::Sha256Digest;
 use app::api::{BestVersion, Dataset, ModelSpec, RoundSummary, RunConfig, RunId};
 
 /// A run that is to be made; the blob of its version 0 is durable already.
@@ -47,6 +48,10 @@ pub struct StoredRun {
     pub clients: Vec<StoredClient>,
     /// The rounds that are over, in order.
     pub rounds: Vec<RoundSummary>,
+    /// The round that is open.
+    pub open: Option<StoredRound>,
+    /// Norms of the updates of the last complete round that had at least 3.
+    pub norms: Vec<f64>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -99,19 +104,20 @@ impl Store {
         Ok(true)
     }
 
-    /// Every run, with roster and history. Rounds that a stopped coordinator left open are declared void first.
+    /// Every run, with roster, history, and the round that was open.
     ///
     /// # Errors
     /// The database, or something in it that this program does not understand.
-    pub async fn load_runs(&self, now_ms: u64) -> Result<Vec<StoredRun>, StoreError> {
+    pub async fn load_runs(&self) -> Result<Vec<StoredRun>, StoreError> {
         let rows: Vec<RunRow> = sqlx::query_as(SELECT_RUNS).fetch_all(&self.pool).await?;
         let mut runs = Vec::with_capacity(rows.len());
         for row in rows {
             let run: RunId = row.run.parse().map_err(|e| corrupt("run")(format!("{e}")))?;
-            self.void_open_rounds(&run, now_ms).await?;
             runs.push(StoredRun {
                 clients: self.roster(&run).await?,
                 rounds: self.history(&run).await?,
+                open: self.open_round_of(&run).await?,
+                norms: self.norms(&run).await?,
                 ..stored_run(run, row)?
             });
         }
@@ -249,5 +255,7 @@ fn stored_run(run: RunId, row: RunRow) -> Result<StoredRun, StoreError> {
         autorun_rounds: u32::try_from(row.autorun_rounds).unwrap_or(u32::MAX),
         clients: Vec::new(),
         rounds: Vec::new(),
+        open: None,
+        norms: Vec::new(),
     })
 }

@@ -1,6 +1,7 @@
 //! The admin token and the dashboard's sessions, as hashes.
 
-use super::{Sha256Digest, Store, StoreError, Token, corrupt, int};
+use super::{Store, StoreError, Token, corrupt, int};
+use crate::digest::Sha256Digest;
 
 impl Store {
     /// Makes the admin token at first start, and returns it that once. Later: none.

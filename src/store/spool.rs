@@ -1,16 +1,19 @@
 //! Bodies on their way in: on disk rather than in memory, so that memory does not grow with the number of clients.
 
-use super::blobs::{BlobError, failed};
-use super::{Sha256Digest, Store};
+use super::Store;
+use super::blobs::{BlobError, failed, open_checked};
+use crate::digest::Sha256Digest;
 use crate::wire::{self, BlockSource, ReadError};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::task::JoinHandle;
 
 /// A file that blocks are read from, by as many threads as like.
@@ -40,7 +43,7 @@ impl BlockSource for SpoolFile {
     }
 }
 
-/// A body that is being received. Dropped, it removes its file.
+/// A body that is being received. Dropped, it removes its file, unless it is kept.
 #[derive(Debug)]
 pub struct Spool {
     path: PathBuf,
@@ -48,8 +51,7 @@ pub struct Spool {
     hash: Sha256,
     /// Received so far.
     bytes: u64,
-    /// In the file, where it is not `bytes`: of what was expanded.
-    expanded_bytes: Option<u64>,
+    is_kept: AtomicBool,
     /// The last chunk, while it is written: beside the hashing of it, and the receiving of the next one.
     writing: Option<JoinHandle<io::Result<()>>>,
 }
@@ -63,7 +65,56 @@ impl Store {
         let path = self.incoming.join(format!("{:032x}", rand::random::<u128>()));
         let file = File::options().read(true).write(true).create_new(true).open(&path);
         let file = Arc::new(file.map_err(failed("create", &path))?);
-        Ok(Spool { path, file, hash: Sha256::new(), bytes: 0, expanded_bytes: None, writing: None })
+        Ok(Spool { path, file, hash: Sha256::new(), bytes: 0, is_kept: AtomicBool::new(false), writing: None })
+    }
+
+    /// A body that was received and kept, and where it lies. Blocking.
+    ///
+    /// # Errors
+    /// The file system.
+    pub fn received(&self, name: &str) -> Result<(PathBuf, SpoolFile), BlobError> {
+        let path = self.incoming.join(name);
+        let file = File::open(&path).map_err(failed("read", &path))?;
+        let bytes = file.metadata().map_err(failed("read", &path))?.len();
+        Ok((path, SpoolFile::new(Arc::new(file), bytes)))
+    }
+
+    /// Checks that a body which was kept is what was received. Blocking.
+    ///
+    /// # Errors
+    /// The file is missing, unreadable or damaged.
+    pub fn check_received(&self, name: &str, sha256: &Sha256Digest) -> Result<(), BlobError> {
+        open_checked(self.incoming.join(name), sha256).map(|_| ())
+    }
+
+    /// Removes bodies that were kept; that one is gone already is fine. Blocking.
+    pub fn remove_received(&self, names: &[String]) {
+        for name in names {
+            let _ = fs::remove_file(self.incoming.join(name)); // else at the next start
+        }
+    }
+
+    /// Makes the names of all files durable that were received so far. Blocking.
+    ///
+    /// # Errors
+    /// The file system.
+    pub fn sync_names(&self) -> Result<(), BlobError> {
+        File::open(&self.incoming).and_then(|folder| folder.sync_all()).map_err(failed("sync", &self.incoming))
+    }
+
+    /// Removes all bodies but these, and halves of models. Blocking.
+    pub(super) fn clean_up(&self, needed: &HashSet<String>) -> Result<(), BlobError> {
+        for (folder, is_model) in [(&self.incoming, false), (&self.models, true)] {
+            for entry in fs::read_dir(folder).map_err(failed("list", folder))? {
+                let path = entry.map_err(failed("list", folder))?.path();
+                let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+                let is_needed = if is_model { !name.ends_with(".partial") } else { needed.contains(name) };
+                if !is_needed {
+                    fs::remove_file(&path).map_err(failed("remove", &path))?;
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -104,28 +155,75 @@ impl Spool {
 
     /// What was received, once it is flushed, for reading.
     pub fn file(&self) -> SpoolFile {
-        SpoolFile { file: self.file.clone(), bytes: self.expanded_bytes.unwrap_or(self.bytes) }
+        SpoolFile { file: self.file.clone(), bytes: self.bytes }
     }
 
-    /// Replaces what was received, a zstd frame, by what it expands to; its digest and number of bytes stay. Blocking.
+    /// Its file's name.
+    pub fn name(&self) -> String {
+        self.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+
+    /// Makes what was received durable, once it is flushed; its name is so by [`Store::sync_names`]. Blocking.
     ///
     /// # Errors
-    /// No zstd, or more than `max_bytes`; the file system.
-    pub fn expand(self, max_bytes: u64) -> Result<Self, ReadError> {
-        let path = self.path.with_extension("expanded");
-        let file = File::options().read(true).write(true).create_new(true).open(&path)?;
-        // From here on it is this file that is removed at the end, however that comes.
-        let (hash, bytes) = (self.hash.clone(), self.bytes);
-        let mut expanded = Self { path, file: Arc::new(file), hash, bytes, expanded_bytes: None, writing: None };
-        let from = io::BufReader::new(File::open(&self.path)?);
-        expanded.expanded_bytes = Some(wire::safe::expand(from, &mut &*expanded.file, max_bytes)?);
-        Ok(expanded)
+    /// The file system.
+    pub fn sync(&self) -> Result<(), BlobError> {
+        self.file.sync_all().map_err(failed("sync", &self.path))
     }
+
+    /// From now on the file stays.
+    pub fn keep(&self) {
+        self.is_kept.store(true, Ordering::Relaxed);
+    }
+
+    /// What the zstd frame that was received expands to. Blocking.
+    ///
+    /// # Errors
+    /// See [`expand`].
+    pub fn expand(&self, max_bytes: u64) -> Result<Expanded, ReadError> {
+        expand(&self.path, max_bytes)
+    }
+}
+
+/// What a zstd frame has expanded to. Dropped, it removes its file.
+#[derive(Debug)]
+pub struct Expanded {
+    path: PathBuf,
+    file: SpoolFile,
+}
+
+impl Expanded {
+    /// For reading.
+    pub fn file(&self) -> SpoolFile {
+        self.file.clone()
+    }
+}
+
+impl Drop for Expanded {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path); // else at the next start
+    }
+}
+
+/// Expands a zstd frame into a file beside it. Blocking.
+///
+/// # Errors
+/// No zstd, or more than `max_bytes`; the file system.
+pub fn expand(frame: &Path, max_bytes: u64) -> Result<Expanded, ReadError> {
+    let path = frame.with_extension(format!("{:016x}", rand::random::<u64>()));
+    let file = Arc::new(File::options().read(true).write(true).create_new(true).open(&path)?);
+    // From here on the file is removed at the end, however that comes.
+    let mut expanded = Expanded { path, file: SpoolFile::new(file.clone(), 0) };
+    let from = io::BufReader::new(File::open(frame)?);
+    expanded.file.bytes = wire::safe::expand(from, &mut &*file, max_bytes)?;
+    Ok(expanded)
 }
 
 impl Drop for Spool {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path); // else at the next start
+        if !self.is_kept.load(Ordering::Relaxed) {
+            let _ = fs::remove_file(&self.path); // else at the next start
+        }
     }
 }
 
@@ -160,13 +258,13 @@ mod tests {
         let frame = wire::safe::compress(&[7; 1_000]).unwrap();
         spool.append(frame.clone().into()).await.unwrap();
         spool.flush().await.unwrap();
-        let spool = spool.expand(1_000).unwrap();
+        let expanded = spool.expand(1_000).unwrap();
         assert_eq!((spool.bytes(), spool.digest()), (frame.len() as u64, Sha256Digest::of(&frame)));
         assert_eq!(
-            (spool.file().bytes(), spool.file().read(998..1_000, &mut Vec::new()).unwrap()),
+            (expanded.file().bytes(), expanded.file().read(998..1_000, &mut Vec::new()).unwrap()),
             (1_000, &[7, 7][..])
         );
-        drop(spool);
+        drop((spool, expanded));
         assert_eq!(fs::read_dir(folder.path().join("incoming")).unwrap().count(), 0);
     }
 }

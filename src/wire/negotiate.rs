@@ -26,6 +26,25 @@ pub enum BodyFormat {
     },
 }
 
+impl BodyFormat {
+    /// Every one.
+    const ALL: [Self; 3] = [Self::Container, Self::Safetensors { zstd: false }, Self::Safetensors { zstd: true }];
+
+    /// The word for it in the database.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Container => "container",
+            Self::Safetensors { zstd: false } => "safetensors",
+            Self::Safetensors { zstd: true } => "safetensors+zstd",
+        }
+    }
+
+    /// The way back.
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|format| format.as_str() == word)
+    }
+}
+
 /// How parameters are sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ModelFormat {

@@ -50,6 +50,7 @@ async fn an_update_is_taken_in_any_encoding_whatever_the_run_asks_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_difference_to_another_version_or_to_none_is_refused_and_leaves_no_trace() {
     let coordinator = Coordinator::tiny(&[]).await;
+    coordinator.configure("tiny", serde_json::json!({"max_strikes": 10})).await;
     let guest = Guest::join(&coordinator, "tiny", "guest").await;
     coordinator.order("/runs/tiny/rounds").await;
     for encoding in [Encoding::Bf16Delta, Encoding::Q8, Encoding::Q4, Encoding::TopK] {

@@ -1,6 +1,7 @@
 //! The whole path, from outside: the real coordinator on a port of its own, spoken to over HTTP.
 #![allow(clippy::unwrap_used)]
 
+mod asynchronous;
 mod broken_links;
 mod cancels;
 mod encodings;
@@ -13,3 +14,5 @@ mod patience;
 mod processes;
 mod restart;
 mod rounds;
+mod shutdown;
+mod trouble;

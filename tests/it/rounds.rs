@@ -17,7 +17,7 @@ async fn open_round(names: &[&str]) -> (Coordinator, Vec<Guest>) {
 }
 
 fn is_over(round: usize) -> impl Fn(&RunSnapshot) -> bool {
-    move |run| run.rounds.len() >= round && run.round.is_none()
+    move |run| run.rounds.len() >= round && run.round.is_none() && run.phase != Phase::Aggregating
 }
 
 async fn global_value(coordinator: &Coordinator, version: u64) -> f32 {
@@ -33,7 +33,10 @@ fn patch(coordinator: &Coordinator, version: u64, patch: Value) -> reqwest::Requ
 #[tokio::test(flavor = "multi_thread")]
 async fn one_round_by_hand_makes_the_mean_weighted_by_samples() {
     // Given two clients in an open round,
-    let (coordinator, guests) = open_round(&["a", "b"]).await;
+    let coordinator = Coordinator::tiny(&[]).await;
+    let guests =
+        [Guest::join(&coordinator, "tiny", "a").await, Guest::with_samples(&coordinator, "tiny", "b", 30).await];
+    coordinator.order("/runs/tiny/rounds").await;
     assert_eq!((guests[0].asked().await.version, guests[1].asked().await.round), (0, 1));
     // when one sends 1 behind 10 samples, and the other 5 behind 30,
     guests[0].sends(1, 1.0).await;
@@ -81,13 +84,13 @@ async fn who_leaves_or_is_kicked_in_mid_round_does_not_hold_it_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_client_sent_before_it_was_kicked_still_counts() {
+async fn what_a_client_sent_before_it_was_kicked_is_taken_out_of_the_round() {
     let (coordinator, guests) = open_round(&["a", "b"]).await;
     guests[0].sends(1, 1.0).await;
     coordinator.order(&format!("/runs/tiny/clients/{}/kick", guests[0].id)).await;
     guests[1].sends(1, 3.0).await;
-    coordinator.until("tiny", "the round is over", is_over(1)).await;
-    assert_eq!(global_value(&coordinator, 1).await, 2.0);
+    let run = coordinator.until("tiny", "the round is over", is_over(1)).await;
+    assert_eq!((run.rounds[0].updates, global_value(&coordinator, 1).await), (1, 3.0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

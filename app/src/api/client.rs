@@ -23,6 +23,8 @@ word!(
         Offline = "offline",
         /// Reported that it cannot go on.
         Error = "error",
+        /// Sent too many updates that were refused: nothing of it is taken until the operator admits it again.
+        Quarantine = "quarantine",
         /// Removed by the operator.
         Kicked = "kicked",
     }
@@ -232,7 +234,7 @@ pub struct UploadView {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "ssr", derive(utoipa::ToSchema))]
 pub struct UpdateReply {
-    /// The round it counts for.
+    /// The round it was trained for.
     pub round: u64,
     /// SHA-256 of the body as it came, hexadecimal.
     pub sha256: String,
@@ -266,6 +268,32 @@ pub struct ClientView {
     pub joined_ms: u64,
     /// When it was last heard of.
     pub seen_ms: u64,
-    /// What it reported, with `error`.
+    /// What it reported, with `error`; else why its last update was refused, until one is counted.
     pub error: Option<String>,
+    /// Updates that the ingest gate has refused since the operator last admitted it.
+    pub strikes: u32,
+    /// Updates that came when their round was closed.
+    pub late_updates: u64,
+}
+
+impl ClientView {
+    /// A client that has just registered.
+    pub fn new(id: ClientId, name: String, samples: u64, device: String, state: ClientState, now_ms: u64) -> Self {
+        Self {
+            id,
+            name,
+            state,
+            samples,
+            device,
+            progress: None,
+            last_loss: None,
+            sent_bytes: 0,
+            rounds: 0,
+            joined_ms: now_ms,
+            seen_ms: now_ms,
+            error: None,
+            strikes: 0,
+            late_updates: 0,
+        }
+    }
 }

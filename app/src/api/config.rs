@@ -14,6 +14,27 @@ word!(
 );
 
 word!(
+    /// How rounds take the work of their clients.
+    Mode {
+        /// All of a round start from the same version; who is late is sent home.
+        Sync = "sync",
+        /// Buffered-asynchronous (FedBuff, Nguyen et al. 2022, arXiv:2106.06639): a round takes `buffer_size` updates,
+        /// whichever come first; who still trains then goes on, and is counted in a later round with less weight.
+        Async = "async",
+    }
+);
+
+word!(
+    /// What becomes of a round whose deadline comes with fewer than `min_clients` updates.
+    BelowQuorum {
+        /// It is void, and its clients start anew from the same version.
+        Void = "void",
+        /// Its deadline moves on by `deadline_s`, as often as it takes, while those who are there are enough.
+        Extend = "extend",
+    }
+);
+
+word!(
     /// How parameters travel in our container.
     Encoding {
         /// As they are: 4 bytes a value.
@@ -112,8 +133,19 @@ pub struct RunConfig {
     pub cohort: CohortSize,
     /// Quorum: a round opens with at least so many eligible clients and is aggregated with at least so many updates.
     pub min_clients: u32,
+    /// Share of clients asked on top of the cohort, 0 to 10: the round closes once as many updates are in as without them,
+    /// so that it need not wait for the slowest. Of `sync` only.
+    pub over_selection: f64,
     /// Seconds from a round's opening until it closes without the missing ones.
     pub deadline_s: u32,
+    /// What becomes of a round that has too few updates by then.
+    pub below_quorum: BelowQuorum,
+    /// How rounds take the work of their clients.
+    pub mode: Mode,
+    /// Of `async`: updates that close a round.
+    pub buffer_size: u32,
+    /// Of `async`: how many versions the one that an update was trained from may be behind, 0 to 10.
+    pub max_staleness: u32,
     /// How parameters travel in our container.
     pub encoding: Encoding,
     /// Of the encoding `topk`: the share of a tensor's values that an update changes, 0.000001 to 1; of each at
@@ -121,6 +153,13 @@ pub struct RunConfig {
     pub topk_fraction: f64,
     /// The largest L2 norm of (update - base version) that is taken; none: any finite one.
     pub max_update_norm: Option<f64>,
+    /// The same, as a multiple of the median of the round's updates, or of the last round's while there are fewer than 3;
+    /// none: no such bound.
+    pub max_norm_ratio: Option<f64>,
+    /// The most images that a client may say it has.
+    pub max_samples: u64,
+    /// Updates of a client that may be refused until it is in quarantine.
+    pub max_strikes: u32,
     /// What clients do.
     pub train: TrainConfig,
 }
@@ -131,16 +170,27 @@ impl Default for RunConfig {
             admission: Admission::Open,
             cohort: CohortSize::Fraction(1.0),
             min_clients: 1,
+            over_selection: 0.0,
             deadline_s: 600,
+            below_quorum: BelowQuorum::Void,
+            mode: Mode::Sync,
+            buffer_size: 10,
+            max_staleness: 5,
             encoding: Encoding::Bf16,
             topk_fraction: 0.01,
-            max_update_norm: None,
+            max_update_norm: Some(1e6),
+            max_norm_ratio: Some(20.0),
+            max_samples: 10_000_000,
+            max_strikes: 3,
             train: TrainConfig::default(),
         }
     }
 }
 
 impl RunConfig {
+    /// The most versions that an update of an asynchronous run may be behind: so many are kept.
+    pub const MOST_STALE: u32 = 10;
+
     /// What is out of bounds, each naming the field, its value and the bound; empty when all is well.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
@@ -154,11 +204,19 @@ impl RunConfig {
             CohortSize::Size(size) => check("cohort.size", size.into(), 1.0, 1e6),
         }
         check("min_clients", self.min_clients.into(), 1.0, 1e6);
+        check("over_selection", self.over_selection, 0.0, 10.0);
         check("deadline_s", self.deadline_s.into(), 1.0, 7.0 * 86_400.0);
+        check("buffer_size", self.buffer_size.into(), 1.0, 1e6);
+        check("max_staleness", self.max_staleness.into(), 0.0, Self::MOST_STALE.into());
         check("topk_fraction", self.topk_fraction, 1e-6, 1.0);
         if let Some(norm) = self.max_update_norm {
             check("max_update_norm", norm, f64::MIN_POSITIVE, f64::MAX);
         }
+        if let Some(ratio) = self.max_norm_ratio {
+            check("max_norm_ratio", ratio, 1.0, f64::MAX);
+        }
+        check("max_samples", self.max_samples as f64, 1.0, 1e12);
+        check("max_strikes", self.max_strikes.into(), 1.0, 1e6);
         let train = &self.train;
         check("train.local_epochs", train.local_epochs.into(), 1.0, 1000.0);
         check("train.batch_size", train.batch_size.into(), 1.0, 65_536.0);
@@ -173,13 +231,20 @@ impl RunConfig {
         problems
     }
 
-    /// This configuration with a JSON merge patch (RFC 7396) laid over it.
+    /// This configuration with a JSON merge patch (RFC 7396) laid over it. A bound that the patch takes away with `null` is
+    /// none; any other field goes back to its default.
     ///
     /// # Errors
     /// Unknown or mistyped fields, or what [`Self::problems`] finds: all that is known to be wrong.
     pub fn patched(&self, patch: &serde_json::Value) -> Result<Self, Vec<String>> {
         let mut merged = serde_json::to_value(self).map_err(|e| vec![e.to_string()])?;
         merge(&mut merged, patch);
+        // A field that is missing is read as its default, and the default of these is a bound.
+        for name in ["max_update_norm", "max_norm_ratio"] {
+            if patch.get(name).is_some_and(serde_json::Value::is_null) {
+                merged[name] = serde_json::Value::Null;
+            }
+        }
         let config: Self = serde_json::from_value(merged).map_err(|e| vec![e.to_string()])?;
         let problems = config.problems();
         if problems.is_empty() { Ok(config) } else { Err(problems) }
@@ -223,6 +288,13 @@ mod tests {
         let mut want = RunConfig { cohort: CohortSize::Size(2), ..RunConfig::default() };
         want.train.local_epochs = 3;
         assert_eq!(patched, Ok(want));
+    }
+
+    #[test]
+    fn null_takes_a_bound_away_and_sets_any_other_field_back() {
+        let changed = RunConfig { deadline_s: 5, ..RunConfig::default() };
+        let patched = changed.patched(&json!({"max_update_norm": null, "max_norm_ratio": null, "deadline_s": null}));
+        assert_eq!(patched, Ok(RunConfig { max_update_norm: None, max_norm_ratio: None, ..RunConfig::default() }));
     }
 
     #[test]

@@ -12,6 +12,8 @@ word!(
         Unauthorized = "unauthorized",
         /// 403: the operator removed this client.
         Kicked = "kicked",
+        /// 403: too many updates of this client were refused; the operator can admit it again.
+        Quarantined = "quarantined",
         /// 403: the client is not admitted, or not in this round's cohort.
         NotAdmitted = "not_admitted",
         /// 403: the join secret is missing or wrong.
@@ -57,7 +59,7 @@ impl ErrorCode {
         match self {
             Self::BadRequest => 400,
             Self::Unauthorized => 401,
-            Self::Kicked | Self::NotAdmitted | Self::WrongSecret | Self::CrossSite => 403,
+            Self::Kicked | Self::Quarantined | Self::NotAdmitted | Self::WrongSecret | Self::CrossSite => 403,
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::NotAcceptable => 406,

@@ -1,6 +1,8 @@
 //! What changes in a run, as it is broadcast; and the one `apply` that server and page share.
 
-use super::{Autorun, BestVersion, ClientId, ClientView, OpenRound, Phase, RoundSummary, RunConfig, RunSnapshot};
+use super::{
+    Autorun, BestVersion, ClientId, ClientView, CohortStep, OpenRound, Phase, RoundSummary, RunConfig, RunSnapshot,
+};
 use serde::{Deserialize, Serialize};
 
 /// One change of a run. The SSE stream sends a [`RunSnapshot`] as event `snapshot`, then these as event `change`.
@@ -9,7 +11,7 @@ use serde::{Deserialize, Serialize};
 // Not tagged inside (`tag = "kind"`): serde would then read every type in here by a second way, 60 kB of the WASM.
 #[serde(rename_all = "snake_case")]
 pub enum Change {
-    /// The course of rounds: phase, sentence, autorun, the round in work.
+    /// The course of rounds: phase, sentence, autorun.
     Course {
         /// See [`RunSnapshot::phase`].
         phase: Phase,
@@ -17,8 +19,20 @@ pub enum Change {
         waiting: String,
         /// See [`RunSnapshot::autorun`].
         autorun: Option<Autorun>,
-        /// See [`RunSnapshot::round`].
-        round: Option<OpenRound>,
+        /// Of the round in work, which may have moved: see [`OpenRound::deadline_ms`].
+        deadline_ms: Option<u64>,
+    },
+    /// A round has opened.
+    RoundOpened {
+        /// As it is at its beginning.
+        round: Box<OpenRound>,
+    },
+    /// Something happened to one client of the open round: told alone, since a cohort may be large.
+    Cohort {
+        /// Which one.
+        client: ClientId,
+        /// What happened.
+        step: CohortStep,
     },
     /// A client appeared or changed.
     Client {
@@ -71,11 +85,19 @@ impl RunSnapshot {
         }
         self.seq = event.seq;
         match &event.change {
-            Change::Course { phase, waiting, autorun, round } => {
+            Change::Course { phase, waiting, autorun, deadline_ms } => {
                 self.phase = *phase;
                 self.waiting.clone_from(waiting);
                 self.autorun = *autorun;
-                self.round.clone_from(round);
+                if let (Some(round), Some(deadline_ms)) = (&mut self.round, deadline_ms) {
+                    round.deadline_ms = *deadline_ms;
+                }
+            }
+            Change::RoundOpened { round } => self.round = Some((**round).clone()),
+            Change::Cohort { client, step } => {
+                if let Some(round) = &mut self.round {
+                    round.place(client, *step);
+                }
             }
             Change::Client { client } => match self.clients.iter_mut().find(|c| c.id == client.id) {
                 Some(known) => known.clone_from(client),
@@ -83,6 +105,7 @@ impl RunSnapshot {
             },
             Change::ClientLeft { id } => self.clients.retain(|c| c.id != *id),
             Change::RoundEnded { summary, version, best } => {
+                self.round = None;
                 self.rounds.push((**summary).clone());
                 self.version = *version;
                 self.best = *best;

@@ -15,6 +15,9 @@ macro_rules! word {
             /// Every value, in the order of declaration.
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
 
+            /// The words of [`Self::ALL`].
+            pub const WORDS: &'static [&'static str] = &[$($text),+];
+
             /// The word used in JSON, database, command line and page alike.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text),+ }

@@ -42,11 +42,42 @@ pub struct OpenRound {
     pub opened_ms: u64,
     /// When it closes without the missing ones.
     pub deadline_ms: u64,
+    /// It closes as soon as so many updates are in.
+    pub target: u32,
     /// Who was asked, sorted.
     pub cohort: Vec<ClientId>,
     /// Whose update is in, sorted.
     pub updated: Vec<ClientId>,
 }
+
+impl OpenRound {
+    /// Brings the lists up to date with what happened to a client.
+    pub fn place(&mut self, client: &ClientId, step: CohortStep) {
+        match step {
+            CohortStep::Asked => insert(&mut self.cohort, client),
+            CohortStep::Counted => insert(&mut self.updated, client),
+            CohortStep::Dropped => self.updated.retain(|id| id != client),
+        }
+    }
+}
+
+fn insert(sorted: &mut Vec<ClientId>, client: &ClientId) {
+    if let Err(place) = sorted.binary_search(client) {
+        sorted.insert(place, client.clone());
+    }
+}
+
+word!(
+    /// What happens to a client in an open round.
+    CohortStep {
+        /// It was asked after the round had opened, as in asynchronous runs.
+        Asked = "asked",
+        /// Its update is in.
+        Counted = "counted",
+        /// Its update is out again: the operator removed the client.
+        Dropped = "dropped",
+    }
+);
 
 /// A round that is over.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -72,6 +103,8 @@ pub struct RoundSummary {
     pub samples: u64,
     /// Bytes of their bodies.
     pub received_bytes: u64,
+    /// Of asynchronous runs: how many versions behind they were, on average.
+    pub mean_staleness: Option<f64>,
     /// Their mean training loss, weighted by samples.
     pub train_loss: Option<f64>,
     /// Loss of the new version on the test split.

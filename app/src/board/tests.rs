@@ -1,22 +1,11 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
-use crate::api::RunConfig;
+use crate::api::{CohortStep, RunConfig};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 fn client(id: &str, state: ClientState) -> ClientView {
-    ClientView {
-        id: id.parse().unwrap(),
-        name: id.to_owned(),
-        state,
-        samples: 1,
-        device: String::new(),
-        progress: None,
-        last_loss: None,
-        sent_bytes: 0,
-        rounds: 0,
-        joined_ms: 0,
-        seen_ms: 0,
-        error: None,
-    }
+    ClientView::new(id.parse().unwrap(), id.to_owned(), 1, String::new(), state, 0)
 }
 
 fn snapshot(clients: Vec<ClientView>) -> RunSnapshot {
@@ -109,4 +98,87 @@ fn the_clock_is_the_coordinators_even_when_the_page_came_out_of_a_cache() {
     board.hear_clock(51_000, 90_000);
     board.tick(52_000);
     assert_eq!(board.now_ms.get_untracked(), 91_000);
+}
+
+/// A round that asked `a` to `f` and is closed by five updates.
+fn opened(seq: u64) -> Event {
+    let round = OpenRound {
+        number: 3,
+        base_version: 2,
+        config_version: 1,
+        opened_ms: 1_000,
+        deadline_ms: 61_000,
+        target: 5,
+        cohort: ["a", "b", "c", "d", "e", "f"].map(|id| id.parse().unwrap()).to_vec(),
+        updated: Vec::new(),
+    };
+    Event { seq, change: Change::RoundOpened { round: Box::new(round) } }
+}
+
+fn step(seq: u64, client: &str, step: CohortStep) -> Event {
+    Event { seq, change: Change::Cohort { client: client.parse().unwrap(), step } }
+}
+
+/// Counts how often `read` runs anew because of a signal that it reads.
+fn watched<T: PartialEq + Send + Sync + 'static>(read: impl Fn() -> T + Send + Sync + 'static) -> impl Fn() -> usize {
+    let runs = Arc::new(AtomicUsize::new(0));
+    let counted = runs.clone();
+    let memo = Memo::new(move |_| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        read()
+    });
+    move || {
+        memo.with_untracked(|_| ());
+        runs.load(Ordering::Relaxed)
+    }
+}
+
+#[test]
+fn a_counted_update_redraws_the_progress_and_nothing_else() {
+    let (_owner, board) = board(vec![client("a", ClientState::Training), client("b", ClientState::Training)]);
+    assert!(board.apply(&opened(8)));
+    let row = board.clients.get_untracked().remove(0);
+    let progress = watched(move || board.course.with(|course| course.round));
+    let roster = watched(move || board.roster());
+    let one = watched(move || row.view.with(|client| client.state));
+    let history = watched(move || board.history.with(|history| history.rounds.len()));
+    let settings = watched(move || board.settings.with(|settings| settings.version));
+    let all = [&roster as &dyn Fn() -> usize, &one, &history, &settings];
+    assert_eq!((progress(), all.map(|part| part())), (1, [1; 4]));
+    assert!(board.apply(&step(9, "a", CohortStep::Counted)));
+    assert_eq!((progress(), all.map(|part| part())), (2, [1; 4]));
+}
+
+#[test]
+fn a_round_is_told_in_counts_that_follow_its_cohort() {
+    use CohortStep::{Asked, Counted, Dropped};
+    let (_owner, board) = board(Vec::new());
+    let now = || board.course.get_untracked().round.map(|round| (round.updated, round.wanted, round.asked));
+    assert!(board.apply(&opened(8)));
+    assert_eq!(now(), Some((0, 5, 6)));
+    for (seq, (client, what)) in (9..).zip([("a", Counted), ("b", Counted), ("g", Asked), ("b", Dropped)]) {
+        assert!(board.apply(&step(seq, client, what)));
+    }
+    assert_eq!(now(), Some((1, 5, 7)));
+}
+
+#[test]
+fn a_course_moves_the_deadline_and_keeps_the_rest_of_the_round() {
+    let (_owner, board) = board(Vec::new());
+    assert!(board.apply(&opened(8)));
+    let change =
+        Change::Course { phase: Phase::Training, waiting: "w".to_owned(), autorun: None, deadline_ms: Some(99_000) };
+    assert!(board.apply(&Event { seq: 9, change }));
+    let course = board.course.get_untracked();
+    assert_eq!((course.phase, course.waiting.as_str()), (Phase::Training, "w"));
+    assert_eq!(course.round.map(|round| (round.number, round.deadline_ms, round.asked)), Some((3, 99_000, 6)));
+}
+
+#[test]
+fn a_changed_configuration_comes_with_its_version() {
+    let (_owner, board) = board(Vec::new());
+    let config = RunConfig { deadline_s: 30, ..RunConfig::default() };
+    let change = Change::Config { config: Box::new(config.clone()), config_version: 2 };
+    assert!(board.apply(&Event { seq: 8, change }));
+    assert_eq!(board.settings.get_untracked(), Settings { config, version: 2 });
 }

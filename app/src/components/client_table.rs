@@ -80,7 +80,8 @@ fn Row(board: Board, row: ClientRow) -> impl IntoView {
             </th>
             <td class="state-cell">
                 <span class="state" data-state=word()>{word()}</span>
-                <span class="error-text small">{text(move || view.with(|client| client.error.clone().unwrap_or_default()))}</span>
+                <span class="error-text small" data-testid="trouble">{text(move || view.with(trouble))}</span>
+                <span class="aside muted small">{text(move || view.with(aside))}</span>
             </td>
             <td class="num" data-label="Samples">{text(move || view.with(|client| format::count(client.samples)))}</td>
             <td data-label="Device">{text(move || view.with(device))}</td>
@@ -94,6 +95,28 @@ fn Row(board: Board, row: ClientRow) -> impl IntoView {
         </tr>
     }
     .into_any()
+}
+
+/// Whether the reason shown is that of the strikes: a client that cannot go on has told another.
+fn is_struck(client: &ClientView) -> bool {
+    client.strikes > 0 && client.state != ClientState::Error
+}
+
+/// What is wrong with it: `2 strikes: not finite`.
+fn trouble(client: &ClientView) -> String {
+    match &client.error {
+        Some(reason) if is_struck(client) => format!("{}: {reason}", format::plural(client.strikes.into(), "strike")),
+        Some(reason) => reason.clone(),
+        None => String::new(),
+    }
+}
+
+/// What has been wrong with it: strikes without a reason of today, and updates that came too late.
+fn aside(client: &ClientView) -> String {
+    let told = is_struck(client) && client.error.is_some();
+    let strikes = (client.strikes > 0 && !told).then(|| format::plural(client.strikes.into(), "strike"));
+    let late = (client.late_updates > 0).then(|| format::plural(client.late_updates, "late update"));
+    strikes.into_iter().chain(late).collect::<Vec<_>>().join(" · ")
 }
 
 fn device(client: &ClientView) -> String {
@@ -129,11 +152,15 @@ fn LocalProgress(view: RwSignal<ClientView>) -> impl IntoView {
 fn Acts(board: Board, row: ClientRow, state: Memo<ClientState>) -> impl IntoView {
     let row = StoredValue::new(row);
     let name = move || row.with_value(|row| row.view.with(|client| client.name.clone()));
+    let is_release = move || state.get() == ClientState::Quarantine;
+    let verb = move || if is_release() { "Release" } else { "Admit" };
     let admit = move |_| {
-        let done = format!("{} is admitted.", name());
+        let done = if is_release() { "is released from quarantine" } else { "is admitted" };
+        let done = format!("{} {done}.", name());
         perform(board, &Action::Admit(row.with_value(|row| row.id.clone())), done);
     };
-    let may_admit = Memo::new(move |_| matches!(state.get(), ClientState::Pending | ClientState::Kicked));
+    let may_admit =
+        Memo::new(move |_| matches!(state.get(), ClientState::Pending | ClientState::Quarantine | ClientState::Kicked));
     let may_kick = Memo::new(move |_| state.get() != ClientState::Kicked);
     view! {
         <span class="acts-row needs-js">
@@ -142,9 +169,9 @@ fn Acts(board: Board, row: ClientRow, state: Memo<ClientState>) -> impl IntoView
                     <button
                         class=text(move || admit_class(state.get()))
                         type="button" data-testid="admit"
-                        aria-label=text(move || format!("Admit {}", name()))
+                        aria-label=text(move || format!("{} {}", verb(), name()))
                         on:click=admit
-                    >"Admit"</button>
+                    >{text(move || verb().to_owned())}</button>
                 }.into_any()
             } else {
                 ().into_any()

@@ -1,7 +1,7 @@
 //! The top of every page: where one is, whether it is live, and the way in or out.
 
 use super::erased::text;
-use crate::action::{Request, send};
+use crate::action::{Request, in_words, send};
 use crate::api::{RunId, RunLine, RunSnapshot};
 use crate::board::{Board, Link, Notice};
 use crate::format;
@@ -71,7 +71,7 @@ fn Session(board: Board) -> impl IntoView {
             Ok(()) => {
                 let _ = window().location().reload();
             }
-            Err(text) => board.notice.set(Some(Notice { refused: true, text })),
+            Err(refusal) => board.notice.set(Some(Notice { refused: true, text: in_words(refusal) })),
         });
     };
     if board.admin {

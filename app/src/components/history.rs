@@ -2,7 +2,7 @@
 
 use super::erased::{part, text};
 use crate::api::{RoundOutcome, RoundSummary};
-use crate::board::Board;
+use crate::board::{self, Board};
 use crate::format;
 use leptos::prelude::*;
 
@@ -19,9 +19,7 @@ pub fn History(board: Board) -> impl IntoView {
 /// The newest round first.
 #[component]
 fn Table(board: Board) -> impl IntoView {
-    let rows = Memo::new(move |_| {
-        board.history.with(|history| history.rounds.iter().rev().take(MOST_ROWS).cloned().collect::<Vec<_>>())
-    });
+    let rows = Memo::new(move |_| board.history.with(lines));
     let total = Memo::new(move |_| board.history.with(|history| history.rounds.len()));
     let best = Memo::new(move |_| board.history.with(|history| history.best.map(|best| best.round)));
     let all = format!("/api/v1/runs/{}/rounds", board.run());
@@ -51,8 +49,8 @@ fn Table(board: Board) -> impl IntoView {
                     </tr>
                 </thead>
                 <tbody>
-                    <For each=move || rows.get() key=|round| round.number let:round>
-                        <Row round best/>
+                    <For each=move || rows.get() key=|line| line.round.number let:line>
+                        <Row line best/>
                     </For>
                 </tbody>
             </table>
@@ -61,13 +59,36 @@ fn Table(board: Board) -> impl IntoView {
     .into_any()
 }
 
+#[derive(Clone, PartialEq)]
+struct Line {
+    round: RoundSummary,
+    /// The configuration is another than that of the round before.
+    is_config_new: bool,
+}
+
+/// The newest rounds, the newest first.
+fn lines(history: &board::History) -> Vec<Line> {
+    let rounds = &history.rounds;
+    let line = |(i, round): (usize, &RoundSummary)| {
+        let before = i.checked_sub(1).and_then(|i| rounds.get(i));
+        let is_config_new = before.is_some_and(|before| before.config_version != round.config_version);
+        Line { round: round.clone(), is_config_new }
+    };
+    rounds.iter().enumerate().rev().take(MOST_ROWS).map(line).collect()
+}
+
 #[component]
-fn Row(round: RoundSummary, best: Memo<Option<u64>>) -> impl IntoView {
+fn Row(line: Line, best: Memo<Option<u64>>) -> impl IntoView {
+    let Line { round, is_config_new } = line;
     let number = round.number;
     let outcome = match (round.outcome, round.version) {
         (RoundOutcome::Complete, Some(version)) => format!("v{version}"),
         (outcome, _) => outcome.to_string(),
     };
+    let config = is_config_new.then(|| format!("config v{}", round.config_version));
+    let behind = round.mean_staleness.filter(|behind| *behind > 0.0).map(|behind| format!("{behind:.1} behind"));
+    let small =
+        |words: String, title: &'static str| view! { <span class="small muted aside" title=title>{words}</span> };
     let or_dash = |value: Option<String>| value.unwrap_or_else(|| "–".to_owned());
     view! {
         <tr data-outcome=round.outcome.as_str()>
@@ -75,13 +96,17 @@ fn Row(round: RoundSummary, best: Memo<Option<u64>>) -> impl IntoView {
             <td class="state-cell">
                 <span>{outcome}</span>
                 <span class="small muted reason">{round.reason.clone()}</span>
+                {config.map(|words| small(words, "From this round on, this version of the configuration"))}
             </td>
             <td class="num" data-label="Accuracy">
                 <span class="star" title="The best so far">{text(move || if best.get() == Some(number) { "★ ".to_owned() } else { String::new() })}</span>
                 {or_dash(round.test_accuracy.map(format::percent))}
             </td>
             <td class="num" data-label="Test loss">{or_dash(round.test_loss.map(format::loss))}</td>
-            <td class="num" data-label="Updates">{format!("{} of {}", round.updates, round.cohort)}</td>
+            <td class="num" data-label="Updates">
+                {format!("{} of {}", round.updates, round.cohort)}
+                {behind.map(|words| small(words, "Versions behind, on average"))}
+            </td>
             <td class="num" data-label="Received">{format::bytes(round.received_bytes)}</td>
             <td class="num" data-label="Duration">
                 {format::duration(round.ended_ms.saturating_sub(round.opened_ms))}

@@ -2,6 +2,7 @@
 
 mod chart;
 mod client_table;
+mod config_dialog;
 mod config_panel;
 mod controls;
 pub mod erased;

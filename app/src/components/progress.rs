@@ -1,8 +1,7 @@
 //! What the run does now, what it waits for, and how far the open round is.
 
 use super::erased::{part, text};
-use crate::api::OpenRound;
-use crate::board::Board;
+use crate::board::{Board, RoundNow};
 use crate::format;
 use leptos::prelude::*;
 
@@ -11,7 +10,8 @@ use leptos::prelude::*;
 pub fn Progress(board: Board) -> impl IntoView {
     let phase = Memo::new(move |_| board.course.with(|course| course.phase));
     let waiting = move || board.course.with(|course| course.waiting.clone());
-    let round = Memo::new(move |_| board.course.with(|course| course.round.clone()));
+    let round = Memo::new(move |_| board.course.with(|course| course.round));
+    let open = Memo::new(move |_| round.get().is_some());
     view! {
         <section class="card now" aria-label="What the run does now">
             <div class="now-line">
@@ -20,38 +20,44 @@ pub fn Progress(board: Board) -> impl IntoView {
                 </span>
                 <p class="waiting" data-testid="waiting" aria-live="polite">{text(waiting)}</p>
             </div>
-            {part(move || match round.get() {
-                Some(round) => view! { <Cohort board round/> }.into_any(),
-                None => ().into_any(),
-            })}
+            {part(move || if open.get() { view! { <Cohort board round/> }.into_any() } else { ().into_any() })}
         </section>
     }
     .into_any()
 }
 
+/// Stays in place while updates come in: only its numbers change.
 #[component]
-fn Cohort(board: Board, round: OpenRound) -> impl IntoView {
-    let (updated, cohort, deadline_ms) = (round.updated.len(), round.cohort.len(), round.deadline_ms);
-    let left = move || match deadline_ms.saturating_sub(board.now_ms.get()) {
+fn Cohort(board: Board, round: Memo<Option<RoundNow>>) -> impl IntoView {
+    let of = move |what: fn(&RoundNow) -> String| text(move || round.get().as_ref().map(what).unwrap_or_default());
+    let deadline_ms = Memo::new(move |_| round.get().map_or(0, |round| round.deadline_ms));
+    let left = move || match deadline_ms.get().saturating_sub(board.now_ms.get()) {
         0 => "deadline reached".to_owned(),
         ms => format!("closes in {} at the latest", format::duration(ms)),
     };
     view! {
         <div class="cohort">
             <progress
-                max=cohort.max(1).to_string()
-                value=updated.to_string()
+                max=of(|round| round.wanted.max(1).to_string())
+                value=of(|round| round.updated.to_string())
                 aria-label="Updates of this round's cohort"
                 data-testid="cohort"
             ></progress>
             <p class="cohort-text small">
-                <span>
-                    <strong>{format!("{updated} of {cohort}")}</strong>
-                    {if cohort == 1 { " update is in" } else { " updates are in" }}
+                <span data-testid="cohort-text">
+                    <strong>{of(|round| format!("{} of {}", round.updated, round.wanted))}</strong>
+                    {of(are_in)}
                 </span>
                 <span class="muted" data-testid="deadline">{text(left)}</span>
             </p>
         </div>
     }
     .into_any()
+}
+
+/// What follows `3 of 5`.
+fn are_in(round: &RoundNow) -> String {
+    let verb = if round.wanted == 1 { "update is" } else { "updates are" };
+    let asked = if round.wanted < round.asked { format!(" ({} asked)", round.asked) } else { String::new() };
+    format!(" {verb} in{asked}")
 }

@@ -3,7 +3,7 @@
 //! Three ways, one endpoint: the form as a script sends it, the same form without a script, and an address
 //! `/login#TOKEN`, whose fragment no server log ever sees and which is taken out of the address at once.
 
-use crate::action::{Request, send};
+use crate::action::{Request, in_words, send};
 use crate::components::Header;
 use crate::page::PageData;
 use leptos::ev::SubmitEvent;
@@ -24,7 +24,7 @@ pub fn Login() -> impl IntoView {
             Ok(()) => {
                 let _ = window().location().set_href("/");
             }
-            Err(text) => problem.set(Some(text)),
+            Err(refusal) => problem.set(Some(in_words(refusal))),
         });
     };
     let submit = move |event: SubmitEvent| {

@@ -2,8 +2,8 @@
 //! Pages as the server renders them: what is there for those without scripts.
 
 use crate::api::{
-    Architecture, ClientState, ClientView, Dataset, ModelSpec, Phase, RoundOutcome, RoundSummary, RunConfig, RunId,
-    RunSnapshot,
+    Architecture, ClientState, ClientView, Dataset, ModelSpec, OpenRound, Phase, RoundOutcome, RoundSummary, RunConfig,
+    RunId, RunSnapshot,
 };
 use crate::{App, ServerContext};
 use leptos::prelude::*;
@@ -12,20 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 fn client(name: &str, state: ClientState) -> ClientView {
-    ClientView {
-        id: "c1".parse().unwrap(),
-        name: name.to_owned(),
-        state,
-        samples: 20_000,
-        device: "cpu".to_owned(),
-        progress: None,
-        last_loss: None,
-        sent_bytes: 0,
-        rounds: 0,
-        joined_ms: 0,
-        seen_ms: 0,
-        error: None,
-    }
+    ClientView::new("c1".parse().unwrap(), name.to_owned(), 20_000, "cpu".to_owned(), state, 0)
 }
 
 fn round(number: u64, test_accuracy: f64) -> RoundSummary {
@@ -40,6 +27,7 @@ fn round(number: u64, test_accuracy: f64) -> RoundSummary {
         updates: 1,
         samples: 20_000,
         received_bytes: 1_000,
+        mean_staleness: None,
         train_loss: Some(0.5),
         test_loss: Some(0.4),
         test_accuracy: Some(test_accuracy),
@@ -135,4 +123,77 @@ fn the_login_form_works_without_a_script() {
     let (_, html) = render("/login?refused", false, snapshot(Vec::new(), Vec::new()));
     assert!(html.contains(r#"method="post" action="/api/v1/session""#), "{html}");
     assert!(html.contains("That token is not the right one."), "{html}");
+}
+
+#[test]
+fn a_quarantined_client_tells_why_and_can_be_released() {
+    let mut struck = client("north", ClientState::Quarantine);
+    (struck.strikes, struck.late_updates, struck.error) = (2, 1, Some("block 3 holds a NaN".to_owned()));
+    let (_, html) = render("/", true, snapshot(vec![struck], Vec::new()));
+    assert!(html.contains("2 strikes: block 3 holds a NaN"), "{html}");
+    assert!(html.contains("1 late update"), "{html}");
+    assert!(html.contains(r#"aria-label="Release north""#), "{html}");
+    assert!(html.contains(r#"data-testid="kick""#), "{html}");
+}
+
+#[test]
+fn strikes_are_not_taken_for_the_reason_of_another_error() {
+    let mut ill = client("north", ClientState::Error);
+    (ill.strikes, ill.error) = (1, Some("the device is full".to_owned()));
+    let (_, html) = render("/", false, snapshot(vec![ill], Vec::new()));
+    assert!(html.contains(">the device is full<"), "{html}");
+    assert!(html.contains(">1 strike<"), "{html}");
+}
+
+#[test]
+fn the_progress_of_a_round_is_measured_by_what_closes_it() {
+    let ids = ["a", "b", "c", "d", "e", "f"].map(|id| id.parse().unwrap()).to_vec();
+    let round = OpenRound {
+        number: 1,
+        base_version: 0,
+        config_version: 1,
+        opened_ms: 0,
+        deadline_ms: 60_000,
+        target: 5,
+        updated: ids[..3].to_vec(),
+        cohort: ids,
+    };
+    let html = |target| {
+        let round = OpenRound { target, ..round.clone() };
+        render("/", false, RunSnapshot { round: Some(round), ..snapshot(Vec::new(), Vec::new()) }).1
+    };
+    let fewer = html(5);
+    assert!(fewer.contains("3 of 5") && fewer.contains(" updates are in (6 asked)"), "{fewer}");
+    assert!(fewer.contains(r#"<progress max="5" value="3""#), "{fewer}");
+    let all = html(6);
+    assert!(all.contains("3 of 6") && !all.contains("asked)"), "{all}");
+}
+
+#[test]
+fn the_history_marks_where_the_configuration_changed_and_how_stale_updates_were() {
+    let with =
+        |number, config_version, mean_staleness| RoundSummary { config_version, mean_staleness, ..round(number, 0.5) };
+    let rounds = vec![with(1, 1, Some(0.0)), with(2, 3, Some(1.25)), with(3, 3, None)];
+    let (_, html) = render("/", false, snapshot(Vec::new(), rounds));
+    assert_eq!(html.matches("config v").count(), 1, "{html}");
+    assert!(html.contains("config v3"), "{html}");
+    assert_eq!(html.matches(" behind<").count(), 1, "{html}");
+    assert!(html.contains("1.3 behind") || html.contains("1.2 behind"), "{html}");
+}
+
+#[test]
+fn every_input_of_the_configuration_has_its_label_and_its_notes() {
+    let page = |admin| render("/", admin, snapshot(Vec::new(), Vec::new())).1;
+    assert!(!page(false).contains("config-dialog"), "only the operator edits");
+    assert!(page(false).contains("version 1"));
+    let html = page(true);
+    for field in crate::config_form::fields() {
+        let id = format!("config-{}", field.path.replace('.', "-"));
+        for part in
+            [format!(r#"<label for="{id}">"#), format!(r#" id="{id}" "#), format!(r#"aria-describedby="{id}-when "#)]
+        {
+            assert_eq!(html.matches(&part).count(), 1, "{part}");
+        }
+    }
+    assert!(html.contains("PATCH /api/v1/runs/default"), "{html}");
 }

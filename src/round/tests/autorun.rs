@@ -16,7 +16,7 @@ fn an_autorun_waits_for_enough_clients_and_then_opens_by_itself() {
     world.ok(join("alice"));
     assert_eq!(world.machine.phase(), Phase::Waiting);
     let effects = world.ok(join("bob"));
-    assert_eq!(effects, [Effect::StoreClient(id("bob")), Effect::RoundOpened, Effect::Course]);
+    assert_eq!(effects, [Effect::RoundOpened, show("bob"), Effect::Course]);
     assert_eq!(world.cohort(), ["alice", "bob"]);
 }
 
@@ -24,7 +24,7 @@ fn an_autorun_waits_for_enough_clients_and_then_opens_by_itself() {
 fn a_lower_quorum_opens_a_round_that_waits() {
     let mut world = World::with(quorum(2), &["alice"]);
     world.ok(start(1));
-    world.ok(Command::Configure { config: Box::new(quorum(1)), config_version: 2 });
+    world.ok(configure(quorum(1), 2));
     assert_eq!(world.round(), Some(1));
 }
 
@@ -110,19 +110,17 @@ fn an_autorun_outlives_the_loss_of_all_clients() {
     world.pass(3 * DEADLINE_MS);
     assert_eq!(world.state("alice"), ClientState::Offline);
     assert_eq!(world.ended().len(), 1, "no round is opened for nobody");
-    world.ok(Command::Seen { client: id("alice") });
+    world.ok(seen("alice"));
     assert_eq!(world.round(), Some(2));
 }
 
 #[test]
 fn a_restored_autorun_goes_on_once_a_client_is_heard_of() {
-    let mut before = World::with(quorum(1), &["alice"]);
-    before.pass(OFFLINE_AFTER_MS);
-    let roster = before.machine.clients().cloned().collect();
-    let autorun = Some(Autorun { rounds: 4 });
-    let mut world = World::from(Restored { roster, autorun, next_round: 3, ..Restored::fresh(quorum(1), 7) });
-    assert_eq!(world.machine.phase(), Phase::Waiting);
-    world.now = before.now;
-    world.ok(Command::Seen { client: id("alice") });
-    assert_eq!(world.round(), Some(3));
+    let mut world = World::with(quorum(1), &["alice"]);
+    world.pass(OFFLINE_AFTER_MS);
+    world.ok(start(4));
+    world.restart(1_000);
+    assert_eq!((world.machine.phase(), world.machine.autorun()), (Phase::Waiting, Some(Autorun { rounds: 4 })));
+    world.ok(seen("alice"));
+    assert_eq!(world.round(), Some(1));
 }

@@ -2,14 +2,13 @@
 
 use super::super::{MAX_CLIENTS, OFFLINE_AFTER_MS};
 use super::*;
-use app::api::{ClientView, Task};
 
 #[test]
 fn with_open_admission_whoever_joins_is_in() {
     let mut world = World::new(quorum(2));
     let effects = world.ok(join("alice"));
     assert_eq!(world.state("alice"), ClientState::Join);
-    assert_eq!(effects, [Effect::StoreClient(id("alice"))]);
+    assert_eq!(effects, [show("alice")], "it is stored before it joins");
 }
 
 #[test]
@@ -21,9 +20,9 @@ fn with_admission_by_approval_a_client_waits_for_the_operator() {
     assert_eq!(world.machine.may_update(&id("alice"), 1), Err(not_admitted));
     assert_eq!(world.machine.task(world.now, &id("alice")), Ok(Task::Wait { state: ClientState::Pending }));
 
-    let effects = world.ok(Command::Admit { client: id("alice") });
+    let effects = world.ok(admit("alice"));
     assert_eq!(world.state("alice"), ClientState::Join);
-    assert_eq!(effects[0], Effect::StoreClient(id("alice")));
+    assert_eq!(effects[0], store("alice", Standing::Admitted));
 }
 
 #[test]
@@ -41,7 +40,7 @@ fn a_run_that_turns_open_lets_in_those_who_waited() {
     world.ok(join("alice"));
     world.ok(join("bob"));
     world.ok(kick("bob", false));
-    world.ok(Command::Configure { config: Box::new(quorum(1)), config_version: 2 });
+    world.ok(configure(quorum(1), 2));
     assert_eq!(world.state("alice"), ClientState::Join);
     assert_eq!(world.state("bob"), ClientState::Kicked);
 }
@@ -50,7 +49,7 @@ fn a_run_that_turns_open_lets_in_those_who_waited() {
 fn to_join_twice_is_to_be_seen() {
     let mut world = World::new(quorum(1));
     world.ok(join("alice"));
-    assert_eq!(world.ok(join("alice")), [Effect::ShowClient(id("alice"))]);
+    assert_eq!(world.ok(join("alice")), [show("alice")]);
 }
 
 #[test]
@@ -69,7 +68,7 @@ fn a_client_that_leaves_is_off_the_roster() {
     let view = world.machine.client(&id("alice")).unwrap().clone();
     assert_eq!(world.ok(Command::Leave { client: id("alice") }), [Effect::RemoveClient(Box::new(view))]);
     assert_eq!(world.machine.clients().count(), 0);
-    assert_eq!(world.refused(Command::Seen { client: id("alice") }), Reject::UnknownClient(id("alice")));
+    assert_eq!(world.refused(seen("alice")), Reject::UnknownClient(id("alice")));
 }
 
 #[test]
@@ -78,7 +77,7 @@ fn a_kicked_client_stays_on_record_and_can_do_nothing() {
     world.ok(kick("alice", false));
     assert_eq!(world.state("alice"), ClientState::Kicked);
     let kicked = Reject::Kicked(id("alice"));
-    assert_eq!(world.refused(Command::Seen { client: id("alice") }), kicked);
+    assert_eq!(world.refused(seen("alice")), kicked);
     assert_eq!(world.refused(report("alice", ReportedState::Ready, None)), kicked);
     assert_eq!(world.refused(update("alice", 1)), kicked);
     assert_eq!(world.refused(Command::Leave { client: id("alice") }), kicked);
@@ -94,7 +93,7 @@ fn a_banned_name_may_not_register_until_its_client_is_admitted_again() {
     let again = Command::Join { client: id("other"), name: "alice".to_owned(), samples: 1, device: String::new() };
     assert_eq!(world.refused(again.clone()), Reject::Banned("alice".to_owned()));
 
-    world.ok(Command::Admit { client: id("alice") });
+    world.ok(admit("alice"));
     assert_eq!(world.state("alice"), ClientState::Join);
     world.ok(again);
 }
@@ -111,7 +110,7 @@ fn whoever_is_admitted_after_a_long_silence_is_offline_until_heard_of() {
     let mut world = World::with(quorum(1), &["alice"]);
     world.ok(kick("alice", false));
     world.pass(OFFLINE_AFTER_MS);
-    world.ok(Command::Admit { client: id("alice") });
+    world.ok(admit("alice"));
     assert_eq!(world.state("alice"), ClientState::Offline);
 }
 
@@ -122,8 +121,8 @@ fn a_silent_client_goes_offline_and_comes_back_when_heard_of() {
     assert_eq!(world.state("alice"), ClientState::Ready);
     let effects = world.pass(1);
     assert_eq!(world.state("alice"), ClientState::Offline);
-    assert_eq!(effects, [Effect::ShowClient(id("alice"))]);
-    world.ok(Command::Seen { client: id("alice") });
+    assert_eq!(effects, [show("alice")]);
+    world.ok(seen("alice"));
     assert_eq!(world.state("alice"), ClientState::Ready);
 }
 
@@ -143,7 +142,7 @@ fn a_client_that_comes_back_after_its_update_is_at_finish_again() {
     world.ok(update("alice", 1));
     world.pass_with(&["bob"], OFFLINE_AFTER_MS);
     assert_eq!(world.state("alice"), ClientState::Offline);
-    world.ok(Command::Seen { client: id("alice") });
+    world.ok(seen("alice"));
     assert_eq!(world.state("alice"), ClientState::Finish);
 }
 
@@ -152,7 +151,7 @@ fn a_client_in_error_is_not_asked_until_it_reports_that_it_goes_on() {
     let mut world = World::with(quorum(1), &["alice", "bob"]);
     world.ok(report("alice", ReportedState::Error, None));
     assert_eq!(world.machine.client(&id("alice")).unwrap().error.as_deref(), Some("no memory"));
-    world.ok(Command::Seen { client: id("alice") });
+    world.ok(seen("alice"));
     assert_eq!(world.state("alice"), ClientState::Error);
     world.ok(Command::StartRound);
     assert_eq!(world.cohort(), ["bob"]);
@@ -174,34 +173,57 @@ fn a_long_error_text_is_cut() {
 
 #[test]
 fn a_restart_keeps_the_roster_and_takes_nobody_for_present() {
-    let view = |name: &str, state| ClientView {
-        state,
-        progress: Some(Progress { epoch: 1, epochs: 1, batch: 1, batches: 2, loss: 0.5 }),
-        ..World::with(quorum(1), &[name]).machine.client(&id(name)).unwrap().clone()
-    };
-    let roster = vec![
-        view("alice", ClientState::Training),
-        view("bob", ClientState::Pending),
-        view("carol", ClientState::Kicked),
-    ];
-    let mut world = World::from(Restored {
-        roster,
-        banned: ["carol".to_owned()].into(),
-        next_round: 8,
-        version: 5,
-        ..Restored::fresh(quorum(1), 7)
-    });
-    assert_eq!(world.state("alice"), ClientState::Offline);
-    assert_eq!(world.machine.client(&id("alice")).unwrap().progress, None);
+    let mut world = World::with(by_approval(), &["alice", "bob", "carol", "dave"]);
+    world.ok(admit("alice"));
+    world.ok(report("alice", ReportedState::Training, None));
+    world.ok(kick("carol", true));
+    for _ in 0..RunConfig::default().max_strikes {
+        world.ok(Command::Strike { client: id("dave"), reason: "NaN".to_owned() });
+    }
+    world.restart(1_000);
+    let alice = world.machine.client(&id("alice")).unwrap();
+    assert_eq!((alice.state, alice.progress), (ClientState::Offline, None));
     assert_eq!(world.state("bob"), ClientState::Pending);
-    assert_eq!(world.state("carol"), ClientState::Kicked);
-    assert!(world.machine.is_banned("carol"));
+    assert_eq!((world.state("carol"), world.machine.is_banned("carol")), (ClientState::Kicked, true));
+    assert_eq!((world.state("dave"), world.machine.is_banned("dave")), (ClientState::Quarantine, false));
 
-    world.ok(Command::Seen { client: id("alice") });
+    world.ok(seen("alice"));
+    world.ok(Command::StartRound);
+    assert_eq!(world.cohort(), ["alice"]);
+}
+
+#[test]
+fn a_restart_goes_on_with_the_next_version_and_number() {
+    let mut world = World::with(quorum(1), &["alice"]);
+    for round in 1..=2 {
+        world.ok(Command::StartRound);
+        world.ok(update("alice", round));
+        world.ok(committed(round));
+    }
+    world.restart(1_000);
+    world.ok(seen("alice"));
     world.ok(Command::StartRound);
     let round = world.machine.open_round().unwrap();
-    assert_eq!((round.number, round.base_version), (8, 5));
-    assert_eq!(world.machine.may_update(&id("alice"), 7), Err(Reject::RoundClosed { round: 7 }));
+    assert_eq!((round.number, round.base_version), (3, 2));
+    assert_eq!(world.machine.may_update(&id("alice"), 2), Err(Reject::RoundClosed { round: 2 }));
+}
+
+#[test]
+fn a_restart_forgets_nobody_who_waits_to_be_asked() {
+    let mut world = World::with(cohort_of(1, 1), &["a", "b", "c"]);
+    let mut asked = Vec::new();
+    for round in 1..=3 {
+        world.ok(Command::StartRound);
+        asked.push(world.cohort()[0].to_owned());
+        world.ok(update(&asked[round - 1], round as u64));
+        world.ok(committed(round as u64));
+        world.restart(1_000);
+        for name in ["a", "b", "c"] {
+            world.ok(seen(name));
+        }
+    }
+    asked.sort();
+    assert_eq!(asked, ["a", "b", "c"]);
 }
 
 #[test]

@@ -1,17 +1,27 @@
 //! The machine in a world whose clock the test turns. Clients are named by their ids.
 #![allow(clippy::unwrap_used)]
 
+mod asynchronous;
 mod autorun;
+mod carried;
+mod deadlines;
+mod gate;
+mod judge;
+mod ledger;
 mod membership;
+mod over_selection;
+mod removal;
+mod restart;
 mod rounds;
 mod schedules;
 mod sentences;
 
-use super::{Command, Effect, Reject, Restored, RoundMachine, UnixMs};
+use super::{Command, Counted, Effect, Reject, Restored, RoundMachine, Standing, UnixMs};
 use app::api::{
-    Admission, ClientId, ClientState, CohortSize, Progress, ReportedState, RoundOutcome, RoundSummary, RunConfig,
-    StatusReport,
+    Admission, ClientId, ClientState, CohortSize, CohortStep, Mode, Progress, ReportedState, RoundOutcome,
+    RoundSummary, RunConfig, StatusReport, Task,
 };
+use ledger::Ledger;
 
 const START_MS: UnixMs = 1_700_000_000_000;
 const DEADLINE_MS: u64 = 600_000;
@@ -32,8 +42,50 @@ fn join(name: &str) -> Command {
     Command::Join { client: id(name), name: name.to_owned(), samples: 100, device: "cpu".to_owned() }
 }
 
+/// Its staleness is nonsense, for the machine to put right.
+fn counted(samples: u64, loss: Option<f64>, bytes: u64) -> Counted {
+    Counted { samples, loss, bytes, norm: 1.0, staleness: 99 }
+}
+
 fn update(name: &str, round: u64) -> Command {
-    Command::Update { client: id(name), round, samples: 100, loss: Some(1.0), bytes: 1_000 }
+    Command::Update { client: id(name), round, update: counted(100, Some(1.0), 1_000) }
+}
+
+fn seen(name: &str) -> Command {
+    Command::Seen { client: id(name) }
+}
+
+fn admit(name: &str) -> Command {
+    Command::Admit { client: id(name) }
+}
+
+fn ask(name: &str) -> Command {
+    Command::Ask { client: id(name) }
+}
+
+fn strike(name: &str) -> Command {
+    Command::Strike { client: id(name), reason: "its distance from the base version is NaN".to_owned() }
+}
+
+/// Rounds of `buffer_size` updates, of whoever is there.
+fn asynchronous(buffer_size: u32) -> RunConfig {
+    RunConfig { mode: Mode::Async, buffer_size, ..RunConfig::default() }
+}
+
+fn configure(config: RunConfig, config_version: u64) -> Command {
+    Command::Configure { config: Box::new(config), config_version }
+}
+
+fn store(name: &str, what: Standing) -> Effect {
+    Effect::StoreClient { client: id(name), what }
+}
+
+fn show(name: &str) -> Effect {
+    Effect::ShowClient(id(name))
+}
+
+fn step(name: &str, step: CohortStep) -> Effect {
+    Effect::Cohort { client: id(name), step }
 }
 
 fn kick(name: &str, ban: bool) -> Command {
@@ -57,6 +109,8 @@ fn committed(version: u64) -> Command {
 
 struct World {
     machine: RoundMachine,
+    /// What a restart finds.
+    ledger: Ledger,
     now: UnixMs,
     /// All effects so far.
     effects: Vec<Effect>,
@@ -68,7 +122,8 @@ impl World {
     }
 
     fn from(restored: Restored) -> Self {
-        Self { machine: RoundMachine::new(restored), now: START_MS, effects: Vec::new() }
+        let (ledger, now) = (Ledger::new(&restored), restored.now_ms.max(START_MS));
+        Self { machine: RoundMachine::new(restored), ledger, now, effects: Vec::new() }
     }
 
     /// A world where these have joined and reported ready.
@@ -90,10 +145,10 @@ impl World {
 
     /// The command is taken. Returns what it brought about.
     fn ok(&mut self, command: Command) -> Vec<Effect> {
-        let text = format!("{command:?}");
-        if let Err(reject) = self.machine.handle(self.now, command) {
-            panic!("{text} was refused: {reject}");
+        if let Err(reject) = self.machine.handle(self.now, command.clone()) {
+            panic!("{command:?} was refused: {reject}");
         }
+        self.ledger.command(&self.machine, &command);
         self.drain()
     }
 
@@ -128,14 +183,51 @@ impl World {
             self.pass(step);
             left -= step;
             for name in names {
-                self.ok(Command::Seen { client: id(name) });
+                self.ok(seen(name));
             }
         }
         self.effects[from..].to_vec()
     }
 
+    /// The coordinator dies, and is there again after that time.
+    fn restart(&mut self, ms: u64) {
+        self.now += ms;
+        self.machine = RoundMachine::new(self.ledger.restored(self.now));
+    }
+
+    /// The same, and it has taken note of the time.
+    fn restart_and_tick(&mut self, ms: u64) -> Vec<Effect> {
+        self.restart(ms);
+        self.machine.handle_timeout(self.now);
+        self.drain()
+    }
+
+    /// The round whose update the client is told to train, and the version that it starts from.
+    fn task(&self, name: &str) -> Option<(u64, u64)> {
+        match self.machine.task(self.now, &id(name)) {
+            Ok(Task::Train(task)) => Some((task.round, task.version)),
+            _ => None,
+        }
+    }
+
+    /// It asks for something to do, and begins with it.
+    fn begin(&mut self, name: &str) -> Option<(u64, u64)> {
+        self.ok(ask(name));
+        let task = self.task(name)?;
+        self.ok(report(name, ReportedState::Training, Some(task.0)));
+        Some(task)
+    }
+
+    /// What is counted: whose it is, and how stale.
+    fn parts(&self) -> Vec<(String, u64)> {
+        self.machine.parts().into_iter().map(|part| (part.client.to_string(), part.staleness)).collect()
+    }
+
     fn drain(&mut self) -> Vec<Effect> {
         let new: Vec<_> = std::iter::from_fn(|| self.machine.poll_effect()).collect();
+        for effect in &new {
+            self.ledger.effect(&self.machine, effect);
+        }
         self.effects.extend(new.iter().cloned());
         new
     }

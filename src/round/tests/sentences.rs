@@ -2,6 +2,7 @@
 
 use super::super::OFFLINE_AFTER_MS;
 use super::*;
+use app::api::BelowQuorum;
 
 #[track_caller]
 fn says(world: &World, sentence: &str) {
@@ -25,10 +26,10 @@ fn between_rounds_it_says_how_many_clients_it_lacks() {
     world.ok(Command::StartAutorun { rounds: 2 });
     says(
         &world,
-        "Waiting for clients: 1 of at least 3 is ready; 2 offline or in error (bob, carol); \
+        "Waiting for clients: 1 of at least 3 is ready; 2 offline or in error (bob, carol since 22:13:20 UTC); \
          round 1 opens by itself once enough are.",
     );
-    world.ok(Command::Seen { client: id("carol") });
+    world.ok(seen("carol"));
     says(
         &world,
         "Waiting for clients: 2 of at least 3 are ready; 1 offline or in error (bob); \
@@ -37,20 +38,24 @@ fn between_rounds_it_says_how_many_clients_it_lacks() {
 }
 
 #[test]
-fn in_a_round_it_says_who_is_missing_and_what_the_deadline_will_do() {
+fn in_a_round_it_says_who_is_missing_since_when_and_what_the_deadline_will_do() {
     let mut world = World::in_round(quorum(1), &["alice", "bob", "carol"]);
     says(
         &world,
-        "Round 1: waiting for 3 of 3 clients (alice, bob, carol); \
-         at the deadline it is void unless it has 1 update, 0 so far.",
+        "Round 1: waiting for 3 of 3 clients (alice, bob, carol) since 22:13:20 UTC; \
+         at 22:23:20 UTC it is void unless it has 1 by then, 0 so far.",
     );
     world.ok(update("carol", 1));
-    says(&world, "Round 1: waiting for 2 of 3 clients (alice, bob); at the deadline it closes with what is in.");
-    world.ok(report("bob", ReportedState::Error, Some(1)));
     says(
         &world,
-        "Round 1: waiting for 1 of 3 clients (alice), 1 offline or in error (bob); \
-         at the deadline it closes with what is in.",
+        "Round 1: waiting for 2 of 3 clients (alice, bob) since 22:13:20 UTC; \
+         at 22:23:20 UTC it closes with what is in.",
+    );
+    world.pass_with(&["alice", "carol"], OFFLINE_AFTER_MS);
+    says(
+        &world,
+        "Round 1: waiting for 1 of 3 clients (alice) since 22:13:20 UTC, \
+         1 offline or in error (bob since 22:13:20 UTC); at 22:23:20 UTC it closes with what is in.",
     );
 }
 
@@ -62,14 +67,66 @@ fn in_a_round_where_only_the_absent_could_help_it_says_so() {
     says(
         &world,
         "Round 1: 1 of at least 2 updates in, 1 offline or in error (bob) may come back; \
-         at the deadline it is void unless it has 2 updates, 1 so far.",
+         at 22:23:20 UTC it is void unless it has 2 by then, 1 so far.",
+    );
+}
+
+#[test]
+fn in_an_asynchronous_round_that_has_run_out_of_clients_it_says_that_it_takes_others() {
+    let mut world = World::in_round(RunConfig { mode: Mode::Async, ..quorum(2) }, &["alice", "bob"]);
+    world.ok(update("alice", 1));
+    world.ok(Command::Leave { client: id("bob") });
+    says(
+        &world,
+        "Round 1: 1 of at least 2 updates in, the next clients that ask are given the rest; \
+         at 22:23:20 UTC it is void unless it has 2 by then, 1 so far.",
+    );
+}
+
+#[test]
+fn it_says_when_a_round_needs_fewer_updates_than_it_asked_clients() {
+    let world = World::in_round(RunConfig { over_selection: 1.0, ..cohort_of(1, 1) }, &["alice", "bob"]);
+    says(
+        &world,
+        "Round 1: waiting for 2 of 2 clients (alice, bob) since 22:13:20 UTC; \
+         once 1 update is in it closes, at 22:23:20 UTC it is void unless it has 1 by then, 0 so far.",
+    );
+}
+
+#[test]
+fn it_says_when_a_deadline_moves_on() {
+    let world = World::in_round(RunConfig { below_quorum: BelowQuorum::Extend, ..quorum(1) }, &["alice"]);
+    says(
+        &world,
+        "Round 1: waiting for 1 of 1 client (alice) since 22:13:20 UTC; \
+         at 22:23:20 UTC its deadline moves on unless it has 1 by then, 0 so far.",
+    );
+}
+
+#[test]
+fn after_a_restart_it_says_how_long_the_clients_have_to_come_back() {
+    let mut world = World::in_round(quorum(1), &["alice", "bob"]);
+    world.restart(20_000);
+    says(
+        &world,
+        "Round 1: 0 of at least 1 updates in, \
+         2 offline or in error (alice since 22:13:20 UTC, bob since 22:13:20 UTC) may come back; \
+         the coordinator was restarted, they have until 22:14:40 UTC to come back; \
+         at 22:23:20 UTC it is void unless it has 1 by then, 0 so far.",
+    );
+    world.ok(seen("alice"));
+    world.ok(seen("bob"));
+    says(
+        &world,
+        "Round 1: waiting for 2 of 2 clients (alice, bob) since 22:13:20 UTC; \
+         at 22:23:20 UTC it is void unless it has 1 by then, 0 so far.",
     );
 }
 
 #[test]
 fn of_many_clients_it_names_the_first_few() {
     let world = World::in_round(quorum(1), &["a", "b", "c", "d", "e"]);
-    assert!(world.machine.waiting().starts_with("Round 1: waiting for 5 of 5 clients (a, b, c and 2 more); "));
+    assert!(world.machine.waiting().starts_with("Round 1: waiting for 5 of 5 clients (a, b, c and 2 more) since "));
 }
 
 #[test]
@@ -77,11 +134,11 @@ fn while_aggregating_it_says_what_follows() {
     let mut world = World::with(quorum(1), &["alice"]);
     world.ok(Command::StartAutorun { rounds: 2 });
     world.ok(update("alice", 1));
-    says(&world, "Round 1: combining and evaluating 1 update; then the next round opens.");
+    says(&world, "Round 1: combining and evaluating 1 update since 22:13:20 UTC; then the next round opens.");
     world.ok(Command::StartAutorun { rounds: 1 });
-    says(&world, "Round 1: combining and evaluating 1 update; then the auto-run is complete.");
+    says(&world, "Round 1: combining and evaluating 1 update since 22:13:20 UTC; then the auto-run is complete.");
     world.ok(Command::StopAutorun);
-    says(&world, "Round 1: combining and evaluating 1 update; then the run is idle.");
+    says(&world, "Round 1: combining and evaluating 1 update since 22:13:20 UTC; then the run is idle.");
 }
 
 #[test]
@@ -91,13 +148,24 @@ fn after_a_void_round_it_says_why_it_was_void() {
     world.pass_with(&["alice"], DEADLINE_MS);
     says(
         &world,
-        "Round 1 is void: deadline with 0 of 1 updates, min_clients is 1; the next one opens after a short pause.",
+        "Round 1 is void: deadline with 0 of 1 updates, min_clients is 1; the next one opens at 22:23:25 UTC.",
     );
 }
 
 #[test]
 fn a_course_that_stays_as_it_is_is_not_announced() {
     let mut world = World::in_round(quorum(1), &["alice"]);
-    assert_eq!(world.ok(report("alice", ReportedState::Training, Some(1))), [Effect::ShowClient(id("alice"))]);
-    assert_eq!(world.ok(Command::Seen { client: id("alice") }), [Effect::ShowClient(id("alice"))]);
+    assert_eq!(world.ok(report("alice", ReportedState::Training, Some(1))), [show("alice")]);
+    assert_eq!(world.ok(seen("alice")), [show("alice")]);
+}
+
+/// It is heard of and yet absent: the sentence must not change without being announced.
+#[test]
+fn of_a_client_in_error_it_does_not_say_since_when() {
+    let mut world = World::in_round(quorum(1), &["alice", "bob"]);
+    world.ok(report("bob", ReportedState::Error, Some(1)));
+    let before = world.machine.waiting();
+    world.pass(1_000);
+    assert_eq!(world.ok(seen("bob")), [show("bob")]);
+    says(&world, &before);
 }

@@ -17,11 +17,16 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Registers.
+    /// Registers with 10 images.
     pub async fn join(coordinator: &Coordinator, run: &str, name: &str) -> Self {
+        Self::with_samples(coordinator, run, name, 10).await
+    }
+
+    /// Registers with so many images.
+    pub async fn with_samples(coordinator: &Coordinator, run: &str, name: &str, samples: u64) -> Self {
         let register = coordinator.anybody(Method::POST, &format!("/runs/{run}/clients"));
         let reply: RegisterReply =
-            take(201, register.json(&json!({"name": name, "samples": 10}))).await.json().await.unwrap();
+            take(201, register.json(&json!({"name": name, "samples": samples}))).await.json().await.unwrap();
         assert_eq!(reply.token.len(), 64, "256 bits in hexadecimal");
         coordinator.remember(&reply.token);
         Self {

@@ -14,8 +14,7 @@ pub async fn check(folder: &Path, shown: &[RunSnapshot], secrets: &[String]) {
         shown_is_what_is_stored(&mut database, run).await;
     }
     no_update_of_somebody_kept_out(&mut database).await;
-    let left = std::fs::read_dir(folder.join("incoming")).unwrap().count();
-    assert_eq!(left, 0, "no upload is left behind");
+    no_upload_left_behind(&mut database, folder).await;
     no_secret_on_disk(folder, secrets);
 }
 
@@ -37,6 +36,17 @@ fn history_is_a_chain(run: &RunSnapshot) {
     }
     assert_eq!(run.version, version, "the version is that of the last complete round");
     assert_eq!(run.best.map(|b| (b.test_accuracy * 1e9) as u64), best, "the best version is the most accurate");
+}
+
+/// What lies there is an update of a round that is open, and all of those lie there.
+async fn no_upload_left_behind(database: &mut SqliteConnection, folder: &Path) {
+    let kept = "SELECT file FROM contributions JOIN rounds ON rounds.run = contributions.run \
+        AND rounds.number = contributions.round WHERE status = 'open' AND file IS NOT NULL ORDER BY file";
+    let kept: Vec<String> = sqlx::query_scalar(kept).fetch_all(database).await.unwrap();
+    let files = std::fs::read_dir(folder.join("incoming")).unwrap();
+    let mut left: Vec<_> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+    left.sort();
+    assert_eq!(left, kept, "no upload is left behind, and none is lost");
 }
 
 async fn shown_is_what_is_stored(database: &mut SqliteConnection, run: &RunSnapshot) {

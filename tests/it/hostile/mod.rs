@@ -10,9 +10,10 @@ mod slow;
 use crate::harness::{Coordinator, Guest};
 use app::api::ClientState;
 
-/// The run `tiny` with two clients, of whom one is asked in round 1, which is open.
+/// The run `tiny` with a client that is asked in round 1, which is open, and whose patience with it is long.
 async fn open_round(flags: &[&str]) -> (Coordinator, Guest) {
     let coordinator = Coordinator::tiny(flags).await;
+    coordinator.configure("tiny", serde_json::json!({"max_strikes": 1_000})).await;
     let guest = Guest::join(&coordinator, "tiny", "guest").await;
     coordinator.order("/runs/tiny/rounds").await;
     (coordinator, guest)

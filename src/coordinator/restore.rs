@@ -1,0 +1,77 @@
+//! A run as it was stored, as the round machine takes it up again.
+
+use super::models::blocking;
+use crate::round::{Assignment, Counted, Restored, RestoredClient, RestoredRound};
+use crate::store::{Store, StoreError, StoredRound, StoredRun};
+use app::api::Autorun;
+
+/// Checks the updates of the open round: one that is not what was received is taken out, so that its client is asked again.
+pub(super) async fn without_damaged(store: &Store, mut stored: StoredRun) -> Result<StoredRun, StoreError> {
+    let Some(open) = &mut stored.open else { return Ok(stored) };
+    for contribution in &mut open.contributions {
+        let Some(update) = contribution.update.clone() else { continue };
+        let store_here = store.clone();
+        let checked = blocking(move || store_here.check_received(&update.file, &update.sha256)).await;
+        if let Err(error) = checked {
+            tracing::error!(run = %stored.run, client = %contribution.client, %error, "an update is lost");
+            store.drop_contribution(&stored.run, open.round.number, &contribution.client).await?;
+            contribution.update = None;
+        }
+    }
+    Ok(stored)
+}
+
+pub(super) fn restored(stored: &StoredRun, now_ms: u64) -> Restored {
+    let last = stored.rounds.last().map(|round| round.number);
+    let open = stored.open.as_ref().map(|open| open.round.number);
+    Restored {
+        config: stored.config.clone(),
+        config_version: stored.config_version,
+        version: stored.version,
+        next_round: last.max(open).map_or(1, |number| number + 1),
+        roster: stored
+            .clients
+            .iter()
+            .map(|c| RestoredClient { view: c.view.clone(), banned: c.banned, asked: c.asked })
+            .collect(),
+        round: stored.open.as_ref().map(round),
+        now_ms,
+        typical_norm: median(stored.norms.clone()),
+        autorun: (stored.autorun_rounds > 0).then_some(Autorun { rounds: stored.autorun_rounds }),
+        seed: stored.config.train.seed,
+    }
+}
+
+fn round(stored: &StoredRound) -> RestoredRound {
+    let StoredRound { round, config, contributions } = stored;
+    let mut restored = RestoredRound {
+        open: round.clone(),
+        config: config.clone(),
+        earlier: Default::default(),
+        counted: Default::default(),
+    };
+    for contribution in contributions {
+        let client = contribution.client.clone();
+        if contribution.asked_round < round.number {
+            let earlier = Assignment { round: contribution.asked_round, version: contribution.asked_version };
+            restored.earlier.insert(client.clone(), earlier);
+        }
+        if let Some(update) = &contribution.update {
+            let counted = Counted {
+                samples: update.samples,
+                loss: update.loss,
+                bytes: update.bytes,
+                norm: update.norm,
+                staleness: round.base_version.saturating_sub(contribution.asked_version),
+            };
+            restored.counted.insert(client, counted);
+        }
+    }
+    restored
+}
+
+/// As the round machine has it: of fewer than 3 it means nothing.
+fn median(mut norms: Vec<f64>) -> Option<f64> {
+    norms.sort_by(f64::total_cmp);
+    if norms.len() < 3 { None } else { norms.get(norms.len() / 2).copied() }
+}

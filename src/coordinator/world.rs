@@ -1,0 +1,179 @@
+//! The real world of a run: SQLite and files, the page and the event streams, libtorch.
+
+use super::aggregation::{self, NewModel};
+use super::clock::Clock;
+use super::evaluator::Evaluator;
+use super::handle::Message;
+use super::incoming::Body;
+use super::published::Published;
+use crate::conductor::{Aggregation, Record, World};
+use crate::digest::Sha256Digest;
+use crate::model::Device;
+use crate::round::UnixMs;
+use crate::store::{NewContribution, NewVersion, Store, StoreError, StoredUpdate};
+use app::api::{Change, ClientId, RunId};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// Global versions whose blobs are kept behind the current one, the best one aside: as far as the base of an asynchronous
+/// run's update may be behind.
+const KEEP_VERSIONS: u64 = app::api::RunConfig::MOST_STALE as u64;
+/// The first pause before a write is tried again; it doubles up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// See [`FIRST_PAUSE`].
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// What one run's task works with.
+#[derive(Debug, Clone)]
+pub(super) struct Real {
+    pub(super) run: RunId,
+    pub(super) store: Store,
+    pub(super) clock: Clock,
+    pub(super) device: Device,
+    pub(super) published: Arc<Published>,
+    pub(super) evaluator: Option<Arc<Evaluator>>,
+    /// Ends the run.
+    pub(super) halt: CancellationToken,
+    /// To the run's task, from work that runs beside it.
+    pub(super) outbox: mpsc::WeakSender<Message>,
+}
+
+impl World for Real {
+    type Body = Body;
+    type Model = Box<NewModel>;
+    type Error = StoreError;
+
+    fn now_ms(&self) -> UnixMs {
+        self.clock.now_ms()
+    }
+
+    async fn save(&self, record: Record<'_, Self>) -> Result<(), StoreError> {
+        let (run, store) = (&self.run, &self.store);
+        match record {
+            Record::Joined { client, token } => store.add_client(run, client, token).await,
+            Record::Client { client, banned } => store.update_client(run, client, banned).await,
+            Record::Left { client } => store.remove_client(run, client).await,
+            Record::RoundOpened { round, assignments } => {
+                let cohort = round.cohort.iter().zip(assignments).map(|(id, a)| (id.clone(), a.round, a.version));
+                store.open_round(run, round, cohort.collect::<Vec<_>>()).await
+            }
+            Record::Asked { round, client, assignment } => {
+                store.ask(run, round, client, assignment.round, assignment.version).await
+            }
+            Record::Update { round, update, at_ms } => {
+                let stored = StoredUpdate {
+                    sha256: update.sha256,
+                    file: update.body.spool.name(),
+                    format: update.body.format.as_str().to_owned(),
+                    bytes: update.bytes,
+                    samples: update.samples,
+                    loss: update.loss,
+                    norm: update.norm,
+                };
+                let new = NewContribution { round, client: &update.client, update: stored, received_ms: at_ms };
+                store.add_contribution(run, new).await?;
+                update.body.spool.keep();
+                Ok(())
+            }
+            Record::Dropped { round, client } => store.drop_contribution(run, round, client).await,
+            Record::Deadline { round, deadline_ms } => store.move_deadline(run, round, deadline_ms).await,
+            Record::RoundEnded { summary, model, autorun_rounds } => {
+                let version = model.zip(summary.version).map(|((model, is_best), version)| NewVersion {
+                    version,
+                    sha256: model.sha256,
+                    test_accuracy: summary.test_accuracy,
+                    is_best,
+                });
+                store.end_round(run, summary, version, autorun_rounds).await
+            }
+            Record::Autorun { rounds } => store.set_autorun(run, rounds).await,
+            Record::Config { version, config, at_ms } => store.add_config(run, version, config, at_ms).await,
+            Record::Event { kind, client, round, detail, at_ms } => {
+                tracing::info!(run = %run, client = client.map(tracing::field::display), round, detail, "{kind}");
+                let noted = store.log_event(run, at_ms, kind, client, round, detail).await;
+                noted.inspect_err(|error| tracing::warn!(run = %run, %error, "cannot note an event"))
+            }
+        }
+    }
+
+    async fn contribution(&self, client: &ClientId, round: u64) -> Result<Option<Sha256Digest>, StoreError> {
+        self.store.contribution(&self.run, round, client).await
+    }
+
+    async fn pause(&self, attempt: u32, error: &StoreError) -> ControlFlow<()> {
+        tracing::error!(run = %self.run, %error, "cannot store; trying again");
+        self.wait(attempt).await
+    }
+
+    fn stuck(&self, why: Option<String>) {
+        self.published.stuck.send_replace(why);
+    }
+
+    fn publish(&self, change: Change) {
+        self.published.publish(change);
+    }
+
+    fn wake(&self) {
+        self.published.wake_clients();
+    }
+
+    /// Starts the heavy part beside the run's task, which stays responsive; its result comes back as a message. What may
+    /// pass, such as a full disk, delays it.
+    fn aggregate(&self, work: Aggregation) {
+        let this = self.clone();
+        tokio::spawn(async move {
+            let (round, mut attempt) = (work.round, 0);
+            let result = loop {
+                match aggregation::run(&this, &work).await {
+                    Ok(made) => break Ok(made),
+                    Err(error) if error.is_passing() => {
+                        attempt += 1;
+                        tracing::error!(run = %this.run, round, %error, "cannot store a model; trying again");
+                        this.stuck(Some(format!("Cannot store the new model, trying again: {error}")));
+                        if this.wait(attempt).await.is_break() {
+                            return; // the round goes on after the restart
+                        }
+                    }
+                    Err(error) => {
+                        tracing::error!(run = %this.run, round, %error, "a round could not be aggregated");
+                        break Err(error.to_string());
+                    }
+                }
+            };
+            if attempt > 0 {
+                this.stuck(None);
+            }
+            // Without an outbox the run has ended: nobody is left to tell.
+            if let Some(outbox) = this.outbox.upgrade() {
+                let _ = outbox.send(Message::Aggregated(round, result)).await;
+            }
+        });
+    }
+
+    fn adopt(&self, version: u64, model: Box<NewModel>) {
+        self.published.models.swap(version, Arc::new(model.parameters));
+        let this = self.clone();
+        tokio::spawn(async move {
+            if let Err(error) = this.store.prune_models(&this.run, KEEP_VERSIONS).await {
+                tracing::warn!(run = %this.run, %error, "cannot remove old models");
+            }
+        });
+    }
+
+    fn forget(&self, before_round: u64) {
+        self.published.uploads.clear(before_round);
+    }
+}
+
+impl Real {
+    async fn wait(&self, attempt: u32) -> ControlFlow<()> {
+        let pause = FIRST_PAUSE.saturating_mul(1 << attempt.clamp(1, 10)).min(LONGEST_PAUSE);
+        tokio::select! {
+            () = self.halt.cancelled() => ControlFlow::Break(()),
+            () = tokio::time::sleep(pause) => ControlFlow::Continue(()),
+        }
+    }
+}

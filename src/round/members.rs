@@ -1,0 +1,200 @@
+//! Clients: who joins, is admitted, put out, struck, heard of, given work.
+
+use super::command::Standing;
+use super::roster::{MAX_CLIENTS, OFFLINE_AFTER_MS, is_eligible, is_out};
+use super::{Effect, Reject, RoundMachine, UnixMs};
+use app::api::{Admission, ClientId, ClientState, ClientView, CohortStep, ReportedState, StatusReport};
+
+/// The longest text of a client's error that is kept, in characters.
+const MAX_ERROR_CHARS: usize = 500;
+
+impl RoundMachine {
+    /// A client as it will be once it has joined: to be stored before [`Command::Join`], which then cannot fail.
+    ///
+    /// # Errors
+    /// It may not join.
+    pub fn newcomer(
+        &self,
+        now: UnixMs,
+        id: ClientId,
+        name: String,
+        samples: u64,
+        device: String,
+    ) -> Result<ClientView, Reject> {
+        if self.roster.is_banned(&name) {
+            return Err(Reject::Banned(name));
+        }
+        if self.roster.len() >= MAX_CLIENTS {
+            return Err(Reject::RosterFull(self.roster.len()));
+        }
+        let max_samples = self.config.max_samples;
+        if samples > max_samples {
+            return Err(Reject::TooManySamples { samples, max_samples });
+        }
+        let state = match self.config.admission {
+            Admission::Open => ClientState::Join,
+            Admission::Approval => ClientState::Pending,
+        };
+        Ok(ClientView::new(id, name, samples, device, state, now))
+    }
+
+    pub(super) fn join(
+        &mut self,
+        now: UnixMs,
+        id: ClientId,
+        name: String,
+        samples: u64,
+        device: String,
+    ) -> Result<(), Reject> {
+        if self.roster.get(&id).is_some() {
+            return self.seen(now, &id);
+        }
+        self.roster.insert(self.newcomer(now, id.clone(), name, samples, device)?);
+        self.to_show.insert(id);
+        Ok(())
+    }
+
+    pub(super) fn admit(&mut self, now: UnixMs, id: &ClientId) -> Result<(), Reject> {
+        let view = self.roster.known(id)?;
+        if !is_out(view.state) {
+            return Ok(());
+        }
+        self.roster.lift_ban(id);
+        let resting = self.resting_state(id);
+        self.change(id, |c| {
+            c.strikes = 0;
+            c.error = None;
+            c.state = if now >= c.seen_ms.saturating_add(OFFLINE_AFTER_MS) {
+                ClientState::Offline
+            } else if resting == ClientState::Finish {
+                resting
+            } else {
+                ClientState::Join
+            };
+        });
+        self.store(id, Standing::Admitted);
+        Ok(())
+    }
+
+    pub(super) fn kick(&mut self, id: &ClientId, ban: bool) -> Result<(), Reject> {
+        self.roster.known(id)?;
+        if ban {
+            self.roster.ban(id);
+        }
+        self.take_out(id);
+        self.change(id, |c| {
+            c.state = ClientState::Kicked;
+            c.progress = None;
+            c.error = None;
+        });
+        self.store(id, Standing::Kicked);
+        Ok(())
+    }
+
+    /// Nothing of this client is taken any more, nor what it is at: an update that is in is taken out of its round again, unless it is being
+    /// combined already.
+    fn take_out(&mut self, id: &ClientId) {
+        if self.round.as_mut().is_some_and(|round| round.is_open() && round.uncount(id)) {
+            self.step(id, CohortStep::Dropped);
+        }
+        self.carried.remove(id);
+    }
+
+    pub(super) fn strike(&mut self, now: UnixMs, id: &ClientId, reason: &str) -> Result<(), Reject> {
+        self.seen(now, id)?;
+        let strikes = self.roster.known(id)?.strikes.saturating_add(1);
+        let is_last = strikes >= self.config.max_strikes;
+        if is_last {
+            self.take_out(id);
+        }
+        self.change(id, |c| {
+            c.strikes = strikes;
+            c.error = Some(reason.chars().take(MAX_ERROR_CHARS).collect());
+            if is_last {
+                c.state = ClientState::Quarantine;
+                c.progress = None;
+            }
+        });
+        self.store(id, if is_last { Standing::Quarantined } else { Standing::Struck });
+        Ok(())
+    }
+
+    pub(super) fn late(&mut self, now: UnixMs, id: &ClientId) -> Result<(), Reject> {
+        self.seen(now, id)?;
+        self.change(id, |c| c.late_updates = c.late_updates.saturating_add(1));
+        Ok(())
+    }
+
+    /// Beside being heard of: in asynchronous runs whoever asks is given work, as far as the cohort's size allows.
+    pub(super) fn ask(&mut self, now: UnixMs, id: &ClientId) -> Result<(), Reject> {
+        self.seen(now, id)?;
+        let is_eligible = self.roster.get(id).is_some_and(|client| is_eligible(client.state));
+        let Some(round) = self.round.as_mut().filter(|round| round.is_open() && round.is_async()) else {
+            return Ok(());
+        };
+        let most = round.config.cohort.of(self.roster.eligible()).max(round.min_clients());
+        let has_place = round.awaited().contains(id) || !round.was_asked(id) && round.awaited().len() < most;
+        if is_eligible && has_place && round.take_up(id) {
+            self.roster.set_asked(std::slice::from_ref(id), round.open.number);
+            self.step(id, CohortStep::Asked);
+            self.is_course_stale = true;
+        }
+        Ok(())
+    }
+
+    /// A client that was kicked or is in quarantine cannot leave: it would take the record of that along.
+    pub(super) fn leave(&mut self, id: &ClientId) -> Result<(), Reject> {
+        if self.roster.welcome(id)?.state == ClientState::Quarantine {
+            return Err(Reject::Quarantined(id.clone()));
+        }
+        if let Some(view) = self.roster.remove(id) {
+            self.effects.push_back(Effect::RemoveClient(Box::new(view)));
+        }
+        self.carried.remove(id);
+        if let Some(round) = &mut self.round {
+            round.place(id, None);
+        }
+        Ok(())
+    }
+
+    pub(super) fn seen(&mut self, now: UnixMs, id: &ClientId) -> Result<(), Reject> {
+        self.roster.welcome(id)?;
+        let resting = self.resting_state(id);
+        self.change(id, |c| {
+            c.seen_ms = c.seen_ms.max(now);
+            if c.state == ClientState::Offline {
+                c.state = resting;
+            }
+        });
+        Ok(())
+    }
+
+    pub(super) fn status(&mut self, now: UnixMs, id: &ClientId, report: StatusReport) -> Result<(), Reject> {
+        self.roster.welcome(id)?;
+        let resting = self.resting_state(id);
+        // Work that no longer counts is not shown as work: the client is being told to stop.
+        let is_idle = resting == ClientState::Finish || report.round.is_some_and(|r| self.is_cancelled(id, r));
+        self.change(id, |c| {
+            c.seen_ms = c.seen_ms.max(now);
+            if matches!(c.state, ClientState::Pending | ClientState::Quarantine) {
+                return;
+            }
+            c.progress = None;
+            c.error = None;
+            c.state = match report.state {
+                ReportedState::Error => {
+                    c.error = report.error.map(|text| text.chars().take(MAX_ERROR_CHARS).collect());
+                    ClientState::Error
+                }
+                _ if is_idle => resting,
+                ReportedState::Ready => ClientState::Ready,
+                ReportedState::Update => ClientState::Update,
+                ReportedState::Training => {
+                    c.progress = report.progress;
+                    ClientState::Training
+                }
+            };
+        });
+        Ok(())
+    }
+}

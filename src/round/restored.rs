@@ -1,0 +1,73 @@
+//! What a machine starts from.
+
+use super::UnixMs;
+use super::command::{Assignment, Counted};
+use app::api::{Autorun, ClientId, ClientView, OpenRound, RunConfig};
+use std::collections::BTreeMap;
+
+/// What a machine starts from: a run as it was stored, or a new one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Restored {
+    /// The newest configuration.
+    pub config: RunConfig,
+    /// Its version.
+    pub config_version: u64,
+    /// The current global version; 0 is the initial one.
+    pub version: u64,
+    /// The number of the next round: above all that ever opened, also one that a crash cut short.
+    pub next_round: u64,
+    /// The roster.
+    pub roster: Vec<RestoredClient>,
+    /// The round that was open, if one was: it goes on.
+    pub round: Option<RestoredRound>,
+    /// Now.
+    pub now_ms: UnixMs,
+    /// Median norm of the updates of the last complete round.
+    pub typical_norm: Option<f64>,
+    /// Rounds still to complete.
+    pub autorun: Option<Autorun>,
+    /// Seed of cohort selection.
+    pub seed: u64,
+}
+
+/// A client that was on the roster.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RestoredClient {
+    /// As stored. One in `pending`, `quarantine` or `kicked` is taken as it is, any other is `offline` until heard of.
+    pub view: ClientView,
+    /// Its name may not register.
+    pub banned: bool,
+    /// The round it was last asked in; 0: in none.
+    pub asked: u64,
+}
+
+/// A round that was open.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RestoredRound {
+    /// As stored; `updated` is filled from `counted`.
+    pub open: OpenRound,
+    /// The configuration of its version.
+    pub config: RunConfig,
+    /// Those of its cohort who began in an earlier round, and at what they work.
+    pub earlier: BTreeMap<ClientId, Assignment>,
+    /// What is in. What is of a client that is `kicked` or in `quarantine` by now is not counted again.
+    pub counted: BTreeMap<ClientId, Counted>,
+}
+
+impl Restored {
+    /// A new run: version 0, round 1 next, nobody there.
+    pub fn fresh(config: RunConfig, seed: u64) -> Self {
+        Self {
+            config,
+            config_version: 1,
+            version: 0,
+            next_round: 1,
+            roster: Vec::new(),
+            round: None,
+            now_ms: 0,
+            typical_norm: None,
+            autorun: None,
+            seed,
+        }
+    }
+}

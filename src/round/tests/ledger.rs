@@ -1,0 +1,130 @@
+//! What a coordinator has stored, and so what a restart finds: brought up to date by commands and effects, in the order
+//! and no earlier than the effects ask for it.
+
+use super::super::{RestoredClient, RestoredRound};
+use super::*;
+use app::api::Autorun;
+use std::collections::BTreeMap;
+
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Ledger {
+    configs: BTreeMap<u64, RunConfig>,
+    pub version: u64,
+    pub last_number: u64,
+    clients: BTreeMap<ClientId, RestoredClient>,
+    pub round: Option<RestoredRound>,
+    typical_norm: Option<f64>,
+    pub autorun: Option<Autorun>,
+    seed: u64,
+}
+
+impl Ledger {
+    pub fn new(from: &Restored) -> Self {
+        Self {
+            configs: [(from.config_version, from.config.clone())].into(),
+            version: from.version,
+            last_number: from.next_round - 1,
+            clients: from.roster.iter().map(|client| (client.view.id.clone(), client.clone())).collect(),
+            round: from.round.clone(),
+            typical_norm: from.typical_norm,
+            autorun: from.autorun,
+            seed: from.seed,
+        }
+    }
+
+    /// What is stored before the machine is told; it has taken the command.
+    pub fn command(&mut self, machine: &RoundMachine, command: &Command) {
+        match command {
+            Command::Join { client, .. } => {
+                let view = machine.client(client).unwrap().clone();
+                self.clients.entry(client.clone()).or_insert(RestoredClient { view, banned: false, asked: 0 });
+            }
+            Command::Update { client, update, .. } => {
+                self.round.as_mut().unwrap().counted.insert(client.clone(), *update);
+            }
+            Command::Configure { config, config_version } => {
+                self.configs.insert(*config_version, (**config).clone());
+            }
+            _ => {}
+        }
+    }
+
+    /// What an effect asks to be stored, from the machine as it is when all of its input is done.
+    pub fn effect(&mut self, machine: &RoundMachine, effect: &Effect) {
+        match effect {
+            Effect::StoreClient { client, .. } => {
+                if let Some(view) = machine.client(client) {
+                    let stored = self.clients.get_mut(client).unwrap();
+                    stored.view = view.clone();
+                    stored.banned = machine.is_banned(&view.name);
+                }
+            }
+            Effect::RemoveClient(view) => _ = self.clients.remove(&view.id),
+            Effect::RoundOpened => {
+                let open = machine.open_round().unwrap().clone();
+                let config = self.configs[&open.config_version].clone();
+                let earlier = machine.carried().map(|(id, earlier)| (id.clone(), earlier)).collect();
+                open.cohort.iter().for_each(|id| self.asked(id, open.number));
+                self.last_number = open.number;
+                self.round = Some(RestoredRound { open, config, earlier, counted: BTreeMap::new() });
+            }
+            Effect::Cohort { client, step } => {
+                let number = self.round.as_ref().unwrap().open.number;
+                if machine.open_round().is_none_or(|open| open.number != number) {
+                    return; // ended by the same input
+                }
+                let round = self.round.as_mut().unwrap();
+                match step {
+                    CohortStep::Asked => {
+                        round.open.place(client, CohortStep::Asked);
+                        round.earlier.remove(client);
+                        self.asked(client, number);
+                    }
+                    CohortStep::Counted => {}
+                    CohortStep::Dropped => _ = round.counted.remove(client),
+                }
+            }
+            Effect::DeadlineMoved => {
+                if let (Some(round), Some(open)) = (&mut self.round, machine.open_round()) {
+                    round.open.deadline_ms = open.deadline_ms;
+                }
+            }
+            Effect::RoundEnded(summary) => {
+                let round = self.round.take().unwrap();
+                self.autorun = machine.autorun();
+                if summary.outcome == RoundOutcome::Complete {
+                    self.version = summary.version.unwrap();
+                    let mut norms: Vec<_> = round.counted.values().map(|c| c.norm).collect();
+                    norms.sort_by(f64::total_cmp);
+                    if norms.len() >= 3 {
+                        self.typical_norm = Some(norms[norms.len() / 2]);
+                    }
+                }
+            }
+            Effect::Course => self.autorun = machine.autorun(),
+            Effect::ShowClient(_) | Effect::Aggregate { .. } => {}
+        }
+    }
+
+    fn asked(&mut self, id: &ClientId, round: u64) {
+        if let Some(client) = self.clients.get_mut(id) {
+            client.asked = round;
+        }
+    }
+
+    pub fn restored(&self, now_ms: UnixMs) -> Restored {
+        let (config_version, config) = self.configs.last_key_value().unwrap();
+        Restored {
+            config: config.clone(),
+            config_version: *config_version,
+            version: self.version,
+            next_round: self.last_number + 1,
+            roster: self.clients.values().cloned().collect(),
+            round: self.round.clone(),
+            now_ms,
+            typical_norm: self.typical_norm,
+            autorun: self.autorun,
+            seed: self.seed,
+        }
+    }
+}

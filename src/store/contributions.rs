@@ -1,0 +1,262 @@
+//! Who was asked in which round, and the update that came of it.
+
+use super::{Store, StoreError, corrupt, int, uint};
+use crate::digest::Sha256Digest;
+use app::api::{ClientId, RunId};
+
+/// An update that is in, and durable as a file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredUpdate {
+    /// SHA-256 of the body as it came, which is what the file holds.
+    pub sha256: Sha256Digest,
+    /// Name of the file.
+    pub file: String,
+    /// How the body is written.
+    pub format: String,
+    /// Bytes of it.
+    pub bytes: u64,
+    /// Images behind it.
+    pub samples: u64,
+    /// Mean training loss of the last local epoch.
+    pub loss: Option<f64>,
+    /// L2 distance from the version that it was trained from.
+    pub norm: f64,
+}
+
+/// An update that is to be stored.
+#[derive(Debug)]
+pub struct NewContribution<'a> {
+    /// The round that it counts in.
+    pub round: u64,
+    /// Whose it is.
+    pub client: &'a ClientId,
+    /// The update.
+    pub update: StoredUpdate,
+    /// Now.
+    pub received_ms: u64,
+}
+
+/// A client of an open round's cohort.
+#[derive(Debug, Clone)]
+pub struct StoredContribution {
+    /// Which client.
+    pub client: ClientId,
+    /// The round that it was asked in.
+    pub asked_round: u64,
+    /// The version that it starts from.
+    pub asked_version: u64,
+    /// Its update, if that is in.
+    pub update: Option<StoredUpdate>,
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    client: String,
+    asked_round: i64,
+    asked_version: i64,
+    sha256: Option<Vec<u8>>,
+    file: Option<String>,
+    format: Option<String>,
+    bytes: Option<i64>,
+    samples: Option<i64>,
+    loss: Option<f64>,
+    norm: Option<f64>,
+}
+
+pub(super) async fn insert(
+    tx: &mut sqlx::Transaction<'_, sqlx::Sqlite>,
+    run: &RunId,
+    round: u64,
+    client: &ClientId,
+    asked_round: u64,
+    asked_version: u64,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO contributions (run, round, client, asked_round, asked_version) VALUES (?, ?, ?, ?, ?) \
+         ON CONFLICT DO UPDATE SET asked_round = excluded.asked_round, asked_version = excluded.asked_version",
+    )
+    .bind(run.as_str())
+    .bind(int(round))
+    .bind(client.as_str())
+    .bind(int(asked_round))
+    .bind(int(asked_version))
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+impl Store {
+    /// Stores that a client was asked in an open round, or anew.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn ask(
+        &self,
+        run: &RunId,
+        round: u64,
+        client: &ClientId,
+        asked_round: u64,
+        asked_version: u64,
+    ) -> Result<(), StoreError> {
+        let mut tx = self.pool.begin().await?;
+        insert(&mut tx, run, round, client, asked_round, asked_version).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Stores that an update is in, and puts it on its client's account, in one transaction.
+    ///
+    /// # Errors
+    /// The database; then nothing of it is stored.
+    pub async fn add_contribution(&self, run: &RunId, new: NewContribution<'_>) -> Result<(), StoreError> {
+        let NewContribution { round, client, update, received_ms } = new;
+        let mut tx = self.pool.begin().await?;
+        sqlx::query(
+            "UPDATE contributions SET sha256 = ?, file = ?, format = ?, bytes = ?, samples = ?, loss = ?, norm = ?, \
+             received_ms = ? WHERE run = ? AND round = ? AND client = ?",
+        )
+        .bind(update.sha256.0.as_slice())
+        .bind(&update.file)
+        .bind(&update.format)
+        .bind(int(update.bytes))
+        .bind(int(update.samples))
+        .bind(update.loss)
+        .bind(update.norm)
+        .bind(int(received_ms))
+        .bind(run.as_str())
+        .bind(int(round))
+        .bind(client.as_str())
+        .execute(&mut *tx)
+        .await?;
+        sqlx::query(
+            "UPDATE clients SET rounds = rounds + 1, sent_bytes = sent_bytes + ?, last_loss = coalesce(?, last_loss), \
+             error = NULL, seen_ms = max(seen_ms, ?) WHERE run = ? AND client = ?",
+        )
+        .bind(int(update.bytes))
+        .bind(update.loss)
+        .bind(int(received_ms))
+        .bind(run.as_str())
+        .bind(client.as_str())
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Takes an update out again, as if it had never come; its file goes with it.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn drop_contribution(&self, run: &RunId, round: u64, client: &ClientId) -> Result<(), StoreError> {
+        let files = self.files(run, round, Some(client)).await?;
+        sqlx::query(
+            "UPDATE contributions SET sha256 = NULL, file = NULL, format = NULL, bytes = NULL, samples = NULL, \
+             loss = NULL, norm = NULL, received_ms = NULL WHERE run = ? AND round = ? AND client = ?",
+        )
+        .bind(run.as_str())
+        .bind(int(round))
+        .bind(client.as_str())
+        .execute(&self.pool)
+        .await?;
+        self.remove_received(&files);
+        Ok(())
+    }
+
+    /// The hash of the update that a client sent for the round that it was asked in, if it is in.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn contribution(
+        &self,
+        run: &RunId,
+        asked_round: u64,
+        client: &ClientId,
+    ) -> Result<Option<Sha256Digest>, StoreError> {
+        let found: Option<Vec<u8>> = sqlx::query_scalar(
+            "SELECT sha256 FROM contributions WHERE run = ? AND client = ? AND asked_round = ? AND sha256 IS NOT NULL",
+        )
+        .bind(run.as_str())
+        .bind(client.as_str())
+        .bind(int(asked_round))
+        .fetch_optional(&self.pool)
+        .await?;
+        found.map(|bytes| Sha256Digest::from_slice(&bytes).map_err(corrupt("contribution"))).transpose()
+    }
+
+    /// A round's cohort, by client, with what has come of each.
+    ///
+    /// # Errors
+    /// The database, or something in it that this program does not understand.
+    pub async fn contributions(&self, run: &RunId, round: u64) -> Result<Vec<StoredContribution>, StoreError> {
+        let rows: Vec<Row> = sqlx::query_as(
+            "SELECT client, asked_round, asked_version, sha256, file, format, bytes, samples, loss, norm \
+             FROM contributions WHERE run = ? AND round = ? ORDER BY client",
+        )
+        .bind(run.as_str())
+        .bind(int(round))
+        .fetch_all(&self.pool)
+        .await?;
+        rows.into_iter().map(stored).collect()
+    }
+
+    /// The norms of the updates of the last complete round that had at least 3.
+    pub(super) async fn norms(&self, run: &RunId) -> Result<Vec<f64>, StoreError> {
+        Ok(sqlx::query_scalar(
+            "SELECT norm FROM contributions WHERE run = ?1 AND norm IS NOT NULL AND round = \
+             (SELECT max(number) FROM rounds WHERE run = ?1 AND status = 'complete' AND updates >= 3)",
+        )
+        .bind(run.as_str())
+        .fetch_all(&self.pool)
+        .await?)
+    }
+
+    /// The files of a round's updates.
+    pub(super) async fn files(
+        &self,
+        run: &RunId,
+        round: u64,
+        client: Option<&ClientId>,
+    ) -> Result<Vec<String>, StoreError> {
+        Ok(sqlx::query_scalar(
+            "SELECT file FROM contributions WHERE run = ?1 AND round = ?2 AND file IS NOT NULL \
+             AND (?3 IS NULL OR client = ?3)",
+        )
+        .bind(run.as_str())
+        .bind(int(round))
+        .bind(client.map(ClientId::as_str))
+        .fetch_all(&self.pool)
+        .await?)
+    }
+
+    /// Removes what no open round needs: uploads that were cut off, and updates of rounds that are over.
+    pub(super) async fn remove_unfinished(&self) -> Result<(), StoreError> {
+        let needed: Vec<String> = sqlx::query_scalar(
+            "SELECT file FROM contributions JOIN rounds ON rounds.run = contributions.run \
+             AND rounds.number = contributions.round WHERE rounds.status = 'open' AND file IS NOT NULL",
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(self.clean_up(&needed.into_iter().collect())?)
+    }
+}
+
+fn stored(row: Row) -> Result<StoredContribution, StoreError> {
+    let update = match (row.sha256, row.file, row.format) {
+        (Some(sha256), Some(file), Some(format)) => Some(StoredUpdate {
+            sha256: Sha256Digest::from_slice(&sha256).map_err(corrupt("contribution"))?,
+            file,
+            format,
+            bytes: row.bytes.map_or(0, uint),
+            samples: row.samples.map_or(0, uint),
+            loss: row.loss,
+            norm: row.norm.unwrap_or(0.0),
+        }),
+        _ => None,
+    };
+    Ok(StoredContribution {
+        client: row.client.parse().map_err(|e| corrupt("client")(format!("{e}")))?,
+        asked_round: uint(row.asked_round),
+        asked_version: uint(row.asked_version),
+        update,
+    })
+}

@@ -1,0 +1,73 @@
+//! Databases of other versions of this program.
+
+use super::*;
+use app::api::RoundOutcome;
+use sqlx::{ConnectOptions, Executor, Row};
+
+const FIRST: &str = include_str!("../../migrations/0001_initial.sql");
+
+/// What a run of the first version left behind: a finished round, and one that was open with an update in.
+const ROWS: &str = "
+    BEGIN;
+    INSERT INTO coordinator VALUES (1, x'00000000000000000000000000000000000000000000000000000000000000aa');
+    INSERT INTO runs VALUES ('old', 1, NULL, NULL, 1, NULL, 3);
+    INSERT INTO config_versions VALUES ('old', 1, '{\"min_clients\": 2}', 1);
+    INSERT INTO model_versions VALUES ('old', 0, x'0000000000000000000000000000000000000000000000000000000000000001', NULL, NULL, 1, 0);
+    INSERT INTO model_versions VALUES ('old', 1, x'0000000000000000000000000000000000000000000000000000000000000002', 1, 0.5, 2, 0);
+    INSERT INTO clients VALUES ('old', 'c1', 'alice', 'cpu', 10, x'0000000000000000000000000000000000000000000000000000000000000003', 'admitted', 0, 1, 100, 0.5, 1, 2);
+    INSERT INTO clients VALUES ('old', 'c2', 'mallory', 'cpu', 10, x'0000000000000000000000000000000000000000000000000000000000000004', 'kicked', 1, 0, 0, NULL, 1, 2);
+    INSERT INTO rounds VALUES ('old', 1, 'complete', 'all updates in (1)', 0, 1, 1, 1, 1, 10, 100, 0.5, 0.4, 0.5, 1, 2, 2);
+    INSERT INTO rounds (run, number, status, base_version, config_version, cohort, opened_ms, deadline_ms) VALUES ('old', 2, 'open', 1, 1, 1, 3, 4);
+    INSERT INTO contributions VALUES ('old', 1, 'c1', x'0000000000000000000000000000000000000000000000000000000000000005', 100, 10, 0.5, 2);
+    INSERT INTO contributions VALUES ('old', 2, 'c1', x'0000000000000000000000000000000000000000000000000000000000000006', 100, 10, 0.5, 3);
+    INSERT INTO events VALUES (1, 'old', 1, 'joined', 'c1', NULL, 'alice');
+    COMMIT;
+";
+
+#[tokio::test]
+async fn a_database_of_the_first_version_is_taken_up_with_all_that_is_in_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = SqliteConnectOptions::new().filename(folder.path().join(DATABASE)).create_if_missing(true);
+    let mut old = options.connect().await.unwrap();
+    // As the migrator of that version left it: with its own table, in which the first one is noted.
+    let migrator = sqlx::migrate!();
+    let first = migrator.iter().find(|migration| migration.version == 1).unwrap();
+    old.execute(sqlx::raw_sql(FIRST)).await.unwrap();
+    old.execute(sqlx::raw_sql(ROWS)).await.unwrap();
+    let table = "CREATE TABLE _sqlx_migrations (version BIGINT PRIMARY KEY, description TEXT NOT NULL, \
+        installed_on TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP, success BOOLEAN NOT NULL, checksum BLOB NOT NULL, \
+        execution_time BIGINT NOT NULL)";
+    old.execute(sqlx::raw_sql(table)).await.unwrap();
+    let noted = "INSERT INTO _sqlx_migrations VALUES (1, 'initial', 0, TRUE, ?, 1)";
+    sqlx::query(noted).bind(first.checksum.as_ref()).execute(&mut old).await.unwrap();
+    drop(old);
+
+    let store = Store::open(folder.path()).await.unwrap();
+    let run = store.load_runs().await.unwrap().remove(0);
+    assert_eq!((run.version, run.autorun_rounds, run.config.min_clients), (1, 3, 2));
+    let names: Vec<_> = run.clients.iter().map(|c| (c.view.name.as_str(), c.banned, c.view.rounds, c.asked)).collect();
+    assert_eq!(names, [("alice", false, 1, 2), ("mallory", true, 0, 0)]);
+    assert_eq!((run.rounds[0].outcome, run.rounds[0].test_accuracy), (RoundOutcome::Complete, Some(0.5)));
+    // The updates of its open round were in memory only: they are asked for again, from the same version.
+    let open = run.open.unwrap();
+    assert_eq!((open.round.number, open.round.base_version, open.contributions.len()), (2, 1, 1));
+    let StoredContribution { asked_round, asked_version, update, .. } = &open.contributions[0];
+    assert_eq!((*asked_round, *asked_version, update), (2, 1, &None));
+    assert!(store.contribution(&run.run, 1, &run.clients[0].view.id).await.unwrap().is_some(), "history stays");
+    let events = sqlx::query("SELECT count(*) AS n FROM events").fetch_one(&store.pool).await.unwrap();
+    assert_eq!(events.get::<i64, _>("n"), 1);
+}
+
+#[tokio::test]
+async fn a_database_that_is_newer_than_this_program_is_refused_and_left_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).await.unwrap();
+    let newer = "INSERT INTO _sqlx_migrations VALUES (9999, 'of tomorrow', 0, TRUE, x'00', 1)";
+    store.pool.execute(newer).await.unwrap();
+    store.pool.close().await;
+    store.release();
+    let refused = Store::open(folder.path()).await.err();
+    assert!(matches!(refused, Some(StoreError::Migration(sqlx::migrate::MigrateError::VersionMissing(9999)))));
+    // Nobody holds the folder for that.
+    assert!(matches!(Store::open(folder.path()).await.err(), Some(StoreError::Migration(_))));
+}

@@ -1,0 +1,171 @@
+//! What lies under a coordinator fails: a clear 503, nothing half-done, and it goes on when the cause is gone.
+
+use crate::harness::{Coordinator, Guest, refused, soon, take, value_of};
+use app::api::{ClientState, ErrorCode, Phase, RoundOutcome, Task};
+use reqwest::Method;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::{ConnectOptions, Executor};
+use std::fs;
+use std::path::PathBuf;
+
+/// Another program holds the database of a coordinator: nothing can be written.
+async fn locked(coordinator: &Coordinator) -> SqliteConnection {
+    let database = SqliteConnectOptions::new().filename(coordinator.folder().join("fedlearn.sqlite"));
+    let mut database = database.connect().await.unwrap();
+    database.execute("BEGIN IMMEDIATE").await.unwrap();
+    database
+}
+
+async fn open_round(names: &[&str]) -> (Coordinator, Vec<Guest>) {
+    let coordinator = Coordinator::tiny(&[]).await;
+    let mut guests = Vec::new();
+    for name in names {
+        guests.push(Guest::join(&coordinator, "tiny", name).await);
+    }
+    coordinator.order("/runs/tiny/rounds").await;
+    (coordinator, guests)
+}
+
+async fn global_value(coordinator: &Coordinator, version: u64) -> f32 {
+    let model = coordinator.operator(Method::GET, &format!("/runs/tiny/models/{version}"));
+    value_of(&take(200, model).await.bytes().await.unwrap())
+}
+
+/// The folder of the coordinator is away until it is brought back.
+struct Away {
+    place: PathBuf,
+    aside: PathBuf,
+}
+
+impl Away {
+    fn take(coordinator: &Coordinator, folder: &str) -> Self {
+        let place = coordinator.folder().join(folder);
+        let aside = coordinator.folder().join(format!("{folder}-aside"));
+        fs::rename(&place, &aside).unwrap();
+        Self { place, aside }
+    }
+
+    fn bring_back(self) {
+        fs::rename(self.aside, self.place).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_that_cannot_be_stored_is_not_in_and_is_welcome_again() {
+    let (coordinator, guests) = open_round(&["guest"]).await;
+    let guest = &guests[0];
+    // Given a database that somebody else holds,
+    let database = locked(&coordinator).await;
+    let refusal = refused(503, ErrorCode::Unavailable, guest.full_of(1, 2.0)).await;
+    assert!(refusal.message.contains("database is locked"), "{}", refusal.message);
+    assert_eq!(coordinator.incoming(), Vec::<PathBuf>::new(), "nothing is kept");
+    assert_eq!(coordinator.snapshot("tiny").await.round.unwrap().updated, []);
+    // or a folder that cannot be written,
+    drop(database);
+    let away = Away::take(&coordinator, "incoming");
+    refused(503, ErrorCode::Unavailable, guest.full_of(1, 2.0)).await;
+    // once the cause is gone, the same update is taken.
+    away.bring_back();
+    guest.sends(1, 2.0).await;
+    coordinator.until("tiny", "the round is over", |run| run.version == 1).await;
+    assert_eq!(global_value(&coordinator, 1).await, 2.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_cannot_store_what_it_decided_says_so_to_all_and_then_goes_on() {
+    let (coordinator, guests) = open_round(&["stays", "goes"]).await;
+    let database = locked(&coordinator).await;
+    // When the operator removes a client, and that cannot be stored,
+    let kick = format!("/runs/tiny/clients/{}/kick", guests[1].id);
+    let refusal = refused(503, ErrorCode::Unavailable, coordinator.operator(Method::POST, &kick)).await;
+    assert!(refusal.message.starts_with("Cannot store what happened, trying again: "), "{}", refusal.message);
+    // then nobody is left to wait in the dark: neither clients, nor who watches, nor who monitors.
+    refused(503, ErrorCode::Unavailable, guests[0].own(Method::GET, "/task")).await;
+    let run = coordinator.snapshot("tiny").await;
+    assert!(run.waiting.starts_with("Cannot store what happened"), "{}", run.waiting);
+    assert_eq!(run.client(&guests[1].id).unwrap().state, ClientState::Join, "shown is what is stored");
+    let ready = coordinator.http.get(format!("{}/readyz", coordinator.origin()));
+    refused(503, ErrorCode::Unavailable, ready).await;
+    // Once it can be stored, it is done.
+    drop(database);
+    let is_out = |state| state == ClientState::Kicked;
+    let run = coordinator
+        .until("tiny", "the client is out", |run| {
+            is_out(run.client(&guests[1].id).unwrap().state) && run.waiting.starts_with("Round 1")
+        })
+        .await;
+    assert_eq!(run.phase, Phase::Training);
+    guests[0].sends(1, 3.0).await;
+    coordinator.until("tiny", "the round is over", |run| run.version == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_model_that_cannot_be_stored_delays_its_round_and_loses_no_update() {
+    let (coordinator, guests) = open_round(&["guest"]).await;
+    let away = Away::take(&coordinator, "models");
+    guests[0].sends(1, 4.0).await;
+    let refusal = async {
+        loop {
+            let answer = guests[0].own(Method::GET, "/task").send().await.unwrap();
+            if answer.status() == 503 {
+                break answer.text().await.unwrap();
+            }
+        }
+    };
+    let refusal = soon("that it is told", refusal).await;
+    assert!(refusal.contains("Cannot store the new model, trying again"), "{refusal}");
+    assert_eq!(coordinator.snapshot("tiny").await.phase, Phase::Aggregating);
+    away.bring_back();
+    let run = coordinator.until("tiny", "the round is over", |run| run.rounds.len() == 1).await;
+    assert_eq!((run.rounds[0].outcome, global_value(&coordinator, 1).await), (RoundOutcome::Complete, 4.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_that_was_damaged_on_disk_is_asked_for_again_and_the_others_are_not() {
+    let (mut coordinator, guests) = open_round(&["whole", "damaged", "late"]).await;
+    guests[0].sends(1, 1.0).await;
+    let first = coordinator.incoming();
+    guests[1].sends(1, 2.0).await;
+    let second = coordinator.incoming().into_iter().find(|path| !first.contains(path)).unwrap();
+    coordinator.stop().await;
+    // While it is away, one byte of an update turns.
+    let mut bytes = fs::read(&second).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&second, bytes).unwrap();
+    coordinator.start_again().await;
+    let round = coordinator.snapshot("tiny").await.round.unwrap();
+    assert_eq!(round.updated, [guests[0].id.clone()]);
+    assert_eq!(guests[1].asked().await.round, 1);
+    guests[1].sends(1, 2.0).await;
+    guests[2].sends(1, 3.0).await;
+    coordinator.until("tiny", "the round is over", |run| run.version == 1).await;
+    assert_eq!(global_value(&coordinator, 1).await, 2.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_whose_model_is_damaged_is_out_of_order_until_the_file_is_back_and_the_others_are_not() {
+    let (mut coordinator, guests) = open_round(&["guest"]).await;
+    guests[0].sends(1, 2.0).await;
+    coordinator.until("tiny", "the round is over", |run| run.version == 1 && run.round.is_none()).await;
+    // Named by what is in it: version 1 is the newest file.
+    let models = fs::read_dir(coordinator.folder().join("models")).unwrap().map(|file| file.unwrap().path());
+    let newest = models.max_by_key(|path| path.metadata().unwrap().modified().unwrap()).unwrap();
+    coordinator.stop().await;
+    let whole = fs::read(&newest).unwrap();
+    fs::write(&newest, &whole[1..]).unwrap();
+    coordinator.start_again().await;
+    let refusal = refused(503, ErrorCode::Unavailable, coordinator.anybody(Method::GET, "/runs/tiny")).await;
+    assert!(refusal.message.contains("is damaged"), "{}", refusal.message);
+    assert_eq!(coordinator.snapshot("default").await.version, 0, "the other run is there");
+    fs::write(&newest, &whole).unwrap();
+    let is_back = async {
+        while coordinator.anybody(Method::GET, "/runs/tiny").send().await.unwrap().status() != 200 {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon("the run", is_back).await;
+    assert_eq!(guests[0].task(0).await, Task::Wait { state: ClientState::Ready });
+    coordinator.order("/runs/tiny/rounds").await;
+    guests[0].sends(2, 3.0).await;
+    coordinator.until("tiny", "the round is over", |run| run.version == 2).await;
+}

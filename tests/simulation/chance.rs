@@ -1,0 +1,126 @@
+//! What chance does beside the clients: the operator's whims, and what breaks.
+
+use super::schedule::{Died, Schedule, What};
+use app::api::{Admission, BelowQuorum, ClientId, CohortSize, Mode, Phase, RunConfig};
+use fedlearn::round::Command;
+use rand::RngExt;
+use rand::seq::IndexedRandom;
+use rand_chacha::ChaCha8Rng;
+
+impl Schedule {
+    pub(super) fn operator(&mut self) {
+        let delay = self.rng.random_range(1_000..40_000);
+        self.after(delay, What::Operator);
+        let ids: Vec<_> = self.world.lock().shown.clients.iter().map(|client| client.id.clone()).collect();
+        let somebody = ids.choose(&mut self.rng).cloned();
+        match (self.rng.random_range(0..100), somebody) {
+            (0..10, Some(client)) => self.kick(client),
+            (10..40, Some(client)) => _ = self.order(Command::Admit { client }),
+            (40..45, _) => {
+                let round = self.world.lock().shown.round.as_ref().map(|round| round.number);
+                // Noted first: what it sets going is judged before it returns.
+                let is_new = round.is_some_and(|round| self.ordered.insert(round));
+                let is_done = matches!(self.order(Command::AggregateNow), Ok(true));
+                if !is_done && is_new {
+                    self.ordered.remove(&round.unwrap_or_default());
+                }
+            }
+            (45..50, _) => _ = self.order(Command::StartRound),
+            (50..53, _) => _ = self.order(Command::StopAutorun),
+            (53..65, _) => {
+                let config = random_config(&mut self.rng);
+                let patch = serde_json::to_value(config).unwrap();
+                self.configure(patch);
+            }
+            _ => {
+                let rounds = self.rng.random_range(1..6);
+                _ = self.order(Command::StartAutorun { rounds });
+            }
+        }
+    }
+
+    pub(super) fn order(&mut self, command: Command) -> Result<bool, Died> {
+        if self.is_traced {
+            eprintln!("    the operator: {command:?}");
+        }
+        self.act(async move |c| c.command(command).await.is_ok())
+    }
+
+    pub(super) fn configure(&mut self, patch: serde_json::Value) {
+        _ = self.act(async move |c| {
+            let expected = c.machine().config_version();
+            c.configure(expected, &patch).await.map(|_| ())
+        });
+    }
+
+    /// Its update in a round that still takes updates is out with it.
+    pub(super) fn kick(&mut self, client: ClientId) {
+        let in_round = {
+            let shared = self.world.lock();
+            let row = shared.database.open().and_then(|row| row.contributions.get(&client));
+            row.filter(|row| row.update.is_some()).map(|row| row.asked.round)
+        };
+        let key = in_round.map(|round| (client.clone(), round));
+        let is_combined = self.world.lock().shown.phase == Phase::Aggregating;
+        // Noted first: what it sets going is judged before it returns.
+        let is_noted = match &key {
+            Some(key) if is_combined => {
+                self.perhaps_dropped.insert(key.clone());
+                false
+            }
+            Some(key) => self.dropped.insert(key.clone()),
+            None => false,
+        };
+        let ban = self.rng.random_bool(0.2);
+        _ = self.order(Command::Kick { client: client.clone(), ban });
+        // It died before it came to that: then it counts as it did.
+        if let Some(key) =
+            key.filter(|(client, round)| is_noted && self.world.lock().database.contribution(client, *round).is_some())
+        {
+            self.dropped.remove(&key);
+        }
+    }
+
+    pub(super) fn trouble(&mut self) {
+        let delay = self.rng.random_range(5_000..60_000);
+        self.after(delay, What::Trouble);
+        match self.rng.random_range(0..10) {
+            0 if self.conductor.is_some() => self.die(),
+            1..4 => {
+                let crash_at = (self.rng.random_range(0..12), self.rng.random());
+                self.world.lock().crash_at = Some(crash_at);
+            }
+            4 => self.world.lock().failing = 50,
+            5..7 => self.world.lock().failing = 0,
+            _ => {
+                let client = self.rng.random_range(0..self.clients.len());
+                self.clients[client].crash(&mut self.rng);
+                let (turn, delay) = (self.clients[client].turn, self.rng.random_range(0..120_000));
+                self.after(delay, What::Turn { client, turn });
+            }
+        }
+    }
+}
+
+pub fn random_config(rng: &mut ChaCha8Rng) -> RunConfig {
+    let min_clients = rng.random_range(1..=3);
+    let cohort = match rng.random_range(0..3) {
+        0 => CohortSize::Fraction(rng.random_range(0.3..=1.0)),
+        1 => CohortSize::Fraction(1.0),
+        _ => CohortSize::Size(rng.random_range(min_clients..=5)),
+    };
+    RunConfig {
+        admission: if rng.random_bool(0.9) { Admission::Open } else { Admission::Approval },
+        cohort,
+        min_clients,
+        over_selection: if rng.random_bool(0.3) { rng.random_range(0.0..2.0) } else { 0.0 },
+        deadline_s: rng.random_range(10..=200),
+        below_quorum: if rng.random() { BelowQuorum::Void } else { BelowQuorum::Extend },
+        mode: if rng.random() { Mode::Sync } else { Mode::Async },
+        buffer_size: rng.random_range(1..=4),
+        max_staleness: rng.random_range(0..=RunConfig::MOST_STALE),
+        max_norm_ratio: rng.random_bool(0.5).then_some(20.0),
+        max_strikes: rng.random_range(1..=3),
+        ..RunConfig::default()
+    }
+}

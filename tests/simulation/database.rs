@@ -1,0 +1,205 @@
+//! What is durable in the simulated world: rows, as plain values.
+
+use app::api::{Autorun, ClientId, ClientState, ClientView, OpenRound, RoundOutcome, RoundSummary, RunConfig};
+use fedlearn::conductor::Record;
+use fedlearn::digest::Sha256Digest;
+use fedlearn::round::{Assignment, Counted, Restored, RestoredClient, RestoredRound};
+use std::collections::BTreeMap;
+
+/// A global model: which updates are in it, by client, round asked in and what it was. That is all that matters here.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Model {
+    pub made_of: Vec<(ClientId, u64, [u8; 32])>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct UpdateRow {
+    pub sha256: [u8; 32],
+    pub counted: Counted,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct ContributionRow {
+    pub asked: Assignment,
+    pub update: Option<UpdateRow>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClientRow {
+    pub view: ClientView,
+    pub banned: bool,
+    pub asked: u64,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct RoundRow {
+    pub round: OpenRound,
+    pub contributions: BTreeMap<ClientId, ContributionRow>,
+    pub ended: Option<RoundSummary>,
+}
+
+/// The tables.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Database {
+    pub clients: BTreeMap<ClientId, ClientRow>,
+    pub rounds: BTreeMap<u64, RoundRow>,
+    pub configs: BTreeMap<u64, RunConfig>,
+    pub versions: BTreeMap<u64, Model>,
+    pub autorun: u32,
+    pub best: Option<app::api::BestVersion>,
+}
+
+impl Database {
+    pub fn new(config: RunConfig) -> Self {
+        Self {
+            clients: BTreeMap::new(),
+            rounds: BTreeMap::new(),
+            configs: BTreeMap::from([(1, config)]),
+            versions: BTreeMap::from([(0, Model::default())]),
+            autorun: 0,
+            best: None,
+        }
+    }
+
+    pub fn version(&self) -> u64 {
+        *self.versions.last_key_value().unwrap().0
+    }
+
+    /// One transaction, as the store of the coordinator does it.
+    pub fn save<W: fedlearn::conductor::World<Model = Model>>(&mut self, record: &Record<'_, W>) {
+        match record {
+            Record::Joined { client, .. } => {
+                let row = ClientRow { view: (*client).clone(), banned: false, asked: 0 };
+                assert!(self.clients.insert(client.id.clone(), row).is_none(), "{} joins twice", client.id);
+            }
+            Record::Client { client, banned } => {
+                for row in self.clients.values_mut().filter(|row| row.view.name == client.name) {
+                    row.banned = *banned;
+                }
+                // What an update has put on the account is not overwritten by this.
+                if let Some(row) = self.clients.get_mut(&client.id) {
+                    let (rounds, sent_bytes, last_loss) = (row.view.rounds, row.view.sent_bytes, row.view.last_loss);
+                    row.view = ClientView { rounds, sent_bytes, last_loss, ..(*client).clone() };
+                }
+            }
+            Record::Left { client } => _ = self.clients.remove(*client),
+            Record::RoundOpened { round, assignments } => {
+                assert_eq!(round.cohort.len(), assignments.len());
+                assert!(self.open().is_none(), "a round is open beside round {}", round.number);
+                let mut contributions = BTreeMap::new();
+                for (client, asked) in round.cohort.iter().zip(*assignments) {
+                    contributions.insert(client.clone(), ContributionRow { asked: *asked, update: None });
+                    self.clients.get_mut(client).unwrap().asked = round.number;
+                }
+                let row = RoundRow { round: (*round).clone(), contributions, ended: None };
+                assert!(self.rounds.insert(round.number, row).is_none(), "round {} opens twice", round.number);
+            }
+            Record::Asked { round, client, assignment } => {
+                let row = ContributionRow { asked: *assignment, update: None };
+                self.rounds.get_mut(round).unwrap().contributions.insert((*client).clone(), row);
+            }
+            Record::Update { round, update, .. } => {
+                let row = self.rounds.get_mut(round).unwrap();
+                assert!(row.ended.is_none(), "an update for round {round}, which is over");
+                let contribution = row.contributions.get_mut(&update.client).unwrap();
+                assert_eq!(contribution.asked.round, update.round);
+                assert!(contribution.update.is_none(), "a second update of {} for round {round}", update.client);
+                let staleness = row.round.base_version - contribution.asked.version;
+                let (samples, loss, bytes, norm) = (update.samples, update.loss, update.bytes, update.norm);
+                let counted = Counted { samples, loss, bytes, norm, staleness };
+                contribution.update = Some(UpdateRow { sha256: update.sha256.0, counted });
+                let view = &mut self.clients.get_mut(&update.client).unwrap().view;
+                view.rounds += 1;
+                view.sent_bytes += bytes;
+                view.last_loss = loss.or(view.last_loss);
+                view.error = None;
+            }
+            Record::Dropped { round, client } => {
+                self.rounds.get_mut(round).unwrap().contributions.get_mut(*client).unwrap().update = None;
+            }
+            Record::Deadline { round, deadline_ms } => {
+                self.rounds.get_mut(round).unwrap().round.deadline_ms = *deadline_ms;
+            }
+            Record::RoundEnded { summary, model, autorun_rounds } => {
+                let row = self.rounds.get_mut(&summary.number).unwrap();
+                assert!(row.ended.is_none(), "round {} ends twice", summary.number);
+                assert_eq!(summary.outcome == RoundOutcome::Complete, model.is_some());
+                row.ended = Some((*summary).clone());
+                if let Some((model, _)) = model {
+                    let version = summary.version.unwrap();
+                    assert_eq!(version, self.version() + 1);
+                    self.versions.insert(version, (*model).clone());
+                    self.autorun = *autorun_rounds;
+                }
+            }
+            Record::Autorun { rounds } => self.autorun = *rounds,
+            Record::Config { version, config, .. } => {
+                assert!(self.configs.insert(*version, (*config).clone()).is_none());
+            }
+            Record::Event { .. } => {}
+        }
+    }
+
+    pub fn open(&self) -> Option<&RoundRow> {
+        self.rounds.values().rev().find(|row| row.ended.is_none())
+    }
+
+    /// The update that is stored of a client for the round that it was asked in.
+    pub fn contribution(&self, client: &ClientId, asked_round: u64) -> Option<Sha256Digest> {
+        let rows = self.rounds.values().filter_map(|row| row.contributions.get(client));
+        let mut rows = rows.filter(|row| row.asked.round == asked_round).filter_map(|row| row.update.as_ref());
+        let found = rows.next().map(|update| Sha256Digest(update.sha256));
+        assert!(rows.next().is_none(), "two updates of {client} for round {asked_round}");
+        found
+    }
+
+    /// What a coordinator finds that starts now.
+    pub fn restored(&self, now_ms: u64) -> Restored {
+        let (config_version, config) = self.configs.last_key_value().unwrap();
+        let is_told = |row: &&RoundRow| row.ended.as_ref().is_some_and(|e| e.version.is_some() && e.updates >= 3);
+        let last = self.rounds.values().rev().find(is_told);
+        let mut norms: Vec<_> = last.into_iter().flat_map(|row| row.contributions.values()).collect::<Vec<_>>();
+        norms.retain(|row| row.update.is_some());
+        let mut norms: Vec<f64> = norms.into_iter().filter_map(|row| Some(row.update.as_ref()?.counted.norm)).collect();
+        norms.sort_by(f64::total_cmp);
+        Restored {
+            config: config.clone(),
+            config_version: *config_version,
+            version: self.version(),
+            next_round: self.rounds.last_key_value().map_or(1, |(number, _)| number + 1),
+            roster: self
+                .clients
+                .values()
+                .map(|row| RestoredClient { view: offline(&row.view), banned: row.banned, asked: row.asked })
+                .collect(),
+            round: self.open().map(|row| self.restored_round(row)),
+            now_ms,
+            typical_norm: if norms.len() < 3 { None } else { Some(norms[norms.len() / 2]) },
+            autorun: (self.autorun > 0).then_some(Autorun { rounds: self.autorun }),
+            seed: 7,
+        }
+    }
+
+    fn restored_round(&self, row: &RoundRow) -> RestoredRound {
+        let mut open = row.round.clone();
+        open.cohort = row.contributions.keys().cloned().collect();
+        open.updated.clear();
+        let earlier = row.contributions.iter().filter(|(_, c)| c.asked.round < open.number);
+        let counted = row.contributions.iter().filter_map(|(id, c)| Some((id.clone(), c.update.as_ref()?.counted)));
+        RestoredRound {
+            config: self.configs[&open.config_version].clone(),
+            earlier: earlier.map(|(id, c)| (id.clone(), c.asked)).collect(),
+            counted: counted.collect(),
+            open,
+        }
+    }
+}
+
+/// As the database keeps it: whether a client trains or waits, it will say itself.
+fn offline(view: &ClientView) -> ClientView {
+    let state = match view.state {
+        ClientState::Pending | ClientState::Kicked | ClientState::Quarantine => view.state,
+        _ => ClientState::Offline,
+    };
+    ClientView { state, progress: None, ..view.clone() }
+}

@@ -1,0 +1,97 @@
+//! What must hold of every schedule, at every step and at its end.
+
+use super::schedule::Schedule;
+use app::api::{ClientState, RoundOutcome};
+use fedlearn::conductor::Aggregation;
+use std::collections::BTreeMap;
+
+impl Schedule {
+    /// Against the rules that an aggregation must obey.
+    pub(super) fn check(&mut self, work: &Aggregation) {
+        let shared = self.world.lock();
+        let row = &shared.database.rounds[&work.round];
+        let config = &shared.database.configs[&row.round.config_version];
+        let is_ordered = self.ordered.contains(&work.round);
+        assert!(!work.parts.is_empty());
+        assert!(is_ordered || work.parts.len() >= config.min_clients as usize, "round {} below quorum", work.round);
+        for part in &work.parts {
+            if let Some(client) = shared.database.clients.get(&part.client) {
+                let state = client.view.state;
+                let is_out = matches!(state, ClientState::Kicked | ClientState::Pending | ClientState::Quarantine);
+                assert!(!is_out, "an update of {}, which is {state}", part.client);
+            }
+            assert!(part.staleness <= u64::from(config.max_staleness));
+            self.tally.stale += u64::from(part.staleness > 0);
+        }
+    }
+
+    /// After every step: what is shown is what is stored.
+    pub(super) fn judge(&mut self) {
+        let shared = self.world.lock();
+        let (shown, database) = (&shared.shown, &shared.database);
+        assert_eq!(shown.version, database.version());
+        assert_eq!(shown.config_version, *database.configs.last_key_value().unwrap().0);
+        assert_eq!(shown.autorun.map_or(0, |autorun| autorun.rounds), database.autorun);
+        assert_eq!(shown.clients.len(), database.clients.len());
+        assert!(!shared.is_stuck, "stuck without being so");
+        for client in &shown.clients {
+            let stored = &database.clients[&client.id].view;
+            let standing = |state| match state {
+                ClientState::Pending | ClientState::Kicked | ClientState::Quarantine => Some(state),
+                _ => None,
+            };
+            assert_eq!(standing(client.state), standing(stored.state), "{} is stored as another", client.id);
+            assert_eq!((client.strikes, client.rounds), (stored.strikes, stored.rounds));
+        }
+        let ended = database.rounds.values().filter_map(|row| row.ended.as_ref());
+        assert!(ended.eq(shown.rounds.iter()));
+        let open = database.open();
+        assert_eq!(shown.round.as_ref().map(|round| round.number), open.map(|row| row.round.number));
+        if let (Some(round), Some(row)) = (&shown.round, open) {
+            assert!(row.contributions.keys().eq(&round.cohort));
+            let updated = row.contributions.iter().filter(|(_, row)| row.update.is_some()).map(|(id, _)| id);
+            assert!(updated.eq(&round.updated), "round {} shows other updates than are stored", round.number);
+        }
+        assert!(!shown.waiting.is_empty());
+    }
+
+    /// Every acknowledged update is aggregated exactly once, or its round is on record as void, or the operator took it out.
+    pub(super) fn settle_accounts(&mut self) {
+        let shared = self.world.lock();
+        let database = &shared.database;
+        let mut counts = BTreeMap::new();
+        for model in database.versions.values() {
+            for part in &model.made_of {
+                *counts.entry(part.clone()).or_insert(0) += 1;
+            }
+        }
+        assert!(counts.values().all(|n| *n == 1), "an update is in two versions");
+        for ((client, round), sha256) in &self.acknowledged {
+            let counted = counts.contains_key(&(client.clone(), *round, *sha256));
+            let row = database.rounds.values().find(|row| {
+                row.contributions.get(client).is_some_and(|c| {
+                    c.asked.round == *round && c.update.as_ref().is_some_and(|update| update.sha256 == *sha256)
+                })
+            });
+            let is_void =
+                row.is_some_and(|row| row.ended.as_ref().is_none_or(|ended| ended.outcome == RoundOutcome::Void));
+            let is_dropped = self.dropped.contains(&(client.clone(), *round));
+            let is_perhaps_dropped = self.perhaps_dropped.contains(&(client.clone(), *round));
+            let is_right = is_perhaps_dropped || counted != (is_void || is_dropped);
+            assert!(is_right, "the update of {client} for round {round} is lost or forged");
+        }
+        let mut last = 0;
+        for row in database.rounds.values() {
+            assert!(row.round.number > last);
+            last = row.round.number;
+            match row.ended.as_ref().map(|ended| ended.outcome) {
+                Some(RoundOutcome::Complete) => {
+                    self.tally.complete += 1;
+                    self.tally.survived += u64::from(self.crashed.contains(&row.round.number));
+                }
+                Some(RoundOutcome::Void) => self.tally.void += 1,
+                None => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Requests as the coordinator's HTTP side would hand them to the conductor, and what is answered.
+
+use super::client::{Answer, Request, SAMPLES, Sent};
+use super::schedule::{Died, Schedule};
+use super::world::DiskFull;
+use app::api::{ClientId, Task};
+use fedlearn::conductor::{Receipt, Refusal, Update};
+use fedlearn::digest::Sha256Digest;
+use fedlearn::round::{Command, Reject};
+
+impl Schedule {
+    pub(super) fn serve(&mut self, request: Request) -> Result<Option<Answer>, Died> {
+        type Refused = Refusal<DiskFull>;
+        let refused = |refusal: Refused| match refusal {
+            Refusal::Reject(Reject::UnknownClient(_)) => Answer::Unknown,
+            Refusal::Store(_) | Refusal::Reject(Reject::Aggregating { .. } | Reject::TooEarly { .. }) => {
+                Answer::Unavailable
+            }
+            _ => Answer::Refused,
+        };
+        let answer = match request {
+            Request::Register(request) => {
+                self.next_id += 1;
+                let id: ClientId = format!("c{}", self.next_id).parse().unwrap();
+                let new = id.clone();
+                let result = self.act(async move |c| c.register(new, Sha256Digest([0; 32]), request).await)?;
+                result.map_or_else(refused, |_| Answer::Registered(id))
+            }
+            Request::Task { id, at_work_for } => {
+                let asked = id.clone();
+                let result = self.act(async move |c| c.task(&asked, at_work_for).await)?;
+                if let Ok((Task::Train(task), _)) = &result {
+                    self.may_be_asked(&id, task.round);
+                }
+                match (result, at_work_for) {
+                    (Ok((_, is_cancelled)), Some(_)) => Answer::Cancel(is_cancelled),
+                    (Ok((task, _)), None) => Answer::Task(task),
+                    (Err(refusal), _) => refused(refusal),
+                }
+            }
+            Request::Status { id, report } => {
+                let result = self.act(async move |c| c.status(&id, report).await)?;
+                result.map_or_else(refused, |reply| Answer::Cancel(reply.cancel))
+            }
+            Request::Update { id, sent } => return self.receive(id, sent),
+            Request::Leave { id } => {
+                let result = self.act(async move |c| c.command(Command::Leave { client: id }).await)?;
+                result.map_or_else(refused, |()| Answer::Unknown)
+            }
+        };
+        Ok(Some(answer))
+    }
+
+    /// Nobody is asked for what is in.
+    fn may_be_asked(&self, id: &ClientId, round: u64) {
+        assert_eq!(self.world.lock().database.contribution(id, round), None, "{id} trains twice for round {round}");
+    }
+
+    fn receive(&mut self, id: ClientId, sent: Sent) -> Result<Option<Answer>, Died> {
+        let (samples, norm) = (sent.samples(), sent.norm());
+        let (round, sha256) = (sent.round, Sha256Digest(sent.sha256));
+        let update = Update { client: id.clone(), round, samples, loss: Some(0.5), norm, bytes: 100, sha256, body: () };
+        let result = self.act(async move |c| c.update(update).await)?;
+        Ok(Some(match result {
+            Ok(receipt) => {
+                // Durable before it is answered: whatever happens now, it is in.
+                let stored = self.world.lock().database.contribution(&id, round);
+                assert_eq!(stored, Some(sha256), "an acknowledged update of {id} is not stored");
+                assert!(norm.is_finite() && norm < 1e6 && samples <= SAMPLES, "a bad one is taken");
+                let known = self.acknowledged.insert((id.clone(), round), sent.sha256);
+                let (id, round) = &(id, round);
+                let key = (id.clone(), *round);
+                let is_anew =
+                    self.dropped.remove(&key) || self.perhaps_dropped.contains(&key) && known != Some(sent.sha256);
+                let is_first = known.is_none() || is_anew;
+                assert!(is_first || known == Some(sent.sha256), "two updates for one round");
+                match receipt {
+                    Receipt::Counted => self.tally.acknowledged += 1,
+                    Receipt::Again => self.tally.again += 1,
+                }
+                Answer::Taken
+            }
+            Err(Refusal::Fault(_)) => {
+                self.tally.faults += 1;
+                Answer::Refused
+            }
+            Err(Refusal::Reject(Reject::RoundClosed { .. })) => {
+                self.tally.late += 1;
+                Answer::Refused
+            }
+            Err(Refusal::Store(_) | Refusal::Reject(Reject::Aggregating { .. })) => Answer::Unavailable,
+            Err(Refusal::Reject(Reject::UnknownClient(_))) => Answer::Unknown,
+            Err(_) => Answer::Refused,
+        }))
+    }
+}

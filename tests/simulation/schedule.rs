@@ -1,0 +1,379 @@
+//! One schedule: what happens when, and the judge's books.
+
+use super::Tally;
+use super::chance::random_config;
+use super::client::{Answer, Client, Request};
+use super::database::{Database, Model};
+use super::world::Simulated;
+use app::api::{ClientId, ClientState, RunSnapshot};
+use fedlearn::conductor::{Aggregation, Conductor, Made};
+use fedlearn::round::{Command, Restored, RoundMachine};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde_json::json;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+pub(super) const START_MS: u64 = 1_700_000_000_000;
+const EVENTS: usize = 220;
+/// Simulated time within which the calm end must bring its rounds to completion.
+const PATIENCE_MS: u64 = 3_600_000;
+
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum What {
+    /// It is a client's turn.
+    Turn { client: usize, turn: u64 },
+    /// A request arrives.
+    Request { client: usize, turn: u64, request: Request },
+    /// An answer arrives.
+    Answer { client: usize, turn: u64, answer: Answer },
+    /// An aggregation that was begun is through.
+    Aggregated(Aggregation),
+    /// A timer of the coordinator, of the one that was started as the so many-th.
+    Timer { life: u64 },
+    /// The operator does something.
+    Operator,
+    /// Something breaks.
+    Trouble,
+    /// The coordinator starts again.
+    Restart,
+}
+
+/// The coordinator died in the middle of a step.
+pub(super) struct Died;
+
+pub struct Schedule {
+    pub(super) rng: ChaCha8Rng,
+    pub(super) world: Simulated,
+    pub(super) conductor: Option<Conductor<Simulated>>,
+    pub(super) clients: Vec<Client>,
+    pub(super) queue: BinaryHeap<Reverse<(u64, u64)>>,
+    pub(super) events: BTreeMap<u64, What>,
+    pub(super) next_event: u64,
+    pub(super) life: u64,
+    pub(super) next_id: u64,
+    pub(super) is_calm: bool,
+    /// `SIM_TRACE=1` tells all that happens.
+    pub(super) is_traced: bool,
+    /// What was acknowledged: client and round asked in.
+    pub(super) acknowledged: BTreeMap<(ClientId, u64), [u8; 32]>,
+    /// What the operator took out again by removing the client.
+    pub(super) dropped: BTreeSet<(ClientId, u64)>,
+    /// What may have been: the client was removed while it was being combined, which a crash may have undone.
+    pub(super) perhaps_dropped: BTreeSet<(ClientId, u64)>,
+    /// Rounds that the operator closed below their quorum.
+    pub(super) ordered: BTreeSet<u64>,
+    /// Rounds that were open at a crash.
+    pub(super) crashed: BTreeSet<u64>,
+    pub tally: Tally,
+}
+
+impl PartialEq for Schedule {
+    fn eq(&self, other: &Self) -> bool {
+        let books = |this: &Self| (this.acknowledged.clone(), this.dropped.clone(), this.tally, this.next_event);
+        books(self) == books(other) && self.world.lock().database == other.world.lock().database
+    }
+}
+
+impl std::fmt::Debug for Schedule {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} {:?}", self.tally, self.world.lock().database)
+    }
+}
+
+impl Schedule {
+    /// Everything that comes of that seed.
+    pub fn run(seed: u64) -> Self {
+        let mut this = Self::new(seed);
+        for _ in 0..EVENTS {
+            this.step();
+        }
+        this.calm();
+        this.settle_accounts();
+        this
+    }
+
+    fn new(seed: u64) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let config = random_config(&mut rng);
+        let database = Database::new(config.clone());
+        let machine = RoundMachine::new(Restored::fresh(config, 7));
+        let world = Simulated::new(seed, START_MS, database.clone(), snapshot(&machine, &database));
+        let count = rng.random_range(2..=6);
+        let clients = (0..count).map(|n| Client::new(format!("client-{n}"), rng.random_bool(0.2))).collect();
+        let conductor = Some(Conductor::new(world.clone(), machine, None));
+        let mut this = Self {
+            rng,
+            world,
+            conductor,
+            clients,
+            queue: BinaryHeap::new(),
+            events: BTreeMap::new(),
+            next_event: 0,
+            life: 0,
+            next_id: 0,
+            is_calm: false,
+            is_traced: std::env::var_os("SIM_TRACE").is_some(),
+            acknowledged: BTreeMap::new(),
+            dropped: BTreeSet::new(),
+            perhaps_dropped: BTreeSet::new(),
+            ordered: BTreeSet::new(),
+            crashed: BTreeSet::new(),
+            tally: Tally::default(),
+        };
+        for client in 0..count {
+            let delay = this.rng.random_range(0..3_000);
+            this.after(delay, What::Turn { client, turn: 0 });
+        }
+        this.after(2_000, What::Operator);
+        this.after(20_000, What::Trouble);
+        this
+    }
+
+    pub(super) fn now(&self) -> u64 {
+        self.world.lock().now_ms
+    }
+
+    pub(super) fn after(&mut self, delay_ms: u64, what: What) {
+        let at = self.now() + delay_ms;
+        self.queue.push(Reverse((at, self.next_event)));
+        self.events.insert(self.next_event, what);
+        self.next_event += 1;
+    }
+
+    fn step(&mut self) {
+        let Some(Reverse((at, number))) = self.queue.pop() else { return };
+        let what = self.events.remove(&number).unwrap();
+        {
+            let mut shared = self.world.lock();
+            shared.now_ms = shared.now_ms.max(at);
+        }
+        if self.is_traced {
+            eprintln!("{} {what:?}", self.now() - START_MS);
+        }
+        match what {
+            What::Turn { client, turn } if turn == self.clients[client].turn => self.turn(client),
+            What::Turn { .. } => {}
+            What::Request { client, turn, request } => {
+                let answer = self.serve(request).unwrap_or(None);
+                if let Some(answer) = answer
+                    && !self.is_lost()
+                {
+                    let delay = self.delay();
+                    self.after(delay, What::Answer { client, turn, answer });
+                }
+            }
+            What::Answer { client, turn, answer } if turn == self.clients[client].turn => {
+                let delay = self.clients[client].hear(answer, &mut self.rng);
+                let turn = self.clients[client].turn;
+                self.after(delay, What::Turn { client, turn });
+            }
+            What::Answer { .. } => {}
+            What::Aggregated(work) => self.aggregated(&work),
+            What::Timer { life } if life == self.life => _ = self.act(async |conductor| conductor.tick().await),
+            What::Timer { .. } => {}
+            What::Operator => self.operator(),
+            What::Trouble => self.trouble(),
+            What::Restart => self.restart(),
+        }
+        self.follow();
+    }
+
+    fn is_lost(&mut self) -> bool {
+        !self.is_calm && self.rng.random_bool(0.1)
+    }
+
+    fn delay(&mut self) -> u64 {
+        if !self.is_calm && self.rng.random_bool(0.1) {
+            self.rng.random_range(1_000..90_000)
+        } else {
+            self.rng.random_range(1..300)
+        }
+    }
+
+    fn turn(&mut self, client: usize) {
+        let request = self.clients[client].request(&mut self.rng);
+        let turn = self.clients[client].turn;
+        let copies = if !self.is_calm && self.rng.random_bool(0.1) { 2 } else { 1 };
+        for _ in 0..copies {
+            if !self.is_lost() {
+                let delay = self.delay();
+                self.after(delay, What::Request { client, turn, request: request.clone() });
+            }
+        }
+        // If no answer comes, the same again.
+        let patience = self.rng.random_range(5_000..60_000);
+        self.after(patience, What::Turn { client, turn });
+    }
+
+    /// Has the coordinator do something, to its end or to its death.
+    pub(super) fn act<T>(&mut self, act: impl AsyncFnOnce(&mut Conductor<Simulated>) -> T) -> Result<T, Died> {
+        let Some(mut conductor) = self.conductor.take() else { return Err(Died) };
+        let result = {
+            let step = pin!(act(&mut conductor));
+            step.poll(&mut Context::from_waker(Waker::noop()))
+        };
+        match result {
+            Poll::Ready(result) => {
+                self.conductor = Some(conductor);
+                self.judge();
+                Ok(result)
+            }
+            Poll::Pending => {
+                if self.is_traced {
+                    eprintln!("    the coordinator dies in the middle of it");
+                }
+                self.tally.torn += 1;
+                self.die();
+                Err(Died)
+            }
+        }
+    }
+
+    pub(super) fn die(&mut self) {
+        self.conductor = None;
+        self.tally.crashes += 1;
+        let mut shared = self.world.lock();
+        shared.aggregations.clear();
+        shared.crash_at = None;
+        shared.is_stuck = false;
+        self.crashed.extend(shared.database.open().map(|row| row.round.number));
+        drop(shared);
+        self.life += 1;
+        self.events.retain(|_, what| !matches!(what, What::Aggregated(_)));
+        let events = &self.events;
+        self.queue.retain(|Reverse((_, number))| events.contains_key(number));
+        let delay = self.rng.random_range(100..90_000);
+        self.after(delay, What::Restart);
+    }
+
+    fn restart(&mut self) {
+        let machine = {
+            let mut shared = self.world.lock();
+            let machine = RoundMachine::new(shared.database.restored(shared.now_ms));
+            shared.shown = snapshot(&machine, &shared.database);
+            machine
+        };
+        let best = self.world.lock().shown.best;
+        self.conductor = Some(Conductor::new(self.world.clone(), machine, best));
+        _ = self.act(async |conductor| conductor.tick().await);
+    }
+
+    /// What follows by itself: timers, and aggregations that were begun.
+    fn follow(&mut self) {
+        let begun = std::mem::take(&mut self.world.lock().aggregations);
+        for work in begun {
+            self.check(&work);
+            let delay = self.rng.random_range(10..5_000);
+            self.after(delay, What::Aggregated(work));
+        }
+        let Some(conductor) = &self.conductor else { return };
+        let timeout = conductor.machine().poll_timeout();
+        if let Some(at) = timeout {
+            // The one before it is dropped: there is one timer at a time.
+            let is_timer = |what: &What| matches!(what, What::Timer { .. });
+            if let Some(old) = self.events.iter().find(|(_, what)| is_timer(what)).map(|(number, _)| *number) {
+                self.events.remove(&old);
+                self.queue.retain(|Reverse((_, number))| *number != old);
+            }
+            let (now, life) = (self.now(), self.life);
+            self.after(at.saturating_sub(now), What::Timer { life });
+        }
+    }
+
+    fn aggregated(&mut self, work: &Aggregation) {
+        let fails = !self.is_calm && self.rng.random_bool(0.05);
+        let made_of = {
+            let shared = self.world.lock();
+            let rows = &shared.database.rounds[&work.round].contributions;
+            let part = |id: &ClientId| {
+                let row = &rows[id];
+                (id.clone(), row.asked.round, row.update.as_ref().map_or([0; 32], |update| update.sha256))
+            };
+            work.parts.iter().map(|part_of| part(&part_of.client)).collect()
+        };
+        let made = Made { model: Model { made_of }, test_loss: Some(1.0), test_accuracy: Some(0.5) };
+        let result = if fails { Err("the mean is not finite".to_owned()) } else { Ok(made) };
+        let round = work.round;
+        _ = self.act(async |conductor| conductor.aggregated(round, result).await);
+    }
+
+    /// From here on nothing breaks and nobody lies, and all are let in: three rounds must come to completion.
+    fn calm(&mut self) {
+        self.is_calm = true;
+        {
+            let mut shared = self.world.lock();
+            (shared.crash_at, shared.failing) = (None, 0);
+            let in_quarantine = |state| state == ClientState::Quarantine;
+            let clients = shared.database.clients.values();
+            self.tally.quarantined = clients.filter(|row| in_quarantine(row.view.state)).count() as u64;
+        }
+        self.events.retain(|_, what| !matches!(what, What::Operator | What::Trouble));
+        let events = &self.events;
+        self.queue.retain(|Reverse((_, number))| events.contains_key(number));
+        for client in 0..self.clients.len() {
+            self.clients[client].is_liar = false;
+            let turn = self.clients[client].turn;
+            self.after(1, What::Turn { client, turn });
+        }
+        let mut is_started = false;
+        let until = self.now() + PATIENCE_MS;
+        while self.now() < until {
+            self.step();
+            if self.conductor.is_none() {
+                continue;
+            }
+            let kept_out: Vec<_> = {
+                let shared = self.world.lock();
+                let is_out =
+                    |state| matches!(state, ClientState::Pending | ClientState::Kicked | ClientState::Quarantine);
+                shared.shown.clients.iter().filter(|c| is_out(c.state)).map(|c| c.id.clone()).collect()
+            };
+            for client in kept_out {
+                _ = self.order(Command::Admit { client });
+            }
+            if !is_started {
+                is_started = true;
+                let calm =
+                    json!({"min_clients": 1, "deadline_s": 120, "cohort": {"fraction": 1.0}, "admission": "open"});
+                self.configure(calm);
+                if self.clients.len() < 3 {
+                    // Too few for what the open round may want.
+                    self.configure(json!({"below_quorum": "void"}));
+                }
+                _ = self.order(Command::StartAutorun { rounds: 3 });
+                self.follow();
+            }
+            if is_started && self.world.lock().shown.autorun.is_none() {
+                return;
+            }
+            self.follow();
+        }
+        panic!("stalled: {}", self.world.lock().shown.waiting);
+    }
+}
+
+/// As the coordinator makes it when it starts.
+fn snapshot(machine: &RoundMachine, database: &Database) -> RunSnapshot {
+    let ended: Vec<_> = database.rounds.values().filter_map(|row| row.ended.clone()).collect();
+    RunSnapshot {
+        seq: 0,
+        run: "simulated".parse().unwrap(),
+        created_ms: START_MS,
+        model: None,
+        parameters: 1,
+        dataset: None,
+        config: machine.config().clone(),
+        config_version: machine.config_version(),
+        phase: machine.phase(),
+        waiting: machine.waiting(),
+        autorun: machine.autorun(),
+        version: machine.version(),
+        best: None,
+        round: machine.open_round().cloned(),
+        clients: machine.clients().cloned().collect(),
+        rounds: ended,
+    }
+}
