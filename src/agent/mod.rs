@@ -154,7 +154,7 @@ async fn take_part(settings: &mut AgentSettings, transport: &mut Transport) -> R
                     }
                     tokio::time::sleep(PAUSE).await;
                 }
-                Some(ErrorCode::NotAdmitted) => tokio::time::sleep(PAUSE).await,
+                Some(ErrorCode::NotAdmitted | ErrorCode::Quarantined) => tokio::time::sleep(PAUSE).await,
                 // It does not know us any more, as after a fresh database: a new client, then.
                 Some(ErrorCode::Unauthorized | ErrorCode::NotFound) => {
                     tracing::warn!("{error}; registering anew");
@@ -186,7 +186,7 @@ async fn resume(settings: &AgentSettings, transport: &mut Transport) -> Result<O
     match transport.task_within(0).await {
         Ok(_) => {}
         Err(error) => match error.code() {
-            Some(ErrorCode::Kicked | ErrorCode::NotAdmitted) => {} // until the operator says otherwise
+            Some(ErrorCode::Kicked | ErrorCode::NotAdmitted | ErrorCode::Quarantined) => {} // until the operator says otherwise
             Some(ErrorCode::Unauthorized | ErrorCode::NotFound) => {
                 tracing::warn!("client {} is not known any more; registering anew", kept.client_id);
                 return Ok(None);

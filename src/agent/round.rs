@@ -68,7 +68,7 @@ impl Agent {
                 tracing::warn!("round {}: {error}", task.round);
                 match error.code() {
                     // It is over, or not ours any more: there may be another one already.
-                    Some(ErrorCode::RoundClosed | ErrorCode::NotAdmitted) => {
+                    Some(ErrorCode::RoundClosed | ErrorCode::NotAdmitted | ErrorCode::Quarantined) => {
                         say(transport, &report(ReportedState::Ready, None)).await;
                     }
                     _ => tokio::time::sleep(PAUSE).await,
@@ -214,7 +214,13 @@ fn cancels(answer: Result<StatusReply, CallError>) -> bool {
         Ok(reply) => reply.cancel,
         Err(error) => matches!(
             error.code(),
-            Some(ErrorCode::Kicked | ErrorCode::NotAdmitted | ErrorCode::Unauthorized | ErrorCode::NotFound)
+            Some(
+                ErrorCode::Kicked
+                    | ErrorCode::Quarantined
+                    | ErrorCode::NotAdmitted
+                    | ErrorCode::Unauthorized
+                    | ErrorCode::NotFound
+            )
         ),
     }
 }
