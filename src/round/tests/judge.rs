@@ -69,10 +69,10 @@ impl Judge {
                 assert_eq!(round.updates.insert(client.clone(), *asked), None, "a second update of {client}");
                 self.at_work.remove(client);
             }
-            Command::Kick { client, .. } | Command::Strike { client, .. } => {
-                if self.round.as_ref().is_some_and(|r| r.is_aggregating && r.updates.contains_key(client)) {
-                    self.out_too_late.insert(client.clone());
-                }
+            Command::Kick { client, .. } | Command::Strike { client, .. }
+                if self.round.as_ref().is_some_and(|r| r.is_aggregating && r.updates.contains_key(client)) =>
+            {
+                self.out_too_late.insert(client.clone());
             }
             Command::Configure { config, .. } => self.config = (**config).clone(),
             Command::Committed { version, .. } => self.version = *version,
@@ -135,16 +135,15 @@ impl Judge {
                 let round = self.round.as_mut().unwrap();
                 assert!(!round.is_aggregating);
                 let deadline_ms = u64::from(self.config.deadline_s) * 1_000;
-                if !matches!(command, Some(Command::Configure { .. })) {
-                    assert_eq!(self.config.below_quorum, BelowQuorum::Extend);
-                    assert!(now >= round.open.deadline_ms && round.updates.len() < round.config.min_clients as usize);
-                    round.open.deadline_ms = now + deadline_ms;
-                } else {
-                    round.open.deadline_ms = round.open.opened_ms + deadline_ms;
-                    if now >= round.open.deadline_ms && machine.phase() == Phase::Training {
-                        round.open.deadline_ms = now + deadline_ms;
-                    }
+                let is_new = matches!(command, Some(Command::Configure { .. }));
+                let from_opening = round.open.opened_ms + deadline_ms;
+                let moved_to = machine.open_round().map_or(from_opening, |open| open.deadline_ms);
+                if !is_new || moved_to != from_opening {
+                    let passed = if is_new { round.open.deadline_ms.min(from_opening) } else { round.open.deadline_ms };
+                    assert_eq!((self.config.below_quorum, moved_to), (BelowQuorum::Extend, now + deadline_ms));
+                    assert!(now >= passed && round.updates.len() < round.config.min_clients as usize);
                 }
+                round.open.deadline_ms = moved_to;
             }
             Effect::Aggregate { round } => {
                 let seen = self.round.as_mut().unwrap();
