@@ -30,6 +30,8 @@ pub(super) struct Judge {
     bases: BTreeMap<u64, u64>,
     /// Every update that was ever counted: whose, and for which round it was asked.
     counted: BTreeSet<(ClientId, u64)>,
+    /// Of asynchronous rounds: who has been given its task and may still be at it, and the round that it was asked in.
+    at_work: BTreeMap<ClientId, u64>,
     /// Who was put out while its update was being combined.
     out_too_late: BTreeSet<ClientId>,
 }
@@ -47,6 +49,7 @@ impl Judge {
             config,
             bases: BTreeMap::new(),
             counted: BTreeSet::new(),
+            at_work: BTreeMap::new(),
             out_too_late: BTreeSet::new(),
         }
     }
@@ -64,6 +67,7 @@ impl Judge {
                 assert!(stale <= u64::from(round.config.max_staleness), "{stale} versions behind");
                 assert!(self.counted.insert((client.clone(), *asked)), "a second update of {client} for round {asked}");
                 assert_eq!(round.updates.insert(client.clone(), *asked), None, "a second update of {client}");
+                self.at_work.remove(client);
             }
             Command::Kick { client, .. } | Command::Strike { client, .. }
                 if self.round.as_ref().is_some_and(|r| r.is_aggregating && r.updates.contains_key(client)) =>
@@ -87,6 +91,9 @@ impl Judge {
     ) {
         for effect in effects {
             self.effect(now, machine, effect, command);
+        }
+        if let Some(Command::Ask { client }) = command {
+            self.asked(now, before, machine, client);
         }
         let is_shown = |effect: &Effect| matches!(effect, Effect::ShowClient(_) | Effect::Course);
         assert!(effects.is_sorted_by_key(is_shown), "something to store comes after something to show: {effects:?}");
@@ -114,6 +121,7 @@ impl Judge {
                 match step {
                     CohortStep::Asked => {
                         assert!(round.config.mode == Mode::Async && matches!(command, Some(Command::Ask { .. })));
+                        self.at_work.remove(client); // what it was at
                     }
                     CohortStep::Counted => assert!(round.updates.contains_key(client)),
                     CohortStep::Dropped => {
@@ -125,17 +133,17 @@ impl Judge {
             }
             Effect::DeadlineMoved => {
                 let round = self.round.as_mut().unwrap();
+                assert!(!round.is_aggregating);
                 let deadline_ms = u64::from(self.config.deadline_s) * 1_000;
-                if !matches!(command, Some(Command::Configure { .. })) {
-                    assert_eq!(self.config.below_quorum, BelowQuorum::Extend);
-                    assert!(now >= round.open.deadline_ms && round.updates.len() < round.config.min_clients as usize);
-                    round.open.deadline_ms = now + deadline_ms;
-                } else {
-                    round.open.deadline_ms = round.open.opened_ms + deadline_ms;
-                    if now >= round.open.deadline_ms && machine.phase() == Phase::Training {
-                        round.open.deadline_ms = now + deadline_ms;
-                    }
+                let is_new = matches!(command, Some(Command::Configure { .. }));
+                let from_opening = round.open.opened_ms + deadline_ms;
+                let moved_to = machine.open_round().map_or(from_opening, |open| open.deadline_ms);
+                if !is_new || moved_to != from_opening {
+                    let passed = if is_new { round.open.deadline_ms.min(from_opening) } else { round.open.deadline_ms };
+                    assert_eq!((self.config.below_quorum, moved_to), (BelowQuorum::Extend, now + deadline_ms));
+                    assert!(now >= passed && round.updates.len() < round.config.min_clients as usize);
                 }
+                round.open.deadline_ms = moved_to;
             }
             Effect::Aggregate { round } => {
                 let seen = self.round.as_mut().unwrap();
@@ -153,6 +161,9 @@ impl Judge {
                 let is_committed = matches!(command, Some(Command::Committed { .. }));
                 assert_eq!(summary.outcome == RoundOutcome::Complete, is_committed && seen.is_aggregating);
                 assert!(!summary.reason.is_empty());
+                if seen.config.mode == Mode::Sync || machine.autorun().is_none() {
+                    self.at_work.clear();
+                }
                 if !seen.is_aggregating {
                     assert!(seen.updates.len() < seen.config.min_clients as usize, "void with a quorum");
                     let is_sync = seen.config.mode == Mode::Sync;
@@ -182,9 +193,20 @@ impl Judge {
         assert_eq!(open.deadline_ms, now + u64::from(config.deadline_s) * 1_000);
         assert!(open.cohort.is_sorted_by(|a, b| a < b) && open.updated.is_empty());
         let carried: BTreeMap<_, _> = machine.carried().collect();
-        let state = |id| machine.client(id).unwrap().state;
+        let state = |id: &ClientId| machine.client(id).unwrap().state;
         assert!(open.cohort.iter().all(|id| is_eligible(state(id)) || carried.contains_key(id)));
         assert!(carried.keys().all(|id| !is_out(state(id)) && state(id) != ClientState::Error));
+        // Who is at work goes on.
+        let is_async = config.mode == Mode::Async;
+        let (version, most) = (self.version, u64::from(config.max_staleness));
+        self.at_work.retain(|id, asked| {
+            let state = machine.client(id).map(|client| client.state);
+            let is_there = state.is_some_and(|s| is_eligible(s) || s == ClientState::Offline);
+            is_async && is_there && version - self.bases[asked] <= most
+        });
+        for (id, asked) in &self.at_work {
+            assert_eq!(carried.get(id).map(|work| work.round), Some(*asked), "{id} has worked for nothing");
+        }
         let there = open.cohort.iter().filter(|id| is_eligible(state(id))).count();
         let eligible = machine.clients().filter(|c| is_eligible(c.state)).count();
         let (min, wanted) = (config.min_clients as usize, config.cohort.of(eligible));
@@ -205,6 +227,26 @@ impl Judge {
         self.bases.insert(open.number, open.base_version);
         let (config, updates) = (config.clone(), BTreeMap::new());
         self.round = Some(Seen { open, config, updates, is_aggregating: false, grace_until_ms: 0 });
+    }
+
+    /// Whoever asks in an asynchronous round begins anew with the newest version, as far as there are places.
+    fn asked(&mut self, now: UnixMs, before: &RoundMachine, machine: &RoundMachine, client: &ClientId) {
+        let Some(seen) = self.round.as_ref().filter(|seen| seen.config.mode == Mode::Async) else { return };
+        let is_same = before.open_round().is_some_and(|round| round.number == seen.open.number);
+        if !is_same || machine.phase() != Phase::Training {
+            return;
+        }
+        if let Ok(Task::Train(task)) = machine.task(now, client) {
+            assert_eq!((task.round, task.version), (seen.open.number, seen.open.base_version));
+            self.at_work.insert(client.clone(), task.round);
+        } else if is_eligible(machine.client(client).unwrap().state) && !seen.updates.contains_key(client) {
+            let others = before.clients().filter(|c| c.id != *client && is_eligible(c.state));
+            let (awaited, others): (Vec<_>, Vec<_>) =
+                others.partition(|c| seen.open.cohort.contains(&c.id) && !seen.updates.contains_key(&c.id));
+            let eligible = awaited.len() + others.len() + 1;
+            let most = seen.config.cohort.of(eligible).max(seen.config.min_clients as usize);
+            assert!(awaited.len() >= most, "{client} is given no work though there is a place");
+        }
     }
 
     /// Whether a round that has its quorum is to be closed.
@@ -235,8 +277,13 @@ impl Judge {
         }
     }
 
-    fn state(&self, now: UnixMs, machine: &RoundMachine) {
+    fn state(&mut self, now: UnixMs, machine: &RoundMachine) {
         let round = machine.open_round();
+        self.at_work.retain(|id, _| machine.client(id).is_some_and(|c| !is_out(c.state)));
+        if round.is_none() && machine.autorun().is_none() {
+            self.at_work.clear();
+            assert_eq!(machine.oldest_round(), self.last_number + 1, "no work is to be taken");
+        }
         assert_eq!(round, self.round.as_ref().map(|seen| &seen.open), "what was told adds up to what is");
         let is_open = machine.phase() == Phase::Training;
         assert_eq!(is_open, self.round.as_ref().is_some_and(|r| !r.is_aggregating));
@@ -262,6 +309,8 @@ impl Judge {
             if let Some(assignment) = assignment {
                 assert_eq!(assignment.version, self.bases[&assignment.round]);
                 let answer = machine.may_update(id, assignment.round);
+                let twice = Reject::AlreadyUpdated { client: id.clone(), round: assignment.round };
+                assert!(is_out(*state) || is_counted == (answer == Err(twice)), "{id} is {state}: {answer:?}");
                 assert_eq!(answer.is_ok(), is_asked && !is_out(*state), "{id} is {state}: {answer:?}");
             }
         }
@@ -272,16 +321,10 @@ impl Judge {
         self.last_number = ledger.last_number;
         self.version = ledger.version;
         self.out_too_late.clear();
-        if let Some(seen) = self.round.take() {
-            let lost = |id: &ClientId, asked: u64| (id.clone(), asked);
-            for (id, asked) in seen.updates {
-                if ledger.round.as_ref().is_some_and(|round| round.open.number == seen.open.number) {
-                    self.counted.remove(&lost(&id, asked));
-                }
-            }
-        }
+        self.round = None;
         let Some(stored) = &ledger.round else {
             assert_eq!(machine.open_round(), None);
+            self.at_work.clear();
             return;
         };
         let open = machine.open_round().unwrap();
@@ -290,7 +333,11 @@ impl Judge {
         let updates: BTreeMap<_, _> = stored.counted.keys().filter(counts).map(|id| (id.clone(), asked(id))).collect();
         assert_eq!((open.number, &open.cohort), (stored.open.number, &stored.open.cohort));
         assert!(open.updated.iter().eq(updates.keys()), "what was acknowledged is counted");
+        stored.open.cohort.iter().for_each(|id| _ = self.counted.remove(&(id.clone(), asked(id))));
         self.counted.extend(updates.clone());
+        self.at_work.retain(|id, asked| {
+            machine.assignment(id).is_some_and(|work| work.round == *asked) && !updates.contains_key(id)
+        });
         let grace_until_ms = now + OFFLINE_AFTER_MS;
         assert_eq!(open.deadline_ms, stored.open.deadline_ms.max(grace_until_ms));
         let (open, config) = (open.clone(), stored.config.clone());

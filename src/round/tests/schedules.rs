@@ -1,7 +1,7 @@
 //! Random schedules: thousands of worlds in which anything happens in any order, each from its seed, and the coordinator
 //! dies between any two effects. A judge watches every step.
 //!
-//! `ROUND_SCHEDULES=1000000` runs more of them, `ROUND_SEED=17` begins at that seed.
+//! `ROUND_SCHEDULES=1000000` runs more of them, `ROUND_SEED=17` begins at that seed, `ROUND_TRACE=1` tells every step.
 
 use super::judge::Judge;
 use super::*;
@@ -46,6 +46,7 @@ impl Schedule {
     }
 
     fn command(&mut self, command: Command) {
+        self.trace(&command);
         let before = self.machine.clone();
         if let Err(reject) = self.machine.handle(self.now, command.clone()) {
             assert_eq!(self.machine, before, "{command:?} was refused ({reject}) and changed the machine");
@@ -65,6 +66,13 @@ impl Schedule {
         self.step(&before, Some(&command));
     }
 
+    /// For whoever replays a schedule.
+    fn trace(&self, what: &dyn std::fmt::Debug) {
+        if std::env::var_os("ROUND_TRACE").is_some() {
+            eprintln!("{} {what:?}: {}", self.now - START_MS, self.machine.waiting());
+        }
+    }
+
     fn timeout(&mut self) {
         let before = self.machine.clone();
         self.machine.handle_timeout(self.now);
@@ -78,6 +86,7 @@ impl Schedule {
         for effect in effects.iter().take(dies_after.unwrap_or(usize::MAX)) {
             self.ledger.effect(&self.machine, effect);
         }
+        self.trace(&effects);
         self.effects.extend(effects);
         if dies_after.is_some() {
             self.restart();
@@ -85,6 +94,7 @@ impl Schedule {
     }
 
     fn restart(&mut self) {
+        self.trace(&"restart");
         self.machine = RoundMachine::new(self.ledger.restored(self.now));
         // What is stored of those who are out by now is taken out.
         while let Some(effect) = self.machine.poll_effect() {
