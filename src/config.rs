@@ -335,6 +335,8 @@ pub struct TokenSettings {
 pub enum Benchmark {
     /// Rounds of agents that skip training: seconds, CPU, memory, bytes
     Exchange,
+    /// Thousands of clients that wait, hundreds that send, and large updates at once: seconds, CPU, memory
+    Load,
     /// Peak memory of the coordinator while clients upload at once, as CSV
     Memory,
     /// Bytes of an update in every encoding, after real training
@@ -349,16 +351,17 @@ pub struct BenchSettings {
     /// What to measure
     #[arg(required = true)]
     pub benchmark: Benchmark,
-    /// Numbers of clients [default: 2,8,32 for exchange, 1,8,32,128 for memory, 3 for convergence]
-    #[arg(long, value_delimiter = ',', value_parser = value_parser!(u32).range(1..=1024))]
+    /// Numbers of clients [default: 2,8,32 for exchange, 1,8,32,64,128 for memory, 3 for convergence, and for load
+    /// 5000,500: those that wait, those that send]
+    #[arg(long, value_delimiter = ',', value_parser = value_parser!(u32).range(1..=20_000))]
     pub clients: Vec<u32>,
-    /// Network of exchange and memory
+    /// Network of exchange, memory and load's large updates
     #[arg(long, alias = "arch", value_name = "NETWORK", default_value = "resnet18", value_parser = words(Architecture::ALL))]
     pub architecture: Architecture,
     /// Encodings of exchange and convergence [default: bf16 for exchange, all for convergence]
     #[arg(long, value_name = "ENCODING", value_delimiter = ',', value_parser = words(Encoding::ALL))]
     pub encoding: Vec<Encoding>,
-    /// Rounds [default: 6 for exchange, 10 for convergence]
+    /// Rounds [default: 6 for exchange, 10 for convergence and load]
     #[arg(long, value_parser = value_parser!(u32).range(1..=1_000))]
     pub rounds: Option<u32>,
     /// What to train on for sizes [default: cifar10 where it is found, else fashion-mnist]

@@ -73,18 +73,20 @@ impl Cluster {
         Ok(())
     }
 
-    /// Has the run `default` complete so many rounds.
-    pub async fn rounds(&mut self, count: u32) -> Result<Vec<RoundSummary>, BenchError> {
-        let order = self.operator(Method::POST, "/runs/default/autorun").json(&app::api::Autorun { rounds: count });
-        order.send().await?.error_for_status()?;
+    /// Has a run complete so many rounds.
+    pub async fn rounds(&mut self, run: &str, count: u32) -> Result<Vec<RoundSummary>, BenchError> {
+        let order = self.operator(Method::POST, &format!("/runs/{run}/autorun"));
+        order.json(&app::api::Autorun { rounds: count }).send().await?.error_for_status()?;
         loop {
             self.all_run()?;
-            let run = self.snapshot("default").await?;
-            if let Some(void) = run.rounds.iter().find(|round| round.outcome == RoundOutcome::Void) {
+            // Not the snapshot: that of a long roster is work for the coordinator, which is being measured.
+            let rounds = self.operator(Method::GET, &format!("/runs/{run}/rounds")).send().await?;
+            let rounds: Vec<RoundSummary> = rounds.error_for_status()?.json().await?;
+            if let Some(void) = rounds.iter().find(|round| round.outcome == RoundOutcome::Void) {
                 return Err(BenchError::Void(void.number, void.reason.clone()));
             }
-            if run.rounds.len() >= count as usize {
-                return Ok(run.rounds);
+            if rounds.len() >= count as usize {
+                return Ok(rounds);
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }

@@ -32,7 +32,7 @@ async fn accuracy(encoding: Encoding, clients: u32, rounds: u32) -> Result<(f64,
         cluster.join(&format!("client-{client}"), &["--partition", &part, "--threads", "1"])?;
     }
     cluster.clients("default", clients as usize).await?;
-    let summaries = cluster.rounds(rounds).await?;
+    let summaries = cluster.rounds("default", rounds).await?;
     cluster.stop().await?;
     let accuracy = summaries.last().and_then(|round| round.test_accuracy).unwrap_or(f64::NAN);
     let bytes: u64 = summaries.iter().map(|round| round.received_bytes).sum();

@@ -37,7 +37,7 @@ async fn row(network: Architecture, encoding: Encoding, clients: u32, rounds: u3
     }
     cluster.clients("default", clients as usize).await?;
     let cpu_before_s = cluster.cpu_s()?;
-    let summaries = cluster.rounds(rounds).await?;
+    let summaries = cluster.rounds("default", rounds).await?;
     let cpu_s = (cluster.cpu_s()? - cpu_before_s) / f64::from(rounds);
     let peak = cluster.peak_bytes()?;
     cluster.stop().await?;

@@ -17,19 +17,19 @@ use std::sync::Arc;
 const LARGE_VALUES: u64 = 250_000_000;
 
 pub(super) async fn run(settings: &BenchSettings) -> Result<(), BenchError> {
-    let clients = if settings.clients.is_empty() { &[1, 8, 32, 128][..] } else { &settings.clients };
+    let clients = if settings.clients.is_empty() { &[1, 8, 32, 64, 128][..] } else { &settings.clients };
     say("model,model_bytes,clients_at_once,updates_before,resident_before_bytes,peak_bytes");
     let network = settings.architecture.to_string();
-    let model = ["--dataset", "none", "--channels", "3", "--classes", "10", "--architecture", &network];
     for &clients in clients {
-        let cluster = Cluster::start(&[&model[..], &["--min-clients", &clients.to_string()]].concat()).await?;
-        at_once(&cluster, "default", &network, clients, 0).await?;
-        cluster.stop().await?;
+        let Taken { values_bytes, resident, peak } = at_once(&network, clients).await?;
+        say(&format!("{network},{values_bytes},{clients},0,{resident},{peak}"));
     }
     // One update after the other in the same round: the first one makes the round's sum, the second one adds to it.
-    let cluster = Cluster::start(&[&model[..], &["--max-upload-mb", "2048"]].concat()).await?;
+    let cluster = Cluster::start(&[&model(&network)[..], &["--max-upload-mb", "2048"]].concat()).await?;
     let create = cluster.operator(Method::POST, "/runs?run=large").header(header::CONTENT_TYPE, SAFETENSORS);
-    let body = tokio::task::spawn_blocking(|| ModelFormat::Safetensors { zstd: false }.write(&large(), None)).await??;
+    let body =
+        tokio::task::spawn_blocking(|| ModelFormat::Safetensors { zstd: false }.write(&weights(LARGE_VALUES), None))
+            .await??;
     create.body(body).send().await?.error_for_status()?;
     let patch = cluster.operator(Method::PATCH, "/runs/large").header(header::IF_MATCH, "\"1\"");
     patch.json(&json!({"min_clients": 3, "deadline_s": 3600})).send().await?.error_for_status()?;
@@ -37,19 +37,35 @@ pub(super) async fn run(settings: &BenchSettings) -> Result<(), BenchError> {
     cluster.stop().await
 }
 
-/// Hands in the updates of so many clients at once, and prints what the coordinator took at its most.
-async fn at_once(cluster: &Cluster, run: &str, model: &str, clients: u32, before: u32) -> Result<(), BenchError> {
-    let members = register(cluster, run, clients).await?;
-    cluster.operator(Method::POST, &format!("/runs/{run}/rounds")).send().await?.error_for_status()?;
-    let (bytes, body) = update(cluster, run).await?;
+/// What so many updates at once took.
+pub(super) struct Taken {
+    /// Bytes of the model's values.
+    values_bytes: u64,
+    /// The coordinator's memory before, in bytes (VmRSS).
+    pub resident: u64,
+    /// The most that it held, in bytes (VmHWM).
+    pub peak: u64,
+}
+
+fn model(network: &str) -> [&str; 8] {
+    ["--dataset", "none", "--channels", "3", "--classes", "10", "--architecture", network]
+}
+
+/// Hands in the updates of so many clients at once, to a coordinator of their own.
+pub(super) async fn at_once(network: &str, clients: u32) -> Result<Taken, BenchError> {
+    let cluster = Cluster::start(&[&model(network)[..], &["--min-clients", &clients.to_string()]].concat()).await?;
+    let members = register(&cluster, "default", clients).await?;
+    cluster.operator(Method::POST, "/runs/default/rounds").send().await?.error_for_status()?;
+    let (values_bytes, body) = update(&cluster, "default").await?;
     let resident = cluster.resident_bytes()?;
     cluster.forget_peak()?;
-    try_join_all(members.iter().map(|member| send(cluster, run, member, body.clone()))).await?;
-    while cluster.snapshot(run).await?.rounds.is_empty() {
+    try_join_all(members.iter().map(|member| send(&cluster, "default", member, body.clone()))).await?;
+    while cluster.snapshot("default").await?.rounds.is_empty() {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
-    say(&format!("{model},{bytes},{clients},{before},{resident},{}", cluster.peak_bytes()?));
-    Ok(())
+    let peak = cluster.peak_bytes()?;
+    cluster.stop().await?;
+    Ok(Taken { values_bytes, resident, peak })
 }
 
 async fn large_ones(cluster: &Cluster) -> Result<(), BenchError> {
@@ -95,16 +111,16 @@ async fn send(cluster: &Cluster, run: &str, member: &RegisterReply, body: Bytes)
     Ok(())
 }
 
-/// Values spread like weights, in a few tensors.
-fn large() -> Parameters {
+/// So many values spread like weights, in a few tensors.
+pub(super) fn weights(values: u64) -> Parameters {
     const TENSORS: u64 = 5;
-    let spec = |i| TensorSpec { name: format!("w{i}"), dtype: Dtype::F32, shape: vec![LARGE_VALUES / TENSORS] };
+    let spec = |i| TensorSpec { name: format!("w{i}"), dtype: Dtype::F32, shape: vec![values / TENSORS] };
     let schema = Arc::new(Schema::new((0..TENSORS).map(spec).collect()).expect("within all limits"));
     // Sums of four bytes of a multiplicative hash: near enough to normal.
     let value = |i: u32| {
         let bytes = i.wrapping_mul(2_654_435_761).rotate_left(13).wrapping_mul(0x9e37_79b1).to_le_bytes();
         (bytes.into_iter().map(f32::from).sum::<f32>() - 510.0) / 3_000.0
     };
-    let tensor = |tensor| (0..(LARGE_VALUES / TENSORS) as u32).map(|i| value(i ^ tensor << 28)).collect();
+    let tensor = |tensor| (0..(values / TENSORS) as u32).map(|i| value(i ^ tensor << 28)).collect();
     Parameters::new(schema, (0..TENSORS as u32).map(|i| Values::F32(tensor(i))).collect())
 }

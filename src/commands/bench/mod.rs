@@ -5,6 +5,8 @@
 mod cluster;
 mod convergence;
 mod exchange;
+mod load;
+mod member;
 mod memory;
 mod sizes;
 
@@ -27,6 +29,10 @@ enum BenchError {
     Ended(std::process::ExitStatus),
     #[error("the coordinator of the benchmark: {0}")]
     Http(#[from] reqwest::Error),
+    #[error("the coordinator of the benchmark answered {0}: {1}")]
+    Refused(u16, String),
+    #[error("the coordinator of the benchmark does not answer in its own words: {0}")]
+    Answer(#[from] serde_json::Error),
     #[error(transparent)]
     Call(#[from] CallError),
     #[error("round {0} of the benchmark is void: {1}")]
@@ -49,6 +55,7 @@ pub(super) async fn run(settings: &BenchSettings, stop: CancellationToken) -> Ex
     let measure = async {
         match settings.benchmark {
             Benchmark::Exchange => exchange::run(settings).await,
+            Benchmark::Load => load::run(settings).await,
             Benchmark::Memory => memory::run(settings).await,
             Benchmark::Sizes => sizes::run(settings).await,
             Benchmark::Convergence => convergence::run(settings).await,
