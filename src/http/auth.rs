@@ -4,7 +4,7 @@ use super::AppState;
 use super::connections::is_known;
 use super::error::ApiError;
 use super::extract::Run;
-use super::gate::{self, Holder, Peer};
+use super::guesses::{self, Holder, Peer};
 use crate::coordinator::RunHandle;
 use crate::digest::Sha256Digest;
 use app::api::{ClientId, ClientState, ErrorCode, RunId};
@@ -29,7 +29,7 @@ fn unauthorized(message: &str) -> ApiError {
 
 /// What came with the request is wrong: the address has that much less to guess with.
 fn was_wrong(state: &AppState, peer: Peer) {
-    state.gate.was_wrong(peer, gate::TOKEN, Instant::now());
+    state.guesses.was_wrong(peer, guesses::TOKEN, Instant::now());
 }
 
 /// Whether the request comes from the operator. A token that is not the operator's may be a client's: only the caller can
@@ -61,10 +61,10 @@ pub async fn is_admin(state: &AppState, headers: &HeaderMap, peer: Peer) -> Resu
 /// The store; or it is not known, and the address was wrong too often.
 pub async fn is_operators(state: &AppState, secret: &str, is_session: bool, peer: Peer) -> Result<bool, ApiError> {
     let (store, digest) = (state.coordinator.store(), Sha256Digest::of(secret));
-    match state.gate.holder(&digest) {
+    match state.guesses.holder(&digest) {
         Some(Holder::Client(..)) => return Ok(false),
         Some(Holder::Operator) => {}
-        None => state.gate.may_try(peer, gate::TOKEN, Instant::now())?,
+        None => state.guesses.may_try(peer, guesses::TOKEN, Instant::now())?,
     }
     let is_right = if is_session {
         store.is_session(secret, state.coordinator.clock().now_ms()).await?
@@ -72,7 +72,7 @@ pub async fn is_operators(state: &AppState, secret: &str, is_session: bool, peer
         store.is_admin_token(secret).await?
     };
     if is_right {
-        state.gate.was_right(&digest, Holder::Operator);
+        state.guesses.was_right(&digest, Holder::Operator);
     }
     Ok(is_right)
 }
@@ -80,7 +80,7 @@ pub async fn is_operators(state: &AppState, secret: &str, is_session: bool, peer
 /// The client of that run whose token this is known to be, if it is on the roster still: who has left is not. Who was
 /// kicked is, and is told so.
 fn known_client(state: &AppState, run: &RunHandle, token: &Sha256Digest) -> Option<ClientId> {
-    match state.gate.holder(token)? {
+    match state.guesses.holder(token)? {
         Holder::Client(its_run, id) if its_run == *run.run() => {
             run.published().read(|snapshot| snapshot.client(&id).is_some()).then_some(id)
         }
@@ -138,11 +138,11 @@ impl FromRequestParts<AppState> for Client {
             is_known(&parts.extensions);
             return Ok(Self { run, id });
         }
-        state.gate.may_try(Peer::of(&parts.extensions), gate::TOKEN, Instant::now())?;
+        state.guesses.may_try(Peer::of(&parts.extensions), guesses::TOKEN, Instant::now())?;
         // An unknown client is answered as a wrong token is: who is on the roster is nobody else's business.
         match state.coordinator.store().client_token(run.run(), &id).await? {
             Some(kept) if kept == digest => {
-                state.gate.was_right(&digest, Holder::Client(run.run().clone(), id.clone()));
+                state.guesses.was_right(&digest, Holder::Client(run.run().clone(), id.clone()));
                 is_known(&parts.extensions);
                 Ok(Self { run, id })
             }
@@ -185,10 +185,10 @@ impl FromRequestParts<AppState> for ModelReader {
 
 /// The client of that run with this token.
 async fn client_with(state: &AppState, run: &RunId, token: &str, peer: Peer) -> Result<ClientId, ApiError> {
-    state.gate.may_try(peer, gate::TOKEN, Instant::now())?;
+    state.guesses.may_try(peer, guesses::TOKEN, Instant::now())?;
     match state.coordinator.store().has_client_token(run, token).await? {
         Some(id) => {
-            state.gate.was_right(&Sha256Digest::of(token), Holder::Client(run.clone(), id.clone()));
+            state.guesses.was_right(&Sha256Digest::of(token), Holder::Client(run.clone(), id.clone()));
             Ok(id)
         }
         None => {

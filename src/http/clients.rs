@@ -4,7 +4,7 @@ use super::AppState;
 use super::auth::{Client, is_admin};
 use super::error::{ApiError, ApiResult};
 use super::extract::{ApiJson, ApiPath, ApiQuery, Run};
-use super::gate::{self, Holder, Peer};
+use super::guesses::{self, Holder, Peer};
 use crate::digest::Sha256Digest;
 use crate::round::Command;
 use crate::store::Token;
@@ -38,10 +38,10 @@ pub async fn register(
 ) -> ApiResult<(StatusCode, Json<RegisterReply>)> {
     if let Some(wanted) = &state.join_secret {
         // Also with the right one: else it could be found by who may not try any more.
-        state.gate.may_try(peer, gate::SECRET, Instant::now())?;
+        state.guesses.may_try(peer, guesses::SECRET, Instant::now())?;
         let given = Sha256Digest::of(request.join_secret.as_deref().unwrap_or_default());
         if given != *wanted {
-            state.gate.was_wrong(peer, gate::SECRET, Instant::now());
+            state.guesses.was_wrong(peer, guesses::SECRET, Instant::now());
             return Err(ApiError::new(ErrorCode::WrongSecret, "the join secret is missing or wrong"));
         }
     }
@@ -53,7 +53,7 @@ pub async fn register(
     let id = format!("c{:016x}", rand::random::<u64>());
     let client_id: ClientId = id.parse().map_err(|e| ApiError::new(ErrorCode::Internal, format!("{e}")))?;
     let standing = run.register(client_id.clone(), token.digest(), request).await?;
-    state.gate.was_right(&token.digest(), Holder::Client(run.run().clone(), client_id.clone()));
+    state.guesses.was_right(&token.digest(), Holder::Client(run.run().clone(), client_id.clone()));
     let model = run.published().read(|snapshot| snapshot.model.clone());
     let reply = RegisterReply { client_id, token: token.reveal().to_owned(), state: standing, model };
     Ok((StatusCode::CREATED, Json(reply)))

@@ -5,7 +5,7 @@
 //! all are busy is it told to come back. Thousands of idle connections keep nobody out, then, whoever's they are.
 
 use super::error::ApiError;
-use super::gate::Peer;
+use super::guesses::Peer;
 use super::room::MAX_UPLOADS;
 use app::api::ErrorCode;
 use axum::Router;

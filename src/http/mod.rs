@@ -10,7 +10,7 @@ mod control;
 mod error;
 mod events;
 mod extract;
-mod gate;
+mod guesses;
 mod health;
 mod models;
 mod page;
@@ -23,7 +23,7 @@ mod updates;
 pub use error::{ApiError, ApiResult};
 pub use server::{ServeError, Server};
 
-use gate::Gate;
+use guesses::Guesses;
 use page::options as leptos_options;
 use room::UploadRoom;
 
@@ -63,7 +63,7 @@ pub struct AppState {
     /// The largest body taken, whatever the model.
     pub max_body_bytes: u64,
     /// Who was wrong too often.
-    pub gate: Arc<Gate>,
+    pub guesses: Arc<Guesses>,
     /// How many uploads are received at once.
     pub uploads: Arc<UploadRoom>,
     /// Where the page's files are.

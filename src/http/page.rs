@@ -2,7 +2,7 @@
 
 use super::AppState;
 use super::auth::is_admin;
-use super::gate::Peer;
+use super::guesses::Peer;
 use app::ServerContext;
 use axum::Router;
 use axum::extract::{Request, State};

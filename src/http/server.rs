@@ -1,7 +1,7 @@
 //! A coordinator that listens: put together from its settings, started, stopped in good order.
 
 use super::connections::{self, Limits, room_in_files};
-use super::gate::{Gate, Holder};
+use super::guesses::{Guesses, Holder};
 use super::{AppState, leptos_options, router};
 use crate::config::ServeSettings;
 use crate::coordinator::{Coordinator, Origin, StartError};
@@ -72,9 +72,9 @@ impl Server {
         if coordinator.run(&run).is_none() && !coordinator.broken().contains_key(&run) {
             coordinator.create_run(run, Origin::BuiltIn { model, dataset }, config).await?;
         }
-        let gate = Arc::new(Gate::default());
+        let guesses = Arc::new(Guesses::default());
         if let Some(token) = &new_admin_token {
-            gate.was_right(&token.digest(), Holder::Operator);
+            guesses.was_right(&token.digest(), Holder::Operator);
         }
         let join_secret = settings.join_secret.as_ref().map(|secret| Sha256Digest::of(secret.expose()));
         let state = AppState {
@@ -82,7 +82,7 @@ impl Server {
             join_secret,
             leptos: leptos_options(&site_root()),
             max_body_bytes: u64::from(settings.max_upload_mb) << 20,
-            gate,
+            guesses,
             uploads: Arc::default(),
         };
         let connections = connections(settings);

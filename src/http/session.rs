@@ -3,7 +3,7 @@
 use super::AppState;
 use super::auth::{Admin, SESSION_COOKIE, is_operators};
 use super::error::{ApiError, ApiResult};
-use super::gate::{self, Holder, Peer};
+use super::guesses::{self, Holder, Peer};
 use app::api::{ErrorBody, ErrorCode, LoginRequest};
 use axum::extract::{FromRequest, Request, State};
 use axum::http::{StatusCode, header};
@@ -38,7 +38,7 @@ pub async fn log_in(
         axum::Json::from_request(request, &state).await?.0
     };
     if !is_operators(&state, token.trim(), false, peer).await? {
-        state.gate.was_wrong(peer, gate::TOKEN, Instant::now());
+        state.guesses.was_wrong(peer, guesses::TOKEN, Instant::now());
         tracing::warn!("a login with a wrong admin token");
         if is_form {
             return Ok(Redirect::to("/login?refused").into_response());
@@ -47,7 +47,7 @@ pub async fn log_in(
     }
     let now = state.coordinator.clock().now_ms();
     let session = state.coordinator.store().open_session(now, now + SESSION_DAYS * 86_400_000).await?;
-    state.gate.was_right(&session.digest(), Holder::Operator);
+    state.guesses.was_right(&session.digest(), Holder::Operator);
     let jar = jar.add(session_cookie(session.reveal().to_owned()));
     Ok(if is_form { (jar, Redirect::to("/")).into_response() } else { (jar, StatusCode::NO_CONTENT).into_response() })
 }

@@ -84,20 +84,20 @@ impl Spent {
 
 /// See the module.
 #[derive(Debug)]
-pub struct Gate {
+pub struct Guesses {
     // Std locks: held for a look, never across an await.
     spent: Mutex<LruCache<IpAddr, Spent>>,
     /// By hash, which nobody can choose: the time that a look takes says nothing.
     holders: Mutex<LruCache<[u8; 32], Holder>>,
 }
 
-impl Default for Gate {
+impl Default for Guesses {
     fn default() -> Self {
         Self { spent: Mutex::new(LruCache::new(MAX_ADDRESSES)), holders: Mutex::new(LruCache::new(MAX_TOKENS)) }
     }
 }
 
-impl Gate {
+impl Guesses {
     /// Lets an address try what may turn out wrong.
     ///
     /// # Errors
@@ -146,57 +146,61 @@ mod tests {
     }
 
     /// Wrong until it is told to wait; returns how often, at most 1,000 times.
-    fn guesses(gate: &Gate, peer: Peer, cost: f64, now: Instant) -> usize {
-        let guess = |_: &usize| gate.may_try(peer, cost, now).inspect(|()| gate.was_wrong(peer, cost, now)).is_ok();
+    fn tries(guesses: &Guesses, peer: Peer, cost: f64, now: Instant) -> usize {
+        let guess =
+            |_: &usize| guesses.may_try(peer, cost, now).inspect(|()| guesses.was_wrong(peer, cost, now)).is_ok();
         (0..1_000).take_while(guess).count()
     }
 
     #[test]
     fn who_is_wrong_too_often_waits_and_others_do_not() {
-        let (gate, now) = (Gate::default(), Instant::now());
-        assert_eq!(guesses(&gate, peer("10.0.0.1"), TOKEN, now), 200);
-        assert!(gate.may_try(peer("::ffff:10.0.0.1"), TOKEN, now).is_err(), "the same address, written in another way");
-        assert!(gate.may_try(peer("10.0.0.2"), TOKEN, now).is_ok());
-        assert_eq!(guesses(&gate, peer("10.0.0.3"), SECRET, now), 20);
+        let (guesses, now) = (Guesses::default(), Instant::now());
+        assert_eq!(tries(&guesses, peer("10.0.0.1"), TOKEN, now), 200);
+        assert!(
+            guesses.may_try(peer("::ffff:10.0.0.1"), TOKEN, now).is_err(),
+            "the same address, written in another way"
+        );
+        assert!(guesses.may_try(peer("10.0.0.2"), TOKEN, now).is_ok());
+        assert_eq!(tries(&guesses, peer("10.0.0.3"), SECRET, now), 20);
     }
 
     #[test]
     fn a_budget_comes_back_with_time() {
-        let (gate, start, peer) = (Gate::default(), Instant::now(), peer("10.0.0.1"));
-        guesses(&gate, peer, TOKEN, start);
+        let (guesses, start, peer) = (Guesses::default(), Instant::now(), peer("10.0.0.1"));
+        tries(&guesses, peer, TOKEN, start);
         let later = start + Duration::from_secs(1);
-        assert_eq!(guesses(&gate, peer, TOKEN, later), 10);
-        assert_eq!(guesses(&gate, peer, SECRET, later + Duration::from_secs(3)), 3);
-        assert_eq!(guesses(&gate, peer, TOKEN, later + Duration::from_secs(3_600)), 200);
+        assert_eq!(tries(&guesses, peer, TOKEN, later), 10);
+        assert_eq!(tries(&guesses, peer, SECRET, later + Duration::from_secs(3)), 3);
+        assert_eq!(tries(&guesses, peer, TOKEN, later + Duration::from_secs(3_600)), 200);
     }
 
     #[test]
     fn who_tries_many_at_once_pays_for_all_of_them() {
-        let (gate, start, peer) = (Gate::default(), Instant::now(), peer("10.0.0.1"));
+        let (guesses, start, peer) = (Guesses::default(), Instant::now(), peer("10.0.0.1"));
         // Let in at the same time, and wrong, all of them: as many as may come to it.
-        (0..1_000).for_each(|_| gate.was_wrong(peer, TOKEN, start));
-        assert!(gate.may_try(peer, TOKEN, start + Duration::from_secs(60)).is_err());
-        assert_eq!(guesses(&gate, peer, TOKEN, start + Duration::from_secs(61)), 10);
+        (0..1_000).for_each(|_| guesses.was_wrong(peer, TOKEN, start));
+        assert!(guesses.may_try(peer, TOKEN, start + Duration::from_secs(60)).is_err());
+        assert_eq!(tries(&guesses, peer, TOKEN, start + Duration::from_secs(61)), 10);
     }
 
     #[test]
     fn an_ipv6_network_has_one_budget() {
-        let (gate, now) = (Gate::default(), Instant::now());
-        guesses(&gate, peer("2001:db8::1"), TOKEN, now);
-        assert!(gate.may_try(peer("2001:db8::ffff:0:1"), TOKEN, now).is_err());
-        assert!(gate.may_try(peer("2001:db8:0:1::1"), TOKEN, now).is_ok());
+        let (guesses, now) = (Guesses::default(), Instant::now());
+        tries(&guesses, peer("2001:db8::1"), TOKEN, now);
+        assert!(guesses.may_try(peer("2001:db8::ffff:0:1"), TOKEN, now).is_err());
+        assert!(guesses.may_try(peer("2001:db8:0:1::1"), TOKEN, now).is_ok());
     }
 
     #[test]
     fn what_is_remembered_is_bounded() {
-        let (gate, now) = (Gate::default(), Instant::now());
+        let (guesses, now) = (Guesses::default(), Instant::now());
         for i in 0..20_000u32 {
-            gate.was_wrong(Peer(IpAddr::V4(i.into())), TOKEN, now);
+            guesses.was_wrong(Peer(IpAddr::V4(i.into())), TOKEN, now);
         }
-        assert_eq!(lock(&gate.spent).len(), MAX_ADDRESSES);
+        assert_eq!(lock(&guesses.spent).len(), MAX_ADDRESSES);
         for i in 0..140_000u32 {
-            gate.was_right(&Sha256Digest([i.to_le_bytes(); 8].concat().try_into().unwrap()), Holder::Operator);
+            guesses.was_right(&Sha256Digest([i.to_le_bytes(); 8].concat().try_into().unwrap()), Holder::Operator);
         }
-        assert_eq!(lock(&gate.holders).len(), MAX_TOKENS);
+        assert_eq!(lock(&guesses.holders).len(), MAX_TOKENS);
     }
 }
