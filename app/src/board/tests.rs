@@ -135,18 +135,21 @@ fn watched<T: PartialEq + Send + Sync + 'static>(read: impl Fn() -> T + Send + S
 
 #[test]
 fn a_counted_update_redraws_the_progress_and_nothing_else() {
-    let (_owner, board) = board(vec![client("a", ClientState::Training), client("b", ClientState::Training)]);
-    assert!(board.apply(&opened(8)));
-    let row = board.clients.get_untracked().remove(0);
-    let progress = watched(move || board.course.with(|course| course.round));
-    let roster = watched(move || board.roster());
-    let one = watched(move || row.view.with(|client| client.state));
-    let history = watched(move || board.history.with(|history| history.rounds.len()));
-    let settings = watched(move || board.settings.with(|settings| settings.version));
-    let all = [&roster as &dyn Fn() -> usize, &one, &history, &settings];
-    assert_eq!((progress(), all.map(|part| part())), (1, [1; 4]));
-    assert!(board.apply(&step(9, "a", CohortStep::Counted)));
-    assert_eq!((progress(), all.map(|part| part())), (2, [1; 4]));
+    let (owner, board) = board(vec![client("a", ClientState::Training), client("b", ClientState::Training)]);
+    // Where what is watched belongs: memos of nobody would have a store of their own.
+    owner.with(|| {
+        assert!(board.apply(&opened(8)));
+        let row = board.clients.get_untracked().remove(0);
+        let progress = watched(move || board.course.with(|course| course.round));
+        let roster = watched(move || board.roster());
+        let one = watched(move || row.view.with(|client| client.state));
+        let history = watched(move || board.history.with(|history| history.rounds.len()));
+        let settings = watched(move || board.settings.with(|settings| settings.version));
+        let all = [&roster as &dyn Fn() -> usize, &one, &history, &settings];
+        assert_eq!((progress(), all.map(|part| part())), (1, [1; 4]));
+        assert!(board.apply(&step(9, "a", CohortStep::Counted)));
+        assert_eq!((progress(), all.map(|part| part())), (2, [1; 4]));
+    });
 }
 
 #[test]
