@@ -51,12 +51,13 @@ test-browser: build
 
 # CIFAR-10, where you have it: make bench SIZES="--dataset cifar10 --data PATH"
 SIZES ?=
-bench: build ## what docs/measured.md shows: sizes, convergence, speed, exchange, memory (20 minutes)
+bench: build ## what docs/measured.md shows: sizes, convergence, speed, exchange, memory, load (25 minutes)
 	target/release/fedlearn bench sizes $(SIZES)
 	target/release/fedlearn bench convergence
 	cargo bench --bench wire --no-default-features
 	target/release/fedlearn bench exchange --encoding bf16,bf16-delta,q8,q4,topk,f32
 	target/release/fedlearn bench memory
+	target/release/fedlearn bench load
 
 fuzz: ## each fuzz target for FUZZ_SECONDS (60), from its corpus; ends at the first failure
 	@.ci/setup fuzz
