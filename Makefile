@@ -1,6 +1,6 @@
 # `make demo` and `make test` are all that a newcomer needs: each does the set-up first, which is quick when nothing is
 # missing. After it plain `cargo leptos serve`, `cargo leptos watch` and `cargo test` work too.
-.PHONY: help setup build serve demo test lint absences test-python test-rust test-browser bench fuzz fuzz-corpus wasm-size
+.PHONY: help setup build serve demo test lint absences test-python test-rust test-browser soak bench fuzz fuzz-corpus wasm-size
 .DEFAULT_GOAL := help
 
 WASM_LIMIT_BYTES := 400000
@@ -48,6 +48,12 @@ test-rust:
 
 test-browser: build
 	cd end2end && node --test --test-concurrency=1
+
+SOAK_MINUTES ?= 10
+CHAOS := CHAOS_AGENTS=8 CHAOS_ROUNDS=30 CHAOS_COORDINATOR_KILLS=20 CHAOS_AGENT_KILLS=40 CHAOS_PAUSES=10
+soak: setup ## random schedules for SOAK_MINUTES (10), then the real program killed 60 times in 30 rounds; CHAOS_SEED=N again
+	SIM_MINUTES=$(SOAK_MINUTES) cargo test --release --no-default-features --test simulation -- --nocapture
+	$(CHAOS) cargo test --release --test chaos -- --nocapture
 
 # CIFAR-10, where you have it: make bench SIZES="--dataset cifar10 --data PATH"
 SIZES ?=

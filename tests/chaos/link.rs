@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 
 /// The share of connections that are cut, each way: in the head of a request, in a body of 280 kB, or much later.
-const CUT: f64 = 0.4;
+const CUT: f64 = 0.25;
 /// After how many bytes, as a power of two: as many within the first 100 bytes as within the first MB.
 const CUT_AFTER_LOG2: std::ops::Range<f64> = 5.0..21.0;
 /// The share of pieces, of 16 KiB at most, that come late.

@@ -4,7 +4,8 @@
 //!
 //! What is done to whom, and how far into the run, comes from a seed; what it meets there does not: processes run as
 //! they like. `CHAOS_SEED=17` does the same again, `CHAOS_ROUNDS`, `CHAOS_AGENTS`, `CHAOS_COORDINATOR_KILLS`,
-//! `CHAOS_AGENT_KILLS` and `CHAOS_PAUSES` make it longer, as `make soak` does.
+//! `CHAOS_AGENT_KILLS` and `CHAOS_PAUSES` make it longer, as `make soak` does. `CHAOS_KEEP=1` keeps logs and data, which
+//! otherwise stay where the test fails.
 #![allow(clippy::unwrap_used)]
 
 mod conversation;

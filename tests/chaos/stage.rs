@@ -70,11 +70,22 @@ impl fmt::Display for Ended {
             self.took.as_secs_f64()
         )?;
         write!(f, "{updates} updates counted, {} acknowledged; {:?}, ", self.acknowledged.len(), self.done)?;
-        write!(f, "{} connections cut, {} pieces delayed; test accuracy {:.4}", self.cuts, self.delays, self.accuracy())
+        write!(
+            f,
+            "{} connections cut, {} pieces delayed; test accuracy {:.4}",
+            self.cuts,
+            self.delays,
+            self.accuracy()
+        )?;
+        for round in self.run.rounds.iter().filter(|round| round.updates < round.cohort) {
+            let seconds = (round.ended_ms - round.opened_ms) as f64 / 1e3;
+            write!(f, "\n  round {} {:?} after {seconds:.1} s: {}", round.number, round.outcome, round.reason)?;
+        }
+        Ok(())
     }
 }
 
-/// The stage. Where the test fails on it, its folder stays, with all logs.
+/// The stage. Where the test fails on it, or `CHAOS_KEEP` is set, its folder stays, with all logs.
 pub struct Stage {
     coordinator: Program,
     agents: Vec<Program>,
@@ -170,7 +181,7 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if std::thread::panicking() || std::env::var_os("CHAOS_KEEP").is_some() {
             eprintln!("logs and data are in {}", self.folder().display());
         } else {
             self.folder.disable_cleanup(false);
