@@ -6,7 +6,7 @@
 //! they like. `CHAOS_SEED=17` does the same again, `CHAOS_ROUNDS`, `CHAOS_AGENTS`, `CHAOS_COORDINATOR_KILLS`,
 //! `CHAOS_AGENT_KILLS` and `CHAOS_PAUSES` make it longer, as `make soak` does. `CHAOS_KEEP=1` keeps logs and data, which
 //! otherwise stay where the test fails.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod conversation;
 mod images;
@@ -37,8 +37,7 @@ async fn whatever_is_killed_or_cut_nothing_acknowledged_is_lost_and_the_model_is
         agent_kills: from_env("CHAOS_AGENT_KILLS", 4),
         pauses: from_env("CHAOS_PAUSES", 2),
     };
-    // Another one each time, unless it is wished for: in many runs many are tried.
-    let seed = from_env("CHAOS_SEED", (std::process::id() % 10_000) as usize) as u64;
+    let seed = from_env("CHAOS_SEED", 1) as u64;
     println!("CHAOS_SEED={seed}, {size:?}");
     let images = tempfile::tempdir().unwrap();
     images::write(images.path());

@@ -74,7 +74,7 @@ word!(
         Asked = "asked",
         /// Its update is in.
         Counted = "counted",
-        /// Its update is out again: the operator removed the client.
+        /// Its update is out again: the client was kicked, or put in quarantine.
         Dropped = "dropped",
     }
 );
