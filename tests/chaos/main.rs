@@ -39,14 +39,14 @@ async fn whatever_is_killed_or_cut_nothing_acknowledged_is_lost_and_the_model_is
     };
     // Another one each time, unless it is wished for: in many runs many are tried.
     let seed = from_env("CHAOS_SEED", (std::process::id() % 10_000) as usize) as u64;
-    println!("CHAOS_SEED={seed}, {size:?}");
+    eprintln!("CHAOS_SEED={seed}, {size:?}");
     let images = tempfile::tempdir().unwrap();
     images::write(images.path());
     let undisturbed = act(&Script::calm(&size), &size, seed, images.path()).await;
-    println!("undisturbed: {undisturbed}");
+    eprintln!("undisturbed: {undisturbed}");
     let script = Script::of(&size, undisturbed.a_round(), seed);
     let disturbed = act(&script, &size, seed, images.path()).await;
-    println!("disturbed:   {disturbed}");
+    eprintln!("disturbed:   {disturbed}");
     assert_eq!(disturbed.done, script.total(), "all of it happened before the run was over");
     assert!(disturbed.cuts > 0 && disturbed.delays > 0, "the link was a bad one");
     let (with, without) = (disturbed.accuracy(), undisturbed.accuracy());
