@@ -17,11 +17,9 @@ use tokio::task::{AbortHandle, JoinSet};
 const CUT: f64 = 0.25;
 /// After how many bytes, as a power of two: as many within the first 100 bytes as within the first MB.
 const CUT_AFTER_LOG2: std::ops::Range<f64> = 5.0..21.0;
-/// The share of pieces, of 16 KiB at most, that come late.
-const DELAYED: f64 = 0.1;
-/// By how many milliseconds at most.
-const DELAY_MS: u64 = 60;
-/// The share of pieces that come very late, and by how many milliseconds at most.
+/// The share of pieces, of 16 KiB at most, that come late, and by how many milliseconds at most.
+const DELAYED: (f64, u64) = (0.1, 60);
+/// The same of those that come very late.
 const STALLED: (f64, u64) = (0.01, 1_500);
 
 /// What all connections know.
@@ -37,6 +35,16 @@ pub struct Notes {
     acknowledged: Mutex<BTreeSet<Acknowledged>>,
     /// What it did not understand.
     puzzled: Mutex<Vec<String>>,
+}
+
+impl Notes {
+    fn hear(&self, conversation: &Mutex<Conversation>, way: Way, bytes: &[u8]) {
+        let heard = conversation.lock().unwrap().hear(way, bytes);
+        match heard {
+            Ok(acknowledged) => self.acknowledged.lock().unwrap().extend(acknowledged),
+            Err(puzzle) => self.puzzled.lock().unwrap().push(puzzle),
+        }
+    }
 }
 
 /// The link. Dropped, it is gone with all connections.
@@ -88,14 +96,19 @@ impl Drop for Link {
 async fn pass(client: TcpStream, coordinator: SocketAddr, notes: Arc<Notes>, seed: u64) {
     let Ok(server) = TcpStream::connect(coordinator).await else { return };
     let (client_says, client_hears) = client.into_split();
-    let (server_says, server_hears) = server.into_split();
+    let (mut server_says, server_hears) = server.into_split();
     let conversation = Mutex::default();
     let carry_up = carry(Way::Up, client_says, server_hears, &conversation, &notes, seed);
-    let carry_down = carry(Way::Down, server_says, client_hears, &conversation, &notes, seed + 1);
+    let carry_down = carry(Way::Down, &mut server_says, client_hears, &conversation, &notes, seed + 1);
+    // Whichever ends first takes the other with it, and the agent's end of both.
     tokio::select! {
         () = carry_up => {}
         () = carry_down => {}
     }
+    // What the coordinator says now was said, although no agent hears it.
+    let mut rest = Vec::new();
+    let _ = server_says.read_to_end(&mut rest).await;
+    notes.hear(&conversation, Way::Down, &rest);
 }
 
 async fn carry(
@@ -114,19 +127,17 @@ async fn carry(
     loop {
         let Some(read) = from.read(&mut buffer).await.ok().filter(|read| *read > 0) else { return };
         // Before it is passed on: a request is known before its answer comes, and an answer that is cut was given.
-        let heard = conversation.lock().unwrap().hear(way, &buffer[..read]);
-        match heard {
-            Ok(acknowledged) => notes.acknowledged.lock().unwrap().extend(acknowledged),
-            Err(puzzle) => return notes.puzzled.lock().unwrap().push(puzzle),
-        }
-        let (delayed, late, stalled, very_late) =
-            (luck.random_bool(DELAYED), luck.random_range(0..DELAY_MS), luck.random_bool(STALLED.0), STALLED.1);
-        let very_late = luck.random_range(0..very_late);
+        notes.hear(conversation, way, &buffer[..read]);
         let mut passed = read;
         if notes.is_bad.load(Ordering::SeqCst) {
-            if delayed || stalled {
+            let late = [DELAYED, STALLED].map(|(share, most_ms)| {
+                let ms = luck.random_range(0..most_ms);
+                if luck.random_bool(share) { ms } else { 0 }
+            });
+            let late = late.iter().sum();
+            if late > 0 {
                 notes.delays.fetch_add(1, Ordering::SeqCst);
-                tokio::time::sleep(Duration::from_millis(if stalled { very_late } else { late })).await;
+                tokio::time::sleep(Duration::from_millis(late)).await;
             }
             passed = read.min(left);
             left -= passed;

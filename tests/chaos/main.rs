@@ -6,7 +6,7 @@
 //! they like. `CHAOS_SEED=17` does the same again, `CHAOS_ROUNDS`, `CHAOS_AGENTS`, `CHAOS_COORDINATOR_KILLS`,
 //! `CHAOS_AGENT_KILLS` and `CHAOS_PAUSES` make it longer, as `make soak` does. `CHAOS_KEEP=1` keeps logs and data, which
 //! otherwise stay where the test fails.
-#![allow(clippy::unwrap_used, clippy::print_stdout)]
+#![allow(clippy::unwrap_used)]
 
 mod conversation;
 mod images;
@@ -38,14 +38,14 @@ async fn whatever_is_killed_or_cut_nothing_acknowledged_is_lost_and_the_model_is
         pauses: from_env("CHAOS_PAUSES", 2),
     };
     let seed = from_env("CHAOS_SEED", 1) as u64;
-    println!("CHAOS_SEED={seed}, {size:?}");
+    eprintln!("CHAOS_SEED={seed}, {size:?}");
     let images = tempfile::tempdir().unwrap();
     images::write(images.path());
     let undisturbed = act(&Script::calm(&size), &size, seed, images.path()).await;
-    println!("undisturbed: {undisturbed}");
+    eprintln!("undisturbed: {undisturbed}");
     let script = Script::of(&size, undisturbed.a_round(), seed);
     let disturbed = act(&script, &size, seed, images.path()).await;
-    println!("disturbed:   {disturbed}");
+    eprintln!("disturbed:   {disturbed}");
     assert_eq!(disturbed.done, script.total(), "all of it happened before the run was over");
     assert!(disturbed.cuts > 0 && disturbed.delays > 0, "the link was a bad one");
     let (with, without) = (disturbed.accuracy(), undisturbed.accuracy());
