@@ -182,12 +182,16 @@ impl<W: World> Conductor<W> {
     /// # Errors
     /// None is in, and none would be taken. If it comes too late, that is counted.
     pub async fn prior(&mut self, client: &ClientId, round: u64) -> Result<Option<Sha256Digest>, Refusal<W::Error>> {
-        // Also one that is told to come back later is there, and may be all that the next round waits for.
-        self.command(Command::Seen { client: client.clone() }).await?;
         let reject = match self.machine.may_update(client, round) {
             Ok(()) => return Ok(None),
             Err(reject @ (Reject::AlreadyUpdated { .. } | Reject::RoundClosed { .. })) => reject,
-            Err(reject) => return Err(reject.into()),
+            Err(reject) => {
+                if matches!(reject, Reject::Aggregating { .. }) {
+                    // It is there, and may be all that the next round waits for.
+                    self.command(Command::Seen { client: client.clone() }).await?;
+                }
+                return Err(reject.into());
+            }
         };
         let earlier = self.world.contribution(client, round).await.map_err(Refusal::Store)?;
         if earlier.is_none() && matches!(reject, Reject::RoundClosed { .. }) {

@@ -100,6 +100,7 @@ fn the_clock_is_the_coordinators_even_when_the_page_came_out_of_a_cache() {
     assert_eq!(board.now_ms.get_untracked(), 91_000);
 }
 
+<<<<<<< HEAD
 /// A round that asked `a` to `f` and is closed by five updates.
 fn opened(seq: u64) -> Event {
     let round = OpenRound {
@@ -184,4 +185,21 @@ fn a_changed_configuration_comes_with_its_version() {
     let change = Change::Config { config: Box::new(config.clone()), config_version: 2 };
     assert!(board.apply(&Event { seq: 8, change }));
     assert_eq!(board.settings.get_untracked(), Settings { config, version: 2 });
+=======
+#[test]
+fn the_roster_stays_in_the_order_of_registration() {
+    let at = |id: &str, joined_ms| ClientView { joined_ms, ..client(id, ClientState::Join) };
+    let mut run = snapshot(vec![at("b", 10), at("d", 20)]);
+    // The clock was behind after a restart; and two of the same moment.
+    for (seq, newcomer) in (8..).zip([at("c", 15), at("a", 20), at("e", 5)]) {
+        assert!(run.apply(&change(seq, newcomer)));
+    }
+    for (seq, id) in (11..).zip(["d", "e", "a", "b", "c"]) {
+        let known = run.client(&id.parse().unwrap()).unwrap().clone();
+        assert!(run.apply(&change(seq, ClientView { state: ClientState::Ready, ..known })));
+    }
+    let order: Vec<_> = run.clients.iter().map(|c| c.id.as_str()).collect();
+    assert_eq!(order, ["e", "b", "c", "d", "a"]);
+    assert_eq!(run.count(ClientState::Ready), 5);
+>>>>>>> helper-f
 }
