@@ -100,7 +100,6 @@ fn the_clock_is_the_coordinators_even_when_the_page_came_out_of_a_cache() {
     assert_eq!(board.now_ms.get_untracked(), 91_000);
 }
 
-<<<<<<< HEAD
 /// A round that asked `a` to `f` and is closed by five updates.
 fn opened(seq: u64) -> Event {
     let round = OpenRound {
@@ -185,7 +184,8 @@ fn a_changed_configuration_comes_with_its_version() {
     let change = Change::Config { config: Box::new(config.clone()), config_version: 2 };
     assert!(board.apply(&Event { seq: 8, change }));
     assert_eq!(board.settings.get_untracked(), Settings { config, version: 2 });
-=======
+}
+
 #[test]
 fn the_roster_stays_in_the_order_of_registration() {
     let at = |id: &str, joined_ms| ClientView { joined_ms, ..client(id, ClientState::Join) };
@@ -201,5 +201,4 @@ fn the_roster_stays_in_the_order_of_registration() {
     let order: Vec<_> = run.clients.iter().map(|c| c.id.as_str()).collect();
     assert_eq!(order, ["e", "b", "c", "d", "a"]);
     assert_eq!(run.count(ClientState::Ready), 5);
->>>>>>> helper-f
 }
