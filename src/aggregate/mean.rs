@@ -26,7 +26,7 @@ pub enum AggregateError {
     Torch(#[from] tch::TchError),
 }
 
-/// A running weighted sum. Updates are folded in block by block as they come, so that memory is that of one sum and a few
+/// A running weighted sum. Updates are folded in block by block, so that memory is that of one sum and a few
 /// blocks, however many clients there are and however large their updates.
 #[derive(Debug)]
 pub struct WeightedMean {

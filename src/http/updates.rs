@@ -1,4 +1,4 @@
-//! The update: checked as far as headers go, received onto disk and checked as it comes, then folded in and counted.
+//! The update: checked as far as headers go, received onto disk and checked as it comes, then made durable and counted.
 
 use super::auth::Client;
 use super::error::{ApiError, ApiResult};
