@@ -21,7 +21,8 @@ use stage::{Ended, Stage};
 use std::path::Path;
 
 /// By how much the final test accuracy may differ from that of the undisturbed run. Where every update arrives in the end,
-/// it does not differ at all; a round that went on without an agent moves it.
+/// it does not differ at all; a round without an agent moves it, as when the next one opens right after a restart, with the
+/// first few who have come back.
 const NOISE: f64 = 0.03;
 
 fn from_env(name: &str, usual: usize) -> usize {

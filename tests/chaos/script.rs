@@ -84,7 +84,7 @@ impl Script {
         }
         for (number, at) in spread(size.pauses, size, &mut luck).into_iter().enumerate() {
             let agent = luck.random_range(0..size.agents);
-            // One in four outlasts its round, and what the agent sends afterwards comes too late.
+            // One in four is longer than a round waits, unless the coordinator starts again in the middle of it.
             let beyond = 1_000 * DEADLINE_S;
             let range = if number % 4 == 3 { beyond + 1_000..beyond + 4_000 } else { 200..3_000 };
             script.agents[agent].push(cue(at, a_round, Harm::Pause(ms(&mut luck, range))));

@@ -77,9 +77,14 @@ impl fmt::Display for Ended {
             self.delays,
             self.accuracy()
         )?;
-        for round in self.run.rounds.iter().filter(|round| round.updates < round.cohort) {
+        let agents = self.run.clients.len();
+        for round in self.run.rounds.iter().filter(|round| (round.updates as usize) < agents) {
             let seconds = (round.ended_ms - round.opened_ms) as f64 / 1e3;
-            write!(f, "\n  round {} {:?} after {seconds:.1} s: {}", round.number, round.outcome, round.reason)?;
+            write!(
+                f,
+                "\n  round {}, of {} clients, after {seconds:.1} s: {}",
+                round.number, round.cohort, round.reason
+            )?;
         }
         Ok(())
     }
