@@ -20,9 +20,9 @@ use script::{Script, Size};
 use stage::{Ended, Stage};
 use std::path::Path;
 
-/// By how much the final test accuracy may differ from that of the undisturbed run. Where every update arrives in the end,
-/// it does not differ at all; a round without an agent moves it, as when the next one opens right after a restart, with the
-/// first few who have come back.
+/// By how much the final test accuracy may differ from that of the undisturbed run. With every update in, it differs by no more
+/// than two undisturbed runs do: sums are made by client id, which is drawn anew, and so round differently. A round without
+/// an agent moves it more, as when the next one opens right after a restart, with the first few who have come back.
 const NOISE: f64 = 0.03;
 
 fn from_env(name: &str, usual: usize) -> usize {
