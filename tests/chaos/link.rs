@@ -33,15 +33,21 @@ pub struct Notes {
     pub delays: AtomicU64,
     /// What was acknowledged.
     acknowledged: Mutex<BTreeSet<Acknowledged>>,
+    /// Who was to train for a round after its update for it had been acknowledged.
+    asked_again: Mutex<Vec<(String, i64)>>,
     /// What it did not understand.
     puzzled: Mutex<Vec<String>>,
 }
 
 impl Notes {
     fn hear(&self, conversation: &Mutex<Conversation>, way: Way, bytes: &[u8]) {
-        let heard = conversation.lock().unwrap().hear(way, bytes);
+        let known = self.acknowledged.lock().unwrap().clone();
+        let heard = conversation.lock().unwrap().hear(way, bytes, &known);
         match heard {
-            Ok(acknowledged) => self.acknowledged.lock().unwrap().extend(acknowledged),
+            Ok(heard) => {
+                self.acknowledged.lock().unwrap().extend(heard.acknowledged);
+                self.asked_again.lock().unwrap().extend(heard.asked_again);
+            }
             Err(puzzle) => self.puzzled.lock().unwrap().push(puzzle),
         }
     }
@@ -79,9 +85,11 @@ impl Link {
         self.notes.is_bad.store(is_bad, Ordering::SeqCst);
     }
 
-    /// All updates that the coordinator has acknowledged. What was said must have been understood to the last byte.
+    /// All updates that the coordinator has acknowledged; nobody was asked for one of them again. What was said must have
+    /// been understood to the last byte.
     pub fn acknowledged(&self) -> BTreeSet<Acknowledged> {
         assert_eq!(*self.notes.puzzled.lock().unwrap(), [""; 0], "the link understands what passes");
+        assert_eq!(*self.notes.asked_again.lock().unwrap(), [], "nobody trains twice for a round (client, round)");
         self.notes.acknowledged.lock().unwrap().clone()
     }
 }
