@@ -107,6 +107,9 @@ pub enum Prior {
     In(Sha256Digest),
 }
 
+/// What a run that is stuck can answer all the same, it answers within this time.
+const ALL_THE_SAME: Duration = Duration::from_millis(500);
+
 /// How long an update waits for the next round that takes it.
 const NEXT_ROUND: Duration = Duration::from_secs(30);
 
@@ -144,10 +147,11 @@ impl RunHandle {
             biased;
             answer = answer => answer.map_err(|_| RunError::Stopping)?,
             // It may still be done, once it can be; but nobody should have to wait for that in the dark.
-            why = stuck.wait_for(Option::is_some) => Err(match why {
-                Ok(why) => RunError::Stuck(why.clone().unwrap_or_default()),
-                Err(_) => RunError::Stopping,
-            }),
+            why = async {
+                let why = stuck.wait_for(Option::is_some).await.map(|why| why.clone().unwrap_or_default());
+                tokio::time::sleep(ALL_THE_SAME).await;
+                why
+            } => Err(why.map_or(RunError::Stopping, RunError::Stuck)),
         }
     }
 

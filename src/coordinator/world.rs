@@ -132,7 +132,7 @@ impl World for Real {
                     Err(error) if error.is_passing() => {
                         attempt += 1;
                         tracing::error!(run = %this.run, round, %error, "cannot store a model; trying again");
-                        this.stuck(Some(format!("Cannot store the new model, trying again: {error}")));
+                        this.tell(format!("Cannot store the new model, trying again: {error}"));
                         if this.wait(attempt).await.is_break() {
                             return; // the round goes on after the restart
                         }
@@ -169,6 +169,13 @@ impl World for Real {
 }
 
 impl Real {
+    /// Says why a round is still being combined.
+    fn tell(&self, why: String) {
+        let (phase, autorun) = self.published.read(|run| (run.phase, run.autorun));
+        self.publish(Change::Course { phase, waiting: why.clone(), autorun, deadline_ms: None });
+        self.stuck(Some(why));
+    }
+
     async fn wait(&self, attempt: u32) -> ControlFlow<()> {
         let pause = FIRST_PAUSE.saturating_mul(1 << attempt.clamp(1, 10)).min(LONGEST_PAUSE);
         tokio::select! {

@@ -1,7 +1,7 @@
 //! What lies under a coordinator fails: a clear 503, nothing half-done, and it goes on when the cause is gone.
 
 use crate::harness::{Coordinator, Guest, refused, soon, take, value_of};
-use app::api::{ClientState, ErrorCode, Phase, RoundOutcome, Task};
+use app::api::{ClientState, ErrorCode, Phase, RoundOutcome, RunSnapshot, Task};
 use reqwest::Method;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions, Executor};
@@ -104,17 +104,12 @@ async fn a_new_model_that_cannot_be_stored_delays_its_round_and_loses_no_update(
     let (coordinator, guests) = open_round(&["guest"]).await;
     let away = Away::take(&coordinator, "models");
     guests[0].sends(1, 4.0).await;
-    let refusal = async {
-        loop {
-            let answer = guests[0].own(Method::GET, "/task").send().await.unwrap();
-            if answer.status() == 503 {
-                break answer.text().await.unwrap();
-            }
-        }
-    };
-    let refusal = soon("that it is told", refusal).await;
-    assert!(refusal.contains("Cannot store the new model, trying again"), "{refusal}");
-    assert_eq!(coordinator.snapshot("tiny").await.phase, Phase::Aggregating);
+    // Everybody is told why it takes so long; who only asks what to do waits, as while any round is combined.
+    let is_told = |run: &RunSnapshot| run.waiting.starts_with("Cannot store the new model, trying again: ");
+    assert_eq!(coordinator.until("tiny", "that it is told", is_told).await.phase, Phase::Aggregating);
+    assert_eq!(guests[0].task(0).await, Task::Wait { state: ClientState::Finish });
+    let ready = coordinator.http.get(format!("{}/readyz", coordinator.origin()));
+    refused(503, ErrorCode::Unavailable, ready).await;
     away.bring_back();
     let run = coordinator.until("tiny", "the round is over", |run| run.rounds.len() == 1).await;
     assert_eq!((run.rounds[0].outcome, global_value(&coordinator, 1).await), (RoundOutcome::Complete, 4.0));
