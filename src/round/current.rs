@@ -2,6 +2,7 @@
 
 use super::command::{Assignment, Counted};
 use super::roster::is_eligible;
+use super::waiting::counted;
 use super::{UnixMs, time};
 use app::api::{
     BelowQuorum, ClientId, ClientState, CohortStep, Mode, OpenRound, RoundOutcome, RoundSummary, RunConfig,
@@ -268,7 +269,7 @@ impl CurrentRound {
         if updates >= min {
             return format!("at {at} it closes with what is in");
         }
-        let wanted = format!("unless it has {min} by then, {updates} so far");
+        let wanted = format!("unless it has {} by then, {updates} so far", counted(min, "update"));
         if self.may_extend() {
             format!("at {at} its deadline moves on {wanted}")
         } else {

@@ -116,7 +116,7 @@ impl RoundMachine {
 }
 
 /// `1 client`, `2 clients`.
-fn counted(count: usize, what: &str) -> String {
+pub(super) fn counted(count: usize, what: &str) -> String {
     let s = if count == 1 { "" } else { "s" };
     format!("{count} {what}{s}")
 }

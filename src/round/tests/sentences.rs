@@ -43,7 +43,7 @@ fn in_a_round_it_says_who_is_missing_since_when_and_what_the_deadline_will_do() 
     says(
         &world,
         "Round 1: waiting for 3 of 3 clients (alice, bob, carol) since 22:13:20 UTC; \
-         at 22:23:20 UTC it is void unless it has 1 by then, 0 so far.",
+         at 22:23:20 UTC it is void unless it has 1 update by then, 0 so far.",
     );
     world.ok(update("carol", 1));
     says(
@@ -67,7 +67,7 @@ fn in_a_round_where_only_the_absent_could_help_it_says_so() {
     says(
         &world,
         "Round 1: 1 of at least 2 updates in, 1 offline or in error (bob) may come back; \
-         at 22:23:20 UTC it is void unless it has 2 by then, 1 so far.",
+         at 22:23:20 UTC it is void unless it has 2 updates by then, 1 so far.",
     );
 }
 
@@ -79,7 +79,7 @@ fn in_an_asynchronous_round_that_has_run_out_of_clients_it_says_that_it_takes_ot
     says(
         &world,
         "Round 1: 1 of at least 2 updates in, the next clients that ask are given the rest; \
-         at 22:23:20 UTC it is void unless it has 2 by then, 1 so far.",
+         at 22:23:20 UTC it is void unless it has 2 updates by then, 1 so far.",
     );
 }
 
@@ -89,7 +89,7 @@ fn it_says_when_a_round_needs_fewer_updates_than_it_asked_clients() {
     says(
         &world,
         "Round 1: waiting for 2 of 2 clients (alice, bob) since 22:13:20 UTC; \
-         once 1 update is in it closes, at 22:23:20 UTC it is void unless it has 1 by then, 0 so far.",
+         once 1 update is in it closes, at 22:23:20 UTC it is void unless it has 1 update by then, 0 so far.",
     );
 }
 
@@ -99,7 +99,7 @@ fn it_says_when_a_deadline_moves_on() {
     says(
         &world,
         "Round 1: waiting for 1 of 1 client (alice) since 22:13:20 UTC; \
-         at 22:23:20 UTC its deadline moves on unless it has 1 by then, 0 so far.",
+         at 22:23:20 UTC its deadline moves on unless it has 1 update by then, 0 so far.",
     );
 }
 
@@ -112,14 +112,14 @@ fn after_a_restart_it_says_how_long_the_clients_have_to_come_back() {
         "Round 1: 0 of at least 1 updates in, \
          2 offline or in error (alice since 22:13:20 UTC, bob since 22:13:20 UTC) may come back; \
          the coordinator was restarted, they have until 22:14:40 UTC to come back; \
-         at 22:23:20 UTC it is void unless it has 1 by then, 0 so far.",
+         at 22:23:20 UTC it is void unless it has 1 update by then, 0 so far.",
     );
     world.ok(seen("alice"));
     world.ok(seen("bob"));
     says(
         &world,
         "Round 1: waiting for 2 of 2 clients (alice, bob) since 22:13:20 UTC; \
-         at 22:23:20 UTC it is void unless it has 1 by then, 0 so far.",
+         at 22:23:20 UTC it is void unless it has 1 update by then, 0 so far.",
     );
 }
 
