@@ -17,30 +17,21 @@ use tokio::sync::{mpsc, oneshot};
 /// Why a run did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The round machine's word.
+    /// The run's word.
     #[error(transparent)]
-    Reject(#[from] Reject),
+    Refusal(#[from] Refusal<StoreError>),
     /// The run has more to do than it can queue.
     #[error("the run is busy")]
     Busy,
-    /// The coordinator is stopping.
-    #[error("the coordinator is stopping")]
-    Stopping,
     /// Something is decided and cannot be stored; the run goes on once it is.
     #[error("{0}")]
     Stuck(String),
     /// The version that an update was trained from.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// The store.
-    #[error(transparent)]
-    Store(#[from] StoreError),
     /// The update was read and is not acceptable.
     #[error("the update is refused: {0}")]
     BadUpdate(String),
-    /// The ingest gate does not take it, which was a strike.
-    #[error("the update is refused: {0}")]
-    Fault(String),
     /// An upload cannot be gone on with there.
     #[error("offset is {offset}, but of this update {have} bytes are here")]
     Offset {
@@ -52,32 +43,20 @@ pub enum RunError {
     /// A later request has taken the upload over.
     #[error("another request goes on with this update")]
     Superseded,
-    /// The configuration is not acceptable.
-    #[error("the configuration is refused")]
-    BadConfig(Vec<String>),
-    /// The configuration has changed since the caller read it.
-    #[error("the configuration is at version {current}, not {expected}")]
-    ConfigChanged {
-        /// The version it has.
-        current: u64,
-        /// The version that the caller knows.
-        expected: u64,
-    },
     /// Ours.
     #[error("{0}")]
     Internal(String),
 }
 
-impl From<Refusal<StoreError>> for RunError {
-    fn from(refusal: Refusal<StoreError>) -> Self {
-        match refusal {
-            Refusal::Reject(reject) => Self::Reject(reject),
-            Refusal::Store(error) => Self::Store(error),
-            Refusal::Fault(reason) => Self::Fault(reason),
-            Refusal::BadConfig(problems) => Self::BadConfig(problems),
-            Refusal::ConfigChanged { current, expected } => Self::ConfigChanged { current, expected },
-            Refusal::Stopping => Self::Stopping,
-        }
+impl From<StoreError> for RunError {
+    fn from(error: StoreError) -> Self {
+        Refusal::Store(error).into()
+    }
+}
+
+impl From<Reject> for RunError {
+    fn from(reject: Reject) -> Self {
+        Refusal::from(reject).into()
     }
 }
 
@@ -140,18 +119,18 @@ impl RunHandle {
         let (reply, answer) = oneshot::channel();
         self.inbox.try_send(message(reply)).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => RunError::Busy,
-            mpsc::error::TrySendError::Closed(_) => RunError::Stopping,
+            mpsc::error::TrySendError::Closed(_) => Refusal::Stopping.into(),
         })?;
         let mut stuck = self.published.stuck.subscribe();
         tokio::select! {
             biased;
-            answer = answer => answer.map_err(|_| RunError::Stopping)?,
+            answer = answer => answer.map_err(|_| Refusal::Stopping)?,
             // It may still be done, once it can be; but nobody should have to wait for that in the dark.
             why = async {
                 let why = stuck.wait_for(Option::is_some).await.map(|why| why.clone().unwrap_or_default());
                 tokio::time::sleep(ALL_THE_SAME).await;
                 why
-            } => Err(why.map_or(RunError::Stopping, RunError::Stuck)),
+            } => Err(why.map_or_else(|_| Refusal::Stopping.into(), RunError::Stuck)),
         }
     }
 
@@ -206,7 +185,7 @@ impl RunHandle {
             }
             match tokio::time::timeout_at(until, changes.changed()).await {
                 Ok(Ok(())) => {}
-                Ok(Err(_)) => return Err(RunError::Stopping),
+                Ok(Err(_)) => return Err(Refusal::Stopping.into()),
                 Err(_) => return Ok(task),
             }
         }
@@ -225,8 +204,8 @@ impl RunHandle {
             return match self.ask(|reply| Message::Prior { client: client.clone(), round, reply }).await {
                 Ok((Some(sha256), _)) => Ok(Prior::In(sha256)),
                 Ok((None, Some(version))) => Ok(Prior::Awaited { version }),
-                Ok((None, None)) => Err(RunError::Reject(Reject::RoundClosed { round })),
-                Err(RunError::Reject(Reject::Aggregating { .. }))
+                Ok((None, None)) => Err(Reject::RoundClosed { round }.into()),
+                Err(RunError::Refusal(Refusal::Reject(Reject::Aggregating { .. })))
                     if tokio::time::timeout_at(until, changes.changed()).await.is_ok_and(|waited| waited.is_ok()) =>
                 {
                     continue;

@@ -223,6 +223,6 @@ fn bad(error: wire::DecodeError) -> RunError {
 fn unreadable(error: ReadError) -> RunError {
     match error {
         ReadError::Decode(error) => bad(error),
-        ReadError::Source(error) => RunError::Store(StoreError::from(BlobError::Body(error))),
+        ReadError::Source(error) => StoreError::from(BlobError::Body(error)).into(),
     }
 }

@@ -1,5 +1,6 @@
 //! Refusals and failures as HTTP: one status a code, a JSON body that names the thing and the bound.
 
+use crate::conductor::Refusal;
 use crate::coordinator::{ModelError, RunError, StartError};
 use crate::round::Reject;
 use crate::store::{BlobError, StoreError};
@@ -126,14 +127,18 @@ impl From<RunError> for ApiError {
     fn from(error: RunError) -> Self {
         let message = error.to_string();
         match error {
-            RunError::Reject(reject) => reject.into(),
-            RunError::Busy | RunError::Stopping | RunError::Stuck(_) => Self::new(ErrorCode::Unavailable, message),
-            RunError::Store(error) => error.into(),
+            RunError::Refusal(refusal) => match refusal {
+                Refusal::Reject(reject) => reject.into(),
+                Refusal::Store(error) => error.into(),
+                Refusal::Fault(_) => Self::new(ErrorCode::Invalid, message),
+                Refusal::BadConfig(problems) => Self::with_problems(ErrorCode::Invalid, message, problems),
+                Refusal::ConfigChanged { .. } => Self::new(ErrorCode::PreconditionFailed, message),
+                Refusal::Stopping => Self::new(ErrorCode::Unavailable, message),
+            },
+            RunError::Busy | RunError::Stuck(_) => Self::new(ErrorCode::Unavailable, message),
             RunError::Model(error) => error.into(),
             RunError::Offset { .. } | RunError::Superseded => Self::new(ErrorCode::Conflict, message),
-            RunError::BadUpdate(_) | RunError::Fault(_) => Self::new(ErrorCode::Invalid, message),
-            RunError::BadConfig(problems) => Self::with_problems(ErrorCode::Invalid, message, problems),
-            RunError::ConfigChanged { .. } => Self::new(ErrorCode::PreconditionFailed, message),
+            RunError::BadUpdate(_) => Self::new(ErrorCode::Invalid, message),
             RunError::Internal(_) => Self::new(ErrorCode::Internal, message),
         }
     }

@@ -4,7 +4,7 @@ use super::auth::Client;
 use super::error::{ApiError, ApiResult};
 use super::extract::{ApiPath, ApiQuery};
 use super::{AppState, header_text};
-use crate::conductor::{Receipt, Update};
+use crate::conductor::{Receipt, Refusal, Update};
 use crate::coordinator::{Prior, RunError, RunHandle, Turn, UploadKey};
 use crate::digest::Sha256Digest;
 use crate::round::Reject;
@@ -91,7 +91,7 @@ pub async fn put_update(
         let expected = Expected { here, length, cap };
         let received = tokio::select! {
             received = receive_update(&run, &id, &mut turn, body, expected) => received,
-            () = last_moment(&shutdown) => Err(Failure::Run(RunError::Stopping)),
+            () = last_moment(&shutdown) => Err(Failure::Run(Refusal::Stopping.into())),
         };
         let counted = match received {
             Ok(()) => count(&run, &store, &id, round, query, turn).await.map_err(Failure::Run),

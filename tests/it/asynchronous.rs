@@ -1,14 +1,8 @@
 //! Asynchronous rounds (FedBuff) over HTTP: nobody waits for the slow, whose work counts all the same, by its staleness.
 
-use crate::harness::{Coordinator, Guest, refused, take, value_of};
+use crate::harness::{Coordinator, Guest, refused, take};
 use app::api::{ClientState, ErrorCode, RoundOutcome, Task};
-use reqwest::Method;
 use serde_json::json;
-
-async fn global_value(coordinator: &Coordinator, version: u64) -> f32 {
-    let model = coordinator.operator(Method::GET, &format!("/runs/tiny/models/{version}"));
-    value_of(&take(200, model).await.bytes().await.unwrap())
-}
 
 /// An asynchronous run whose rounds take one update each, with a fast and a slow client that train from version 0.
 async fn fast_and_slow(max_staleness: u32) -> (Coordinator, Guest, Guest) {
@@ -30,7 +24,7 @@ async fn who_is_slow_is_counted_in_a_later_round_by_what_it_changes_with_less_we
     let (mut coordinator, fast, slow) = fast_and_slow(5).await;
     fast.sends(1, 1.0).await;
     coordinator.until("tiny", "version 1", |run| run.version == 1).await;
-    assert_eq!(global_value(&coordinator, 1).await, 1.0);
+    assert_eq!(coordinator.tiny_value(1).await, 1.0);
     // The slow one is not told to stop, also not by a restart,
     assert!(!slow.trains(1).await.cancel);
     coordinator.stop().await;
@@ -40,7 +34,7 @@ async fn who_is_slow_is_counted_in_a_later_round_by_what_it_changes_with_less_we
     slow.sends(1, 4.0).await;
     let run = coordinator.until("tiny", "version 2", |run| run.version == 2).await;
     assert_eq!((run.rounds[1].outcome, run.rounds[1].mean_staleness), (RoundOutcome::Complete, Some(1.0)));
-    assert!((global_value(&coordinator, 2).await - (1.0 + 4.0 / 2_f32.sqrt())).abs() < 1e-6);
+    assert!((coordinator.tiny_value(2).await - (1.0 + 4.0 / 2_f32.sqrt())).abs() < 1e-6);
     // To send it again is harmless.
     take(200, slow.full_of(1, 4.0)).await;
     refused(409, ErrorCode::Conflict, slow.full_of(1, 5.0)).await;
@@ -66,5 +60,5 @@ async fn whoever_joins_later_takes_part_in_the_round_that_is_open() {
     late.sends(1, 2.0).await;
     assert!(!matches!(late.task(0).await, Task::Wait { state: ClientState::Kicked }));
     coordinator.until("tiny", "version 1", |run| run.version == 1).await;
-    assert_eq!(global_value(&coordinator, 1).await, 2.0);
+    assert_eq!(coordinator.tiny_value(1).await, 2.0);
 }

@@ -1,6 +1,6 @@
 //! A coordinator that stops and starts again: nothing acknowledged is lost, and everybody goes on.
 
-use crate::harness::{Agent, Coordinator, Guest, fashion_mnist, refused, take, value_of};
+use crate::harness::{Agent, Coordinator, Guest, fashion_mnist, refused, take};
 use app::api::{ClientState, ErrorCode, Phase, RoundOutcome, RunSnapshot, Task};
 use reqwest::Method;
 use serde_json::json;
@@ -85,8 +85,7 @@ async fn an_autorun_goes_on_where_it_was() {
     b.sends(2, 4.0).await;
     let run = coordinator.until("tiny", "the second is over", |run| run.version == 2).await;
     assert_eq!((run.rounds[1].outcome, run.rounds[1].updates), (RoundOutcome::Complete, 2));
-    let model = take(200, coordinator.operator(Method::GET, "/runs/tiny/models/2")).await;
-    assert_eq!(value_of(&model.bytes().await.unwrap()), 3.0, "both count, and once");
+    assert_eq!(coordinator.tiny_value(2).await, 3.0, "both count, and once");
     // and the round that was left follows.
     assert_eq!((a.asked().await.round, b.asked().await.round), (3, 3));
     a.sends(3, 1.0).await;

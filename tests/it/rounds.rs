@@ -1,28 +1,12 @@
 //! The operator's controls, with clients that do what the test says.
 
-use crate::harness::{Coordinator, Guest, NO_DATASET, refused, take, value_of};
+use crate::harness::{Coordinator, Guest, NO_DATASET, refused, take};
 use app::api::{ClientState, ErrorCode, Phase, RoundOutcome, RunSnapshot, Task};
 use reqwest::{Method, header};
 use serde_json::{Value, json};
 
-/// The run `tiny` with these clients, and its first round open.
-async fn open_round(names: &[&str]) -> (Coordinator, Vec<Guest>) {
-    let coordinator = Coordinator::tiny(&[]).await;
-    let mut guests = Vec::new();
-    for name in names {
-        guests.push(Guest::join(&coordinator, "tiny", name).await);
-    }
-    coordinator.order("/runs/tiny/rounds").await;
-    (coordinator, guests)
-}
-
 fn is_over(round: usize) -> impl Fn(&RunSnapshot) -> bool {
     move |run| run.rounds.len() >= round && run.round.is_none() && run.phase != Phase::Aggregating
-}
-
-async fn global_value(coordinator: &Coordinator, version: u64) -> f32 {
-    let model = coordinator.operator(Method::GET, &format!("/runs/tiny/models/{version}"));
-    value_of(&take(200, model).await.bytes().await.unwrap())
 }
 
 fn patch(coordinator: &Coordinator, version: u64, patch: Value) -> reqwest::RequestBuilder {
@@ -46,7 +30,7 @@ async fn one_round_by_hand_makes_the_mean_weighted_by_samples() {
     take(202, update.body(five)).await;
     // then version 1 is (10 * 1 + 30 * 5) / 40, and the run is idle again.
     let run = coordinator.until("tiny", "the round is over", is_over(1)).await;
-    assert_eq!(global_value(&coordinator, 1).await, 4.0);
+    assert_eq!(coordinator.tiny_value(1).await, 4.0);
     assert_eq!((run.phase, run.version, run.rounds[0].samples), (Phase::Idle, 1, 40));
     assert_eq!(run.rounds[0].train_loss, Some(0.5));
     assert_eq!(run.rounds[0].test_accuracy, None, "nothing to evaluate on");
@@ -54,7 +38,7 @@ async fn one_round_by_hand_makes_the_mean_weighted_by_samples() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_joins_in_mid_round_takes_part_from_the_next_one() {
-    let (coordinator, guests) = open_round(&["early"]).await;
+    let (coordinator, guests) = Guest::in_round(&["early"]).await;
     let late = Guest::join(&coordinator, "tiny", "late").await;
     // Not in this round,
     assert!(matches!(late.task(0).await, Task::Wait { .. }));
@@ -71,7 +55,7 @@ async fn who_joins_in_mid_round_takes_part_from_the_next_one() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_leaves_or_is_kicked_in_mid_round_does_not_hold_it_up() {
-    let (coordinator, guests) = open_round(&["stays", "leaves", "kicked"]).await;
+    let (coordinator, guests) = Guest::in_round(&["stays", "leaves", "kicked"]).await;
     guests[0].sends(1, 3.0).await;
     assert!(!guests[2].trains(1).await.cancel);
     guests[1].leaves().await;
@@ -79,23 +63,23 @@ async fn who_leaves_or_is_kicked_in_mid_round_does_not_hold_it_up() {
     let run = coordinator.until("tiny", "the round is over", is_over(1)).await;
     assert_eq!((run.rounds[0].cohort, run.rounds[0].updates), (3, 1));
     assert_eq!(run.rounds[0].reason, "1 of 3 updates in, the other clients are gone");
-    assert_eq!(global_value(&coordinator, 1).await, 3.0);
+    assert_eq!(coordinator.tiny_value(1).await, 3.0);
     assert_eq!(run.clients.len(), 2, "who has left is not on the roster, who was kicked is");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_client_sent_before_it_was_kicked_is_taken_out_of_the_round() {
-    let (coordinator, guests) = open_round(&["a", "b"]).await;
+    let (coordinator, guests) = Guest::in_round(&["a", "b"]).await;
     guests[0].sends(1, 1.0).await;
     coordinator.order(&format!("/runs/tiny/clients/{}/kick", guests[0].id)).await;
     guests[1].sends(1, 3.0).await;
     let run = coordinator.until("tiny", "the round is over", is_over(1)).await;
-    assert_eq!((run.rounds[0].updates, global_value(&coordinator, 1).await), (1, 3.0));
+    assert_eq!((run.rounds[0].updates, coordinator.tiny_value(1).await), (1, 3.0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_round_that_nobody_can_finish_is_void() {
-    let (coordinator, guests) = open_round(&["only"]).await;
+    let (coordinator, guests) = Guest::in_round(&["only"]).await;
     guests[0].leaves().await;
     let run = coordinator.until("tiny", "the round is over", is_over(1)).await;
     assert_eq!((run.rounds[0].outcome, run.version), (RoundOutcome::Void, 0));
@@ -103,13 +87,13 @@ async fn a_round_that_nobody_can_finish_is_void() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_operator_aggregates_what_is_in() {
-    let (coordinator, guests) = open_round(&["fast", "slow"]).await;
+    let (coordinator, guests) = Guest::in_round(&["fast", "slow"]).await;
     let aggregate = "/runs/tiny/rounds/current/aggregate";
     refused(409, ErrorCode::Conflict, coordinator.operator(Method::POST, aggregate)).await;
     guests[0].sends(1, 7.0).await;
     coordinator.order(aggregate).await;
     let run = coordinator.until("tiny", "the round is over", is_over(1)).await;
-    assert_eq!((run.rounds[0].updates, global_value(&coordinator, 1).await), (1, 7.0));
+    assert_eq!((run.rounds[0].updates, coordinator.tiny_value(1).await), (1, 7.0));
     assert!(guests[1].trains(1).await.cancel, "the other one is told to stop");
     guests[1].is_refused(1, 410, ErrorCode::RoundClosed).await;
 }
@@ -213,7 +197,7 @@ async fn the_configuration_changes_only_for_who_knows_its_version() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_open_round_keeps_the_configuration_it_opened_with() {
-    let (coordinator, guests) = open_round(&["guest"]).await;
+    let (coordinator, guests) = Guest::in_round(&["guest"]).await;
     coordinator.configure("tiny", json!({"train": {"local_epochs": 9}})).await;
     assert_eq!(guests[0].asked().await.train.local_epochs, 1);
     guests[0].sends(1, 1.0).await;
@@ -245,7 +229,7 @@ async fn runs_side_by_side_do_not_disturb_each_other() {
 async fn an_update_that_could_not_be_stored_is_not_folded_in_twice() {
     use sqlx::{ConnectOptions, Executor};
     // Given two clients in a round, and a database that somebody else holds,
-    let (coordinator, guests) = open_round(&["a", "b"]).await;
+    let (coordinator, guests) = Guest::in_round(&["a", "b"]).await;
     let database = sqlx::sqlite::SqliteConnectOptions::new().filename(coordinator.folder().join("fedlearn.sqlite"));
     let mut other = database.connect().await.unwrap();
     other.execute("BEGIN IMMEDIATE").await.unwrap();
@@ -256,7 +240,7 @@ async fn an_update_that_could_not_be_stored_is_not_folded_in_twice() {
     guests[1].sends(1, 4.0).await;
     // then it weighs as much as the other.
     coordinator.until("tiny", "the round is over", is_over(1)).await;
-    assert_eq!(global_value(&coordinator, 1).await, 2.5);
+    assert_eq!(coordinator.tiny_value(1).await, 2.5);
 }
 
 #[tokio::test(flavor = "multi_thread")]

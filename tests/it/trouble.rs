@@ -1,6 +1,6 @@
 //! What lies under a coordinator fails: a clear 503, nothing half-done, and it goes on when the cause is gone.
 
-use crate::harness::{Coordinator, Guest, refused, soon, take, value_of};
+use crate::harness::{Coordinator, Guest, refused, soon};
 use app::api::{ClientState, ErrorCode, Phase, RoundOutcome, RunSnapshot, Task};
 use reqwest::Method;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
@@ -14,21 +14,6 @@ async fn locked(coordinator: &Coordinator) -> SqliteConnection {
     let mut database = database.connect().await.unwrap();
     database.execute("BEGIN IMMEDIATE").await.unwrap();
     database
-}
-
-async fn open_round(names: &[&str]) -> (Coordinator, Vec<Guest>) {
-    let coordinator = Coordinator::tiny(&[]).await;
-    let mut guests = Vec::new();
-    for name in names {
-        guests.push(Guest::join(&coordinator, "tiny", name).await);
-    }
-    coordinator.order("/runs/tiny/rounds").await;
-    (coordinator, guests)
-}
-
-async fn global_value(coordinator: &Coordinator, version: u64) -> f32 {
-    let model = coordinator.operator(Method::GET, &format!("/runs/tiny/models/{version}"));
-    value_of(&take(200, model).await.bytes().await.unwrap())
 }
 
 /// The folder of the coordinator is away until it is brought back.
@@ -52,7 +37,7 @@ impl Away {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_update_that_cannot_be_stored_is_not_in_and_is_welcome_again() {
-    let (coordinator, guests) = open_round(&["guest"]).await;
+    let (coordinator, guests) = Guest::in_round(&["guest"]).await;
     let guest = &guests[0];
     // Given a database that somebody else holds,
     let database = locked(&coordinator).await;
@@ -68,12 +53,12 @@ async fn an_update_that_cannot_be_stored_is_not_in_and_is_welcome_again() {
     away.bring_back();
     guest.sends(1, 2.0).await;
     coordinator.until("tiny", "the round is over", |run| run.version == 1).await;
-    assert_eq!(global_value(&coordinator, 1).await, 2.0);
+    assert_eq!(coordinator.tiny_value(1).await, 2.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_cannot_store_what_it_decided_says_so_to_all_and_then_goes_on() {
-    let (coordinator, guests) = open_round(&["stays", "goes"]).await;
+    let (coordinator, guests) = Guest::in_round(&["stays", "goes"]).await;
     let database = locked(&coordinator).await;
     // When the operator removes a client, and that cannot be stored,
     let kick = format!("/runs/tiny/clients/{}/kick", guests[1].id);
@@ -101,7 +86,7 @@ async fn a_run_that_cannot_store_what_it_decided_says_so_to_all_and_then_goes_on
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_model_that_cannot_be_stored_delays_its_round_and_loses_no_update() {
-    let (coordinator, guests) = open_round(&["guest"]).await;
+    let (coordinator, guests) = Guest::in_round(&["guest"]).await;
     let away = Away::take(&coordinator, "models");
     guests[0].sends(1, 4.0).await;
     // Everybody is told why it takes so long; who only asks what to do waits, as while any round is combined.
@@ -112,12 +97,12 @@ async fn a_new_model_that_cannot_be_stored_delays_its_round_and_loses_no_update(
     refused(503, ErrorCode::Unavailable, ready).await;
     away.bring_back();
     let run = coordinator.until("tiny", "the round is over", |run| run.rounds.len() == 1).await;
-    assert_eq!((run.rounds[0].outcome, global_value(&coordinator, 1).await), (RoundOutcome::Complete, 4.0));
+    assert_eq!((run.rounds[0].outcome, coordinator.tiny_value(1).await), (RoundOutcome::Complete, 4.0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_update_that_was_damaged_on_disk_is_asked_for_again_and_the_others_are_not() {
-    let (mut coordinator, guests) = open_round(&["whole", "damaged", "late"]).await;
+    let (mut coordinator, guests) = Guest::in_round(&["whole", "damaged", "late"]).await;
     guests[0].sends(1, 1.0).await;
     let first = coordinator.incoming();
     guests[1].sends(1, 2.0).await;
@@ -134,12 +119,12 @@ async fn an_update_that_was_damaged_on_disk_is_asked_for_again_and_the_others_ar
     guests[1].sends(1, 2.0).await;
     guests[2].sends(1, 3.0).await;
     coordinator.until("tiny", "the round is over", |run| run.version == 1).await;
-    assert_eq!(global_value(&coordinator, 1).await, 2.0);
+    assert_eq!(coordinator.tiny_value(1).await, 2.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_whose_model_is_damaged_is_out_of_order_until_the_file_is_back_and_the_others_are_not() {
-    let (mut coordinator, guests) = open_round(&["guest"]).await;
+    let (mut coordinator, guests) = Guest::in_round(&["guest"]).await;
     guests[0].sends(1, 2.0).await;
     coordinator.until("tiny", "the round is over", |run| run.version == 1 && run.round.is_none()).await;
     // Named by what is in it: version 1 is the newest file.

@@ -1,6 +1,6 @@
 //! A coordinator in this process, and the operator who speaks to it.
 
-use super::{NO_DATASET, Watch, invariants, safetensors, take, with};
+use super::{NO_DATASET, Watch, invariants, safetensors, take, value_of, with};
 use app::api::{RunConfig, RunSnapshot};
 use fedlearn::cli::{self, Command};
 use fedlearn::config::ServeSettings;
@@ -93,6 +93,12 @@ impl Coordinator {
     /// `GET /runs/{run}`.
     pub async fn snapshot(&self, run: &str) -> RunSnapshot {
         take(200, self.anybody(Method::GET, &format!("/runs/{run}"))).await.json().await.unwrap()
+    }
+
+    /// The value that a version of the run `tiny` is full of.
+    pub async fn tiny_value(&self, version: u64) -> f32 {
+        let model = self.operator(Method::GET, &format!("/runs/tiny/models/{version}"));
+        value_of(&take(200, model).await.bytes().await.unwrap())
     }
 
     /// Opens the stream of events.

@@ -38,6 +38,17 @@ impl Guest {
         }
     }
 
+    /// The run `tiny` with clients of these names, and its first round open.
+    pub async fn in_round(names: &[&str]) -> (Coordinator, Vec<Self>) {
+        let coordinator = Coordinator::tiny(&[]).await;
+        let mut guests = Vec::new();
+        for name in names {
+            guests.push(Self::join(&coordinator, "tiny", name).await);
+        }
+        coordinator.order("/runs/tiny/rounds").await;
+        (coordinator, guests)
+    }
+
     /// A request below its run, with its token.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.http.request(method, format!("{}/api/v1/runs/{}{path}", self.origin, self.run)).bearer_auth(&self.token)
