@@ -32,6 +32,8 @@ impl<W: World> Conductor<W> {
                 }
             }
             Effect::Aggregate { round } => {
+                let (at_ms, reason) = self.machine.closed().unwrap_or_default();
+                self.persist(|| Record::Closed { round, at_ms, reason }).await?;
                 let base_version = self.machine.version();
                 self.world.aggregate(Aggregation { round, base_version, parts: self.machine.parts() });
                 self.world.wake(); // who still trains for it is to stop

@@ -120,6 +120,15 @@ pub enum Record<'a, W: World> {
         /// When it is.
         deadline_ms: UnixMs,
     },
+    /// An open round takes no more updates.
+    Closed {
+        /// The round.
+        round: u64,
+        /// Since when.
+        at_ms: UnixMs,
+        /// Why.
+        reason: &'a str,
+    },
     /// A round is over.
     RoundEnded {
         /// How it went.

@@ -288,7 +288,7 @@ impl Coordinator {
             autorun_rounds: 0,
             clients: Vec::new(),
             rounds: Vec::new(),
-            open: None,
+            last: None,
             norms: Vec::new(),
         };
         self.start_run(stored, &mut splits).await

@@ -2,12 +2,13 @@
 
 use super::models::blocking;
 use crate::round::{Assignment, Counted, Restored, RestoredClient, RestoredRound};
-use crate::store::{Store, StoreError, StoredRound, StoredRun};
-use app::api::Autorun;
+use crate::store::{Store, StoreError, StoredContribution, StoredRound, StoredRun};
+use app::api::{Autorun, ClientId, Mode};
+use std::collections::BTreeMap;
 
 /// Checks the updates of the open round: one that is not what was received is taken out, so that its client is asked again.
 pub(super) async fn without_damaged(store: &Store, mut stored: StoredRun) -> Result<StoredRun, StoreError> {
-    let Some(open) = &mut stored.open else { return Ok(stored) };
+    let Some(open) = stored.last.as_mut().filter(|last| last.is_open) else { return Ok(stored) };
     for contribution in &mut open.contributions {
         let Some(update) = contribution.update.clone() else { continue };
         let store_here = store.clone();
@@ -16,25 +17,26 @@ pub(super) async fn without_damaged(store: &Store, mut stored: StoredRun) -> Res
             tracing::error!(run = %stored.run, client = %contribution.client, %error, "an update is lost");
             store.drop_contribution(&stored.run, open.round.number, &contribution.client).await?;
             contribution.update = None;
+            open.closed = None;
         }
     }
     Ok(stored)
 }
 
 pub(super) fn restored(stored: &StoredRun, now_ms: u64) -> Restored {
-    let last = stored.rounds.last().map(|round| round.number);
-    let open = stored.open.as_ref().map(|open| open.round.number);
+    let last = stored.last.as_ref();
     Restored {
         config: stored.config.clone(),
         config_version: stored.config_version,
         version: stored.version,
-        next_round: last.max(open).map_or(1, |number| number + 1),
+        next_round: last.map_or(1, |last| last.round.number + 1),
         roster: stored
             .clients
             .iter()
             .map(|c| RestoredClient { view: c.view.clone(), banned: c.banned, asked: c.asked })
             .collect(),
-        round: stored.open.as_ref().map(round),
+        round: last.filter(|last| last.is_open).map(round),
+        carried: last.filter(|last| !last.is_open).map(unfinished).unwrap_or_default(),
         now_ms,
         typical_norm: median(stored.norms.clone()),
         autorun: (stored.autorun_rounds > 0).then_some(Autorun { rounds: stored.autorun_rounds }),
@@ -43,18 +45,18 @@ pub(super) fn restored(stored: &StoredRun, now_ms: u64) -> Restored {
 }
 
 fn round(stored: &StoredRound) -> RestoredRound {
-    let StoredRound { round, config, contributions } = stored;
+    let StoredRound { round, config, contributions, closed, .. } = stored;
     let mut restored = RestoredRound {
         open: round.clone(),
         config: config.clone(),
         earlier: Default::default(),
         counted: Default::default(),
+        closed: closed.clone(),
     };
     for contribution in contributions {
         let client = contribution.client.clone();
         if contribution.asked_round < round.number {
-            let earlier = Assignment { round: contribution.asked_round, version: contribution.asked_version };
-            restored.earlier.insert(client.clone(), earlier);
+            restored.earlier.insert(client.clone(), assignment(contribution));
         }
         if let Some(update) = &contribution.update {
             let counted = Counted {
@@ -68,6 +70,17 @@ fn round(stored: &StoredRound) -> RestoredRound {
         }
     }
     restored
+}
+
+/// Who may still be at work for a round that is over, and at what: what comes of it is taken by a later one.
+fn unfinished(last: &StoredRound) -> BTreeMap<ClientId, Assignment> {
+    let is_async = last.config.mode == Mode::Async;
+    let left = last.contributions.iter().filter(|contribution| is_async && contribution.update.is_none());
+    left.map(|contribution| (contribution.client.clone(), assignment(contribution))).collect()
+}
+
+fn assignment(contribution: &StoredContribution) -> Assignment {
+    Assignment { round: contribution.asked_round, version: contribution.asked_version }
 }
 
 /// As the round machine has it: of fewer than 3 it means nothing.

@@ -80,6 +80,7 @@ impl World for Real {
             }
             Record::Dropped { round, client } => store.drop_contribution(run, round, client).await,
             Record::Deadline { round, deadline_ms } => store.move_deadline(run, round, deadline_ms).await,
+            Record::Closed { round, at_ms, reason } => store.close_round(run, round, at_ms, reason).await,
             Record::RoundEnded { summary, model, autorun_rounds } => {
                 let version = model.zip(summary.version).map(|((model, is_best), version)| NewVersion {
                     version,

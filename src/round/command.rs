@@ -257,7 +257,8 @@ pub enum Effect {
     },
     /// The open round's deadline has moved: store it.
     DeadlineMoved,
-    /// The round takes no more updates: combine [`super::RoundMachine::parts`], evaluate and store, then answer with [`Command::Committed`] or
+    /// The round takes no more updates: store that ([`super::RoundMachine::closed`]), combine
+    /// [`super::RoundMachine::parts`], evaluate and store the result, then answer with [`Command::Committed`] or
     /// [`Command::AggregationFailed`].
     Aggregate {
         /// Which round.

@@ -145,16 +145,23 @@ impl RoundMachine {
         round.adopt(&self.config);
         round.all_at_work(); // who had taken its task is not known any more
         round.open.updated.clear();
+        let mut closed = from.closed;
         for (id, update) in from.counted {
             // Of one that was put out while the updates were being combined, or just before the crash.
             if self.roster.get(&id).is_some_and(|client| is_out(client.state)) {
                 self.step(&id, CohortStep::Dropped);
+                closed = None; // what it closed with is not all there
             } else {
                 round.count(&id, update);
             }
         }
         for id in round.open.cohort.clone() {
             round.place(&id, self.roster.get(&id).map(|client| client.state));
+        }
+        if let Some((closed_ms, reason)) = closed {
+            self.round = Some(round);
+            self.close(closed_ms, reason);
+            return;
         }
         let grace_until_ms = now.saturating_add(OFFLINE_AFTER_MS);
         round.grace_until_ms = Some(grace_until_ms);

@@ -134,9 +134,9 @@ impl CurrentRound {
         self.closed = Some((now, reason));
     }
 
-    /// When it was closed, once it is.
-    pub fn closed_ms(&self) -> Option<UnixMs> {
-        self.closed.as_ref().map(|(at, _)| *at)
+    /// Since when it takes no more updates, and why; none while it does.
+    pub fn closed(&self) -> Option<(UnixMs, &str)> {
+        self.closed.as_ref().map(|(at, reason)| (*at, reason.as_str()))
     }
 
     /// All of the cohort may be at work.
@@ -279,7 +279,7 @@ impl CurrentRound {
 
     /// The record of this round: complete with an outcome, void with a reason of its own.
     pub fn summary(&self, now: UnixMs, result: Result<Outcome, String>) -> RoundSummary {
-        let closed = self.closed.as_ref().map(|(_, reason)| reason.clone()).unwrap_or_default();
+        let closed = self.closed().map(|(_, reason)| reason.to_owned()).unwrap_or_default();
         let (outcome, reason, result) = match result {
             Ok(result) => (RoundOutcome::Complete, closed, Some(result)),
             Err(reason) => (RoundOutcome::Void, reason, None),

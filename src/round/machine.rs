@@ -59,9 +59,9 @@ pub struct RoundMachine {
 }
 
 impl RoundMachine {
-    /// A machine where it was, with the round that was open. That one's clients get at least the time after which they
-    /// would be `offline` to come back: that the coordinator was away is not their fault. Does nothing before its first
-    /// input.
+    /// A machine where it was, with the round that was open. If that one still took updates, its clients get at least the
+    /// time after which they would be `offline` to come back: that the coordinator was away is not their fault. If it was
+    /// closed, it is to be combined. Does nothing before its first input.
     pub fn new(from: Restored) -> Self {
         let mut machine = Self {
             config: from.config,
@@ -73,7 +73,7 @@ impl RoundMachine {
             pause: None,
             roster: Roster::restored(from.roster),
             round: None,
-            carried: BTreeMap::new(),
+            carried: from.carried,
             typical_norm: from.typical_norm,
             effects: VecDeque::new(),
             to_show: BTreeSet::new(),
@@ -83,6 +83,9 @@ impl RoundMachine {
         };
         if let Some(round) = from.round {
             machine.restore_round(from.now_ms, round);
+        }
+        if machine.autorun.is_none() {
+            machine.carried.clear();
         }
         machine.shown = machine.course();
         machine

@@ -20,6 +20,8 @@ pub struct Restored {
     pub roster: Vec<RestoredClient>,
     /// The round that was open, if one was: it goes on.
     pub round: Option<RestoredRound>,
+    /// Where none was open, and the last one was asynchronous: those whose updates it went without, and at what they work.
+    pub carried: BTreeMap<ClientId, Assignment>,
     /// Now.
     pub now_ms: UnixMs,
     /// Median norm of the updates of the last complete round.
@@ -52,6 +54,8 @@ pub struct RestoredRound {
     pub earlier: BTreeMap<ClientId, Assignment>,
     /// What is in. What is of a client that is `kicked` or in `quarantine` by now is not counted again.
     pub counted: BTreeMap<ClientId, Counted>,
+    /// Since when it took no more updates, and why; none if it did. Holds as long as all of `counted` is counted again.
+    pub closed: Option<(UnixMs, String)>,
 }
 
 impl Restored {
@@ -64,6 +68,7 @@ impl Restored {
             next_round: 1,
             roster: Vec::new(),
             round: None,
+            carried: BTreeMap::new(),
             now_ms: 0,
             typical_norm: None,
             autorun: None,

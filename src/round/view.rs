@@ -38,6 +38,11 @@ impl RoundMachine {
         self.round.as_ref().map(|r| &r.open)
     }
 
+    /// Since when the round in work takes no more updates, and why; none while it does.
+    pub fn closed(&self) -> Option<(UnixMs, &str)> {
+        self.round.as_ref()?.closed()
+    }
+
     /// Those of the round in work who began in an earlier one, and at what they work.
     pub fn carried(&self) -> impl Iterator<Item = (&ClientId, Assignment)> {
         self.round.iter().flat_map(|round| round.earlier().iter().map(|(id, earlier)| (id, *earlier)))

@@ -143,12 +143,14 @@ impl Store {
         Ok(())
     }
 
-    /// Takes an update out again, as if it had never come; its file goes with it.
+    /// Takes an update out again, as if it had never come; its file goes with it. If its round was closed with it, it is
+    /// not any more.
     ///
     /// # Errors
-    /// The database.
+    /// The database; then nothing of it is stored.
     pub async fn drop_contribution(&self, run: &RunId, round: u64, client: &ClientId) -> Result<(), StoreError> {
         let files = self.files(run, round, Some(client)).await?;
+        let mut tx = self.pool.begin().await?;
         sqlx::query(
             "UPDATE contributions SET sha256 = NULL, file = NULL, format = NULL, bytes = NULL, samples = NULL, \
              loss = NULL, norm = NULL, received_ms = NULL WHERE run = ? AND round = ? AND client = ?",
@@ -156,8 +158,14 @@ impl Store {
         .bind(run.as_str())
         .bind(int(round))
         .bind(client.as_str())
-        .execute(&self.pool)
+        .execute(&mut *tx)
         .await?;
+        sqlx::query("UPDATE rounds SET closed_ms = NULL WHERE run = ? AND number = ?")
+            .bind(run.as_str())
+            .bind(int(round))
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await?;
         self.remove_received(&files);
         Ok(())
     }

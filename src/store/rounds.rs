@@ -5,11 +5,15 @@ use super::{Store, StoreError, StoredContribution, corrupt, int, uint};
 use crate::digest::Sha256Digest;
 use app::api::{ClientId, OpenRound, RoundOutcome, RoundSummary, RunConfig, RunId};
 
-/// A round that is open.
+/// The last round, open or over.
 #[derive(Debug, Clone)]
 pub struct StoredRound {
+    /// It is open.
+    pub is_open: bool,
     /// As it was; `updated` is empty, see `contributions`.
     pub round: OpenRound,
+    /// Since when it takes no more updates, and why; none while it does.
+    pub closed: Option<(u64, String)>,
     /// The configuration that it runs under.
     pub config: RunConfig,
     /// Of its whole cohort, by client.
@@ -50,8 +54,11 @@ struct RoundRow {
 }
 
 #[derive(sqlx::FromRow)]
-struct OpenRow {
+struct LastRow {
     number: i64,
+    status: String,
+    reason: String,
+    closed_ms: Option<i64>,
     base_version: i64,
     config_version: i64,
     opened_ms: i64,
@@ -101,6 +108,21 @@ impl Store {
     pub async fn move_deadline(&self, run: &RunId, round: u64, deadline_ms: u64) -> Result<(), StoreError> {
         sqlx::query("UPDATE rounds SET deadline_ms = ? WHERE run = ? AND number = ?")
             .bind(int(deadline_ms))
+            .bind(run.as_str())
+            .bind(int(round))
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    /// Stores that an open round takes no more updates.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn close_round(&self, run: &RunId, round: u64, at_ms: u64, reason: &str) -> Result<(), StoreError> {
+        sqlx::query("UPDATE rounds SET closed_ms = ?, reason = ? WHERE run = ? AND number = ?")
+            .bind(int(at_ms))
+            .bind(reason)
             .bind(run.as_str())
             .bind(int(round))
             .execute(&self.pool)
@@ -172,10 +194,11 @@ impl Store {
         Ok(())
     }
 
-    pub(super) async fn open_round_of(&self, run: &RunId) -> Result<Option<StoredRound>, StoreError> {
-        let row: Option<OpenRow> = sqlx::query_as(
-            "SELECT number, base_version, config_version, opened_ms, deadline_ms, target, config_json \
-             FROM rounds JOIN config_versions USING (run, config_version) WHERE run = ? AND status = 'open'",
+    pub(super) async fn last_round(&self, run: &RunId) -> Result<Option<StoredRound>, StoreError> {
+        let row: Option<LastRow> = sqlx::query_as(
+            "SELECT number, status, reason, closed_ms, base_version, config_version, opened_ms, deadline_ms, target, \
+             config_json FROM rounds JOIN config_versions USING (run, config_version) \
+             WHERE run = ? ORDER BY number DESC LIMIT 1",
         )
         .bind(run.as_str())
         .fetch_optional(&self.pool)
@@ -193,7 +216,8 @@ impl Store {
             updated: Vec::new(),
         };
         let config = serde_json::from_str(&row.config_json).map_err(|e| corrupt("configuration")(e.to_string()))?;
-        Ok(Some(StoredRound { round, config, contributions }))
+        let closed = row.closed_ms.map(|at| (uint(at), row.reason));
+        Ok(Some(StoredRound { is_open: row.status == "open", round, closed, config, contributions }))
     }
 
     pub(super) async fn history(&self, run: &RunId) -> Result<Vec<RoundSummary>, StoreError> {

@@ -48,8 +48,8 @@ pub struct StoredRun {
     pub clients: Vec<StoredClient>,
     /// The rounds that are over, in order.
     pub rounds: Vec<RoundSummary>,
-    /// The round that is open.
-    pub open: Option<StoredRound>,
+    /// The last round, open or over.
+    pub last: Option<StoredRound>,
     /// Norms of the updates of the last complete round that had at least 3.
     pub norms: Vec<f64>,
 }
@@ -116,7 +116,7 @@ impl Store {
             runs.push(StoredRun {
                 clients: self.roster(&run).await?,
                 rounds: self.history(&run).await?,
-                open: self.open_round_of(&run).await?,
+                last: self.last_round(&run).await?,
                 norms: self.norms(&run).await?,
                 ..stored_run(run, row)?
             });
@@ -255,7 +255,7 @@ fn stored_run(run: RunId, row: RunRow) -> Result<StoredRun, StoreError> {
         autorun_rounds: u32::try_from(row.autorun_rounds).unwrap_or(u32::MAX),
         clients: Vec::new(),
         rounds: Vec::new(),
-        open: None,
+        last: None,
         norms: Vec::new(),
     })
 }

@@ -49,7 +49,8 @@ async fn a_database_of_the_first_version_is_taken_up_with_all_that_is_in_it() {
     assert_eq!(names, [("alice", false, 1, 2), ("mallory", true, 0, 0)]);
     assert_eq!((run.rounds[0].outcome, run.rounds[0].test_accuracy), (RoundOutcome::Complete, Some(0.5)));
     // The updates of its open round were in memory only: they are asked for again, from the same version.
-    let open = run.open.unwrap();
+    let open = run.last.unwrap();
+    assert!(open.is_open);
     assert_eq!((open.round.number, open.round.base_version, open.contributions.len()), (2, 1, 1));
     let StoredContribution { asked_round, asked_version, update, .. } = &open.contributions[0];
     assert_eq!((*asked_round, *asked_version, update), (2, 1, &None));

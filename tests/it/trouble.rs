@@ -101,6 +101,28 @@ async fn a_new_model_that_cannot_be_stored_delays_its_round_and_loses_no_update(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_the_operator_closed_stays_closed_over_a_restart() {
+    // Given a round that the operator has closed with one update of two, and that is not combined yet,
+    let (mut coordinator, guests) = Guest::in_round(&["in", "late"]).await;
+    let away = Away::take(&coordinator, "models");
+    guests[0].sends(1, 4.0).await;
+    coordinator.order("/runs/tiny/rounds/current/aggregate").await;
+    // when the coordinator is started again,
+    coordinator.stop().await;
+    away.bring_back();
+    coordinator.start_again().await;
+    // then it is combined as it was closed, and nobody is waited for.
+    refused(410, ErrorCode::RoundClosed, guests[1].full_of(1, 2.0)).await;
+    let run = coordinator.until("tiny", "the round is over", |run| run.rounds.len() == 1).await;
+    let round = &run.rounds[0];
+    assert_eq!(
+        (round.outcome, round.reason.as_str()),
+        (RoundOutcome::Complete, "closed by the operator with 1 of 2 updates")
+    );
+    assert_eq!(coordinator.tiny_value(1).await, 4.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_update_that_was_damaged_on_disk_is_asked_for_again_and_the_others_are_not() {
     let (mut coordinator, guests) = Guest::in_round(&["whole", "damaged", "late"]).await;
     guests[0].sends(1, 1.0).await;

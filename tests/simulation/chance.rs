@@ -20,8 +20,9 @@ impl Schedule {
                 let round = self.world.lock().shown.round.as_ref().map(|round| round.number);
                 // Noted first: what it sets going is judged before it returns.
                 let is_new = round.is_some_and(|round| self.ordered.insert(round));
-                let is_done = matches!(self.order(Command::AggregateNow), Ok(true));
-                if !is_done && is_new {
+                // One that the coordinator died at may be in force all the same.
+                let is_refused = matches!(self.order(Command::AggregateNow), Ok(false));
+                if is_refused && is_new {
                     self.ordered.remove(&round.unwrap_or_default());
                 }
             }

@@ -1,6 +1,6 @@
 //! What is durable in the simulated world: rows, as plain values.
 
-use app::api::{Autorun, ClientId, ClientState, ClientView, OpenRound, RoundOutcome, RoundSummary, RunConfig};
+use app::api::{Autorun, ClientId, ClientState, ClientView, Mode, OpenRound, RoundOutcome, RoundSummary, RunConfig};
 use fedlearn::conductor::Record;
 use fedlearn::digest::Sha256Digest;
 use fedlearn::round::{Assignment, Counted, Restored, RestoredClient, RestoredRound};
@@ -35,6 +35,8 @@ pub struct ClientRow {
 pub struct RoundRow {
     pub round: OpenRound,
     pub contributions: BTreeMap<ClientId, ContributionRow>,
+    /// Since when it takes no more updates, and why.
+    pub closed: Option<(u64, String)>,
     pub ended: Option<RoundSummary>,
 }
 
@@ -91,7 +93,7 @@ impl Database {
                     contributions.insert(client.clone(), ContributionRow { asked: *asked, update: None });
                     self.clients.get_mut(client).unwrap().asked = round.number;
                 }
-                let row = RoundRow { round: (*round).clone(), contributions, ended: None };
+                let row = RoundRow { round: (*round).clone(), contributions, closed: None, ended: None };
                 assert!(self.rounds.insert(round.number, row).is_none(), "round {} opens twice", round.number);
             }
             Record::Asked { round, client, assignment } => {
@@ -100,7 +102,7 @@ impl Database {
             }
             Record::Update { round, update, .. } => {
                 let row = self.rounds.get_mut(round).unwrap();
-                assert!(row.ended.is_none(), "an update for round {round}, which is over");
+                assert!(row.ended.is_none() && row.closed.is_none(), "an update for round {round}, which is over");
                 let contribution = row.contributions.get_mut(&update.client).unwrap();
                 assert_eq!(contribution.asked.round, update.round);
                 assert!(contribution.update.is_none(), "a second update of {} for round {round}", update.client);
@@ -115,10 +117,17 @@ impl Database {
                 view.error = None;
             }
             Record::Dropped { round, client } => {
-                self.rounds.get_mut(round).unwrap().contributions.get_mut(*client).unwrap().update = None;
+                let row = self.rounds.get_mut(round).unwrap();
+                row.contributions.get_mut(*client).unwrap().update = None;
+                row.closed = None;
             }
             Record::Deadline { round, deadline_ms } => {
                 self.rounds.get_mut(round).unwrap().round.deadline_ms = *deadline_ms;
+            }
+            Record::Closed { round, at_ms, reason } => {
+                let row = self.rounds.get_mut(round).unwrap();
+                assert!(row.ended.is_none() && row.contributions.values().any(|c| c.update.is_some()));
+                row.closed = Some((*at_ms, (*reason).to_owned()));
             }
             Record::RoundEnded { summary, model, autorun_rounds } => {
                 let row = self.rounds.get_mut(&summary.number).unwrap();
@@ -173,6 +182,7 @@ impl Database {
                 .map(|row| RestoredClient { view: offline(&row.view), banned: row.banned, asked: row.asked })
                 .collect(),
             round: self.open().map(|row| self.restored_round(row)),
+            carried: self.unfinished(),
             now_ms,
             typical_norm: if norms.len() < 3 { None } else { Some(norms[norms.len() / 2]) },
             autorun: (self.autorun > 0).then_some(Autorun { rounds: self.autorun }),
@@ -190,8 +200,18 @@ impl Database {
             config: self.configs[&open.config_version].clone(),
             earlier: earlier.map(|(id, c)| (id.clone(), c.asked)).collect(),
             counted: counted.collect(),
+            closed: row.closed.clone(),
             open,
         }
+    }
+
+    /// Who may still be at work for a round that is over.
+    fn unfinished(&self) -> BTreeMap<ClientId, Assignment> {
+        let last = self.rounds.last_key_value().map(|(_, row)| row);
+        let last =
+            last.filter(|row| row.ended.is_some() && self.configs[&row.round.config_version].mode == Mode::Async);
+        let rows = last.into_iter().flat_map(|row| &row.contributions).filter(|(_, c)| c.update.is_none());
+        rows.map(|(id, c)| (id.clone(), c.asked)).collect()
     }
 }
 

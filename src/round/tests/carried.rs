@@ -300,3 +300,36 @@ fn also_if_that_is_changed_in_the_pause_between_two_rounds() {
     assert_eq!(world.refused(update("bob", 1)), closed(1));
     assert_eq!((world.state("bob"), world.task("bob")), (ClientState::Ready, Some((2, 0))));
 }
+
+#[test]
+fn who_was_at_work_when_the_coordinator_died_between_two_rounds_goes_on() {
+    // Given that alice, who was asked for more, leaves, and nobody is there but bob, who is at work for round 1,
+    let mut world = begun(RunConfig { min_clients: 2, ..asynchronous(2) }, &["alice", "bob", "carol"]);
+    world.ok(update("alice", 1));
+    world.ok(update("carol", 1));
+    world.ok(Command::Leave { client: id("alice") });
+    world.ok(Command::Leave { client: id("carol") });
+    world.ok(committed(1));
+    assert_eq!(world.round(), None);
+    // when the coordinator was away,
+    world.restart_and_tick(5_000);
+    // then bob's work is still wanted,
+    assert!(!world.machine.is_cancelled(&id("bob"), 1));
+    world.ok(seen("bob"));
+    world.ok(join("dave"));
+    // and counted by the next round.
+    assert_eq!((world.round(), world.task("bob")), (Some(2), Some((1, 0))));
+    world.ok(update("bob", 1));
+    assert_eq!(world.parts(), [("bob".to_owned(), 1)]);
+}
+
+#[test]
+fn a_restart_after_the_autorun_was_stopped_carries_nothing() {
+    let mut world = begun(asynchronous(1), &["alice", "bob"]);
+    world.ok(Command::StopAutorun);
+    world.ok(update("alice", 1));
+    world.ok(committed(1));
+    world.restart_and_tick(5_000);
+    assert_eq!(world.refused(update("bob", 1)), closed(1));
+    assert!(world.machine.is_cancelled(&id("bob"), 1));
+}

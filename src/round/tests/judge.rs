@@ -324,7 +324,7 @@ impl Judge {
         self.round = None;
         let Some(stored) = &ledger.round else {
             assert_eq!(machine.open_round(), None);
-            self.at_work.clear();
+            self.at_work.retain(|id, asked| ledger.carried.get(id).is_some_and(|work| work.round == *asked));
             return;
         };
         let open = machine.open_round().unwrap();
@@ -338,9 +338,12 @@ impl Judge {
         self.at_work.retain(|id, asked| {
             machine.assignment(id).is_some_and(|work| work.round == *asked) && !updates.contains_key(id)
         });
-        let grace_until_ms = now + OFFLINE_AFTER_MS;
+        // What was to be combined is combined, if all of it is there.
+        let is_aggregating = stored.closed.is_some();
+        assert_eq!(machine.phase() == Phase::Aggregating, is_aggregating);
+        let grace_until_ms = if is_aggregating { 0 } else { now + OFFLINE_AFTER_MS };
         assert_eq!(open.deadline_ms, stored.open.deadline_ms.max(grace_until_ms));
         let (open, config) = (open.clone(), stored.config.clone());
-        self.round = Some(Seen { open, config, updates, is_aggregating: false, grace_until_ms });
+        self.round = Some(Seen { open, config, updates, is_aggregating, grace_until_ms });
     }
 }

@@ -1,7 +1,7 @@
 //! What a coordinator has stored, and so what a restart finds: brought up to date by commands and effects, in the order
 //! and no earlier than the effects ask for it.
 
-use super::super::{RestoredClient, RestoredRound};
+use super::super::{Assignment, RestoredClient, RestoredRound};
 use super::*;
 use app::api::Autorun;
 use std::collections::BTreeMap;
@@ -13,6 +13,8 @@ pub(super) struct Ledger {
     pub last_number: u64,
     clients: BTreeMap<ClientId, RestoredClient>,
     pub round: Option<RestoredRound>,
+    /// Who went on working when the last round was over.
+    pub carried: BTreeMap<ClientId, Assignment>,
     typical_norm: Option<f64>,
     pub autorun: Option<Autorun>,
     seed: u64,
@@ -26,6 +28,7 @@ impl Ledger {
             last_number: from.next_round - 1,
             clients: from.roster.iter().map(|client| (client.view.id.clone(), client.clone())).collect(),
             round: from.round.clone(),
+            carried: from.carried.clone(),
             typical_norm: from.typical_norm,
             autorun: from.autorun,
             seed: from.seed,
@@ -66,7 +69,8 @@ impl Ledger {
                 let earlier = machine.carried().map(|(id, earlier)| (id.clone(), earlier)).collect();
                 open.cohort.iter().for_each(|id| self.asked(id, open.number));
                 self.last_number = open.number;
-                self.round = Some(RestoredRound { open, config, earlier, counted: BTreeMap::new() });
+                let counted = BTreeMap::new();
+                self.round = Some(RestoredRound { open, config, earlier, counted, closed: None });
             }
             Effect::Cohort { client, step } => {
                 let number = self.round.as_ref().unwrap().open.number;
@@ -81,7 +85,10 @@ impl Ledger {
                         self.asked(client, number);
                     }
                     CohortStep::Counted => {}
-                    CohortStep::Dropped => _ = round.counted.remove(client),
+                    CohortStep::Dropped => {
+                        round.counted.remove(client);
+                        round.closed = None;
+                    }
                 }
             }
             Effect::DeadlineMoved => {
@@ -91,6 +98,12 @@ impl Ledger {
             }
             Effect::RoundEnded(summary) => {
                 let round = self.round.take().unwrap();
+                self.carried.clear();
+                if round.config.mode == Mode::Async {
+                    let this = Assignment { round: round.open.number, version: round.open.base_version };
+                    let left = round.open.cohort.iter().filter(|id| !round.counted.contains_key(*id));
+                    self.carried.extend(left.map(|id| (id.clone(), *round.earlier.get(id).unwrap_or(&this))));
+                }
                 self.autorun = machine.autorun();
                 if summary.outcome == RoundOutcome::Complete {
                     self.version = summary.version.unwrap();
@@ -102,7 +115,11 @@ impl Ledger {
                 }
             }
             Effect::Course => self.autorun = machine.autorun(),
-            Effect::ShowClient(_) | Effect::Aggregate { .. } => {}
+            Effect::Aggregate { .. } => {
+                let closed = machine.closed().map(|(at, reason)| (at, reason.to_owned()));
+                self.round.as_mut().unwrap().closed = closed;
+            }
+            Effect::ShowClient(_) => {}
         }
     }
 
@@ -121,6 +138,7 @@ impl Ledger {
             next_round: self.last_number + 1,
             roster: self.clients.values().cloned().collect(),
             round: self.round.clone(),
+            carried: if self.round.is_none() { self.carried.clone() } else { BTreeMap::new() },
             now_ms,
             typical_norm: self.typical_norm,
             autorun: self.autorun,

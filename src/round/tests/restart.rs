@@ -123,7 +123,7 @@ fn what_of_a_new_configuration_was_taken_at_once_still_holds() {
 }
 
 #[test]
-fn where_all_was_in_it_is_aggregated_at_the_first_input() {
+fn what_was_being_aggregated_is_aggregated_anew() {
     for updates in [&["alice", "bob"][..], &["alice"]] {
         let mut world = World::in_round(quorum(1), &["alice", "bob"]);
         updates.iter().for_each(|name| _ = world.ok(update(name, 1)));
@@ -132,9 +132,20 @@ fn where_all_was_in_it_is_aggregated_at_the_first_input() {
         }
         assert_eq!(world.machine.phase(), Phase::Aggregating);
         let effects = world.restart_and_tick(5_000);
-        assert_eq!(effects, [Effect::Aggregate { round: 1 }, Effect::Course]);
+        assert_eq!(effects, [Effect::Aggregate { round: 1 }]);
         assert_eq!(world.parts().len(), updates.len());
     }
+}
+
+#[test]
+fn where_the_last_one_was_in_but_not_yet_told_it_is_aggregated_at_the_first_input() {
+    let mut world = World::in_round(quorum(1), &["alice"]);
+    let before = world.ledger.round.clone();
+    world.ok(update("alice", 1));
+    world.ledger.round.as_mut().unwrap().closed = before.unwrap().closed; // it died before that was stored
+    world.restart(5_000);
+    assert_eq!((world.machine.poll_effect(), world.machine.phase()), (None, Phase::Training));
+    assert_eq!(world.restart_and_tick(0), [Effect::Aggregate { round: 1 }, Effect::Course]);
 }
 
 #[test]
@@ -142,14 +153,7 @@ fn as_many_as_were_wanted_is_all() {
     let config = RunConfig { over_selection: 1.0, ..cohort_of(1, 1) };
     let mut world = World::in_round(config, &["alice", "bob"]);
     world.ok(update("alice", 1));
-    assert_eq!(world.restart_and_tick(5_000), [Effect::Aggregate { round: 1 }, Effect::Course]);
-}
-
-#[test]
-fn it_does_nothing_before_its_first_input() {
-    let mut world = restarted(quorum(1), &["alice"], &["alice"], 10 * DEADLINE_MS);
-    assert_eq!(world.machine.poll_effect(), None);
-    assert_eq!(world.machine.phase(), Phase::Training);
+    assert_eq!(world.restart_and_tick(5_000), [Effect::Aggregate { round: 1 }]);
 }
 
 #[test]
@@ -188,6 +192,20 @@ fn the_update_of_one_that_was_kicked_while_the_coordinator_aggregated_is_not_cou
 }
 
 #[test]
+fn a_round_that_lost_its_quorum_by_a_kick_while_it_was_aggregated_is_open_again() {
+    let mut world = World::in_round(quorum(2), &["alice", "bob", "carol"]);
+    world.ok(update("alice", 1));
+    world.ok(update("bob", 1));
+    world.pass_with(&["carol"], DEADLINE_MS);
+    assert_eq!(world.machine.phase(), Phase::Aggregating);
+    world.ok(kick("alice", false));
+    world.restart_and_tick(1_000);
+    assert_eq!(world.machine.phase(), Phase::Training);
+    world.ok(update("carol", 1));
+    assert_eq!(world.machine.phase(), Phase::Aggregating);
+}
+
+#[test]
 fn the_update_of_one_that_left_stays_in() {
     let mut world = World::in_round(quorum(2), &["alice", "bob"]);
     world.ok(update("alice", 1));
@@ -199,14 +217,14 @@ fn the_update_of_one_that_left_stays_in() {
 }
 
 #[test]
-fn a_round_that_was_being_aggregated_may_take_the_missing_ones_after_all() {
+fn a_round_that_the_operator_closed_stays_closed() {
     let mut world = World::in_round(quorum(1), &["alice", "bob"]);
     world.ok(update("alice", 1));
     world.ok(Command::AggregateNow);
-    world.restart(1_000);
-    world.ok(update("bob", 1));
-    assert_eq!(world.parts().len(), 2);
-    assert_eq!(world.machine.phase(), Phase::Aggregating);
+    assert_eq!(world.restart_and_tick(1_000), [Effect::Aggregate { round: 1 }]);
+    assert_eq!(world.refused(update("bob", 1)), Reject::RoundClosed { round: 1 });
+    world.ok(committed(1));
+    assert_eq!(world.last(), (RoundOutcome::Complete, "closed by the operator with 1 of 2 updates"));
 }
 
 #[test]

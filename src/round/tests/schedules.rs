@@ -96,9 +96,10 @@ impl Schedule {
     fn restart(&mut self) {
         self.trace(&"restart");
         self.machine = RoundMachine::new(self.ledger.restored(self.now));
-        // What is stored of those who are out by now is taken out.
+        // What is stored of those who are out by now is taken out, and what was closed is combined.
         while let Some(effect) = self.machine.poll_effect() {
-            assert!(matches!(effect, Effect::Cohort { step: CohortStep::Dropped, .. }), "{effect:?}");
+            let is_drop = matches!(effect, Effect::Cohort { step: CohortStep::Dropped, .. });
+            assert!(is_drop || matches!(effect, Effect::Aggregate { .. }), "{effect:?}");
             self.ledger.effect(&self.machine, &effect);
         }
         self.judge.restarted(self.now, &self.machine, &self.ledger);

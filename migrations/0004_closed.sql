@@ -1,0 +1,2 @@
+-- A round that takes no more updates is combined with what it has, also after a restart; `reason` says why it closed.
+ALTER TABLE rounds ADD COLUMN closed_ms INTEGER;
