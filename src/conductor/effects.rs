@@ -29,11 +29,13 @@ impl<W: World> Conductor<W> {
                 if let Some(round) = self.machine.open_round() {
                     let (round, deadline_ms) = (round.number, round.deadline_ms);
                     self.persist(|| Record::Deadline { round, deadline_ms }).await?;
+                    self.world.wake(); // those who failed have another chance
                 }
             }
             Effect::Aggregate { round } => {
-                let (at_ms, reason) = self.machine.closed().unwrap_or_default();
-                self.persist(|| Record::Closed { round, at_ms, reason }).await?;
+                if let Some(closed) = self.machine.closed() {
+                    self.persist(|| Record::Closed { round, closed }).await?;
+                }
                 let base_version = self.machine.version();
                 self.world.aggregate(Aggregation { round, base_version, parts: self.machine.parts() });
                 self.world.wake(); // who still trains for it is to stop
@@ -119,7 +121,10 @@ impl<W: World> Conductor<W> {
             (CohortStep::Asked, Some(assignment)) => {
                 self.persist(|| Record::Asked { round, client, assignment }).await?;
             }
-            (CohortStep::Dropped, _) => self.persist(|| Record::Dropped { round, client }).await?,
+            (CohortStep::Dropped, _) => {
+                let is_open = self.machine.closed().is_none();
+                self.persist(|| Record::Dropped { round, client, is_open }).await?;
+            }
             _ => {} // stored already
         }
         self.world.publish(Change::Cohort { client: client.clone(), step });

@@ -2,7 +2,7 @@
 
 use super::Update;
 use crate::digest::Sha256Digest;
-use crate::round::{Assignment, Part, UnixMs};
+use crate::round::{Assignment, Closed, Part, UnixMs};
 use app::api::{Change, ClientId, ClientView, OpenRound, RoundSummary, RunConfig};
 use std::fmt;
 use std::ops::ControlFlow;
@@ -112,6 +112,8 @@ pub enum Record<'a, W: World> {
         round: u64,
         /// Whose it was.
         client: &'a ClientId,
+        /// The round takes updates, whether it was closed before or not.
+        is_open: bool,
     },
     /// The open round's deadline has moved.
     Deadline {
@@ -124,10 +126,8 @@ pub enum Record<'a, W: World> {
     Closed {
         /// The round.
         round: u64,
-        /// Since when.
-        at_ms: UnixMs,
-        /// Why.
-        reason: &'a str,
+        /// Since when, and why.
+        closed: &'a Closed,
     },
     /// A round is over.
     RoundEnded {

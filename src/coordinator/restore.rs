@@ -15,7 +15,7 @@ pub(super) async fn without_damaged(store: &Store, mut stored: StoredRun) -> Res
         let checked = blocking(move || store_here.check_received(&update.file, &update.sha256)).await;
         if let Err(error) = checked {
             tracing::error!(run = %stored.run, client = %contribution.client, %error, "an update is lost");
-            store.drop_contribution(&stored.run, open.round.number, &contribution.client).await?;
+            store.drop_contribution(&stored.run, open.round.number, &contribution.client, true).await?;
             contribution.update = None;
             open.closed = None;
         }

@@ -78,9 +78,9 @@ impl World for Real {
                 update.body.spool.keep();
                 Ok(())
             }
-            Record::Dropped { round, client } => store.drop_contribution(run, round, client).await,
+            Record::Dropped { round, client, is_open } => store.drop_contribution(run, round, client, is_open).await,
             Record::Deadline { round, deadline_ms } => store.move_deadline(run, round, deadline_ms).await,
-            Record::Closed { round, at_ms, reason } => store.close_round(run, round, at_ms, reason).await,
+            Record::Closed { round, closed } => store.close_round(run, round, closed).await,
             Record::RoundEnded { summary, model, autorun_rounds } => {
                 let version = model.zip(summary.version).map(|((model, is_best), version)| NewVersion {
                     version,

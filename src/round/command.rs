@@ -29,6 +29,17 @@ pub struct Counted {
     pub staleness: u64,
 }
 
+/// That a round takes no more updates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Closed {
+    /// Since when.
+    pub at_ms: UnixMs,
+    /// Why, for people: stays with the round's record.
+    pub reason: String,
+    /// The operator wanted it, whatever `min_clients` says.
+    pub by_operator: bool,
+}
+
 /// What happened, or what somebody wants.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Command {
@@ -113,6 +124,8 @@ pub enum Command {
     StartRound,
     /// Close the open round now with the updates that are in: at least 1, whatever `min_clients` says.
     AggregateNow,
+    /// Stop now: the open round is void, its clients are to stop, and no other follows by itself.
+    CancelRound,
     /// A new configuration, already checked: taken by the next round. What is safe changes at once: admission (where it
     /// becomes `open`, those who wait for it are let in), the deadline and what follows it, the bounds of the ingest gate.
     Configure {

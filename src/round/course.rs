@@ -1,7 +1,7 @@
 //! What follows by itself: who goes offline, what closes, what opens, and what is to be told of it.
 
 use super::cohort;
-use super::command::{Assignment, Standing};
+use super::command::{Assignment, Closed, Standing};
 use super::current::{CurrentRound, Outcome, Verdict, deadline_ms};
 use super::machine::{Course, Pause, VOID_PAUSE_MS};
 use super::restored::RestoredRound;
@@ -15,6 +15,7 @@ impl RoundMachine {
     pub(super) fn settle(&mut self, now: UnixMs) {
         self.expire(now);
         self.close_if_due(now);
+        self.expire(now); // one that was in error until its round ended may be long gone
         if self.pause.as_ref().is_some_and(|pause| now >= pause.until_ms) {
             self.pause = None;
             self.is_course_stale = true;
@@ -49,16 +50,20 @@ impl RoundMachine {
                 round.open.deadline_ms = deadline_ms;
                 self.effects.push_back(Effect::DeadlineMoved);
                 self.is_course_stale = true;
+                // The round cannot go on without those who failed in it: they have another chance.
+                for id in round.absent().clone() {
+                    self.forgive(&id);
+                }
             }
-            Verdict::Aggregate(reason) => self.close(now, reason),
+            Verdict::Aggregate(reason) => self.close(Closed { at_ms: now, reason, by_operator: false }),
             Verdict::Void(reason) => self.end(now, Err(reason)),
         }
     }
 
     /// No more updates: the caller of the machine combines what is in.
-    pub(super) fn close(&mut self, now: UnixMs, reason: String) {
+    pub(super) fn close(&mut self, closed: Closed) {
         if let Some(round) = &mut self.round {
-            round.close(now, reason);
+            round.close(closed);
             self.effects.push_back(Effect::Aggregate { round: round.open.number });
             self.is_course_stale = true;
         }
@@ -121,7 +126,7 @@ impl RoundMachine {
         goes_on
     }
 
-    /// What the client is at counts no more.
+    /// What the client is at counts no more, and what went wrong with it is past.
     fn send_home(&mut self, id: &ClientId) {
         let state = self.roster.get(id).map(|client| client.state);
         if matches!(state, Some(ClientState::Training | ClientState::Update | ClientState::Finish)) {
@@ -129,6 +134,14 @@ impl RoundMachine {
                 c.state = ClientState::Ready;
                 c.progress = None;
             });
+        }
+        self.forgive(id);
+    }
+
+    /// One that failed may be asked again. What went wrong stays readable until it does something anew.
+    fn forgive(&mut self, id: &ClientId) {
+        if self.roster.get(id).is_some_and(|client| client.state == ClientState::Error) {
+            self.change(id, |c| c.state = ClientState::Ready);
         }
     }
 
@@ -145,12 +158,10 @@ impl RoundMachine {
         round.adopt(&self.config);
         round.all_at_work(); // who had taken its task is not known any more
         round.open.updated.clear();
-        let mut closed = from.closed;
         for (id, update) in from.counted {
             // Of one that was put out while the updates were being combined, or just before the crash.
             if self.roster.get(&id).is_some_and(|client| is_out(client.state)) {
                 self.step(&id, CohortStep::Dropped);
-                closed = None; // what it closed with is not all there
             } else {
                 round.count(&id, update);
             }
@@ -158,14 +169,18 @@ impl RoundMachine {
         for id in round.open.cohort.clone() {
             round.place(&id, self.roster.get(&id).map(|client| client.state));
         }
-        if let Some((closed_ms, reason)) = closed {
+        let (updates, min) = (round.updates(), round.min_clients());
+        if let Some(closed) = from.closed.filter(|c| updates >= min || c.by_operator && updates > 0) {
             self.round = Some(round);
-            self.close(closed_ms, reason);
+            self.close(closed);
             return;
         }
         let grace_until_ms = now.saturating_add(OFFLINE_AFTER_MS);
         round.grace_until_ms = Some(grace_until_ms);
-        round.open.deadline_ms = round.open.deadline_ms.max(grace_until_ms);
+        // The clock may have been set back meanwhile.
+        round.open.opened_ms = round.open.opened_ms.min(now);
+        let latest_ms = now.saturating_add(deadline_ms(&round.config));
+        round.open.deadline_ms = round.open.deadline_ms.min(latest_ms).max(grace_until_ms);
         self.round = Some(round);
     }
 

@@ -1,6 +1,6 @@
 //! The round in work: whom it waits for, what has come in, and whether it is time to close.
 
-use super::command::{Assignment, Counted};
+use super::command::{Assignment, Closed, Counted};
 use super::roster::is_eligible;
 use super::waiting::counted;
 use super::{UnixMs, time};
@@ -45,8 +45,8 @@ pub(super) struct CurrentRound {
     norms: Vec<f64>,
     /// After a restart, until when those who are absent are waited for all the same.
     pub grace_until_ms: Option<UnixMs>,
-    /// Why it takes no more updates; none while it does.
-    closed: Option<(UnixMs, String)>,
+    /// None while it takes updates.
+    closed: Option<Closed>,
 }
 
 impl CurrentRound {
@@ -130,13 +130,13 @@ impl CurrentRound {
         self.closed.is_none()
     }
 
-    pub fn close(&mut self, now: UnixMs, reason: String) {
-        self.closed = Some((now, reason));
+    pub fn close(&mut self, closed: Closed) {
+        self.closed = Some(closed);
     }
 
     /// Since when it takes no more updates, and why; none while it does.
-    pub fn closed(&self) -> Option<(UnixMs, &str)> {
-        self.closed.as_ref().map(|(at, reason)| (*at, reason.as_str()))
+    pub fn closed(&self) -> Option<&Closed> {
+        self.closed.as_ref()
     }
 
     /// All of the cohort may be at work.
@@ -160,8 +160,13 @@ impl CurrentRound {
         }
         match state {
             Some(state) if is_eligible(state) => _ = self.awaited.insert(id.clone()),
-            Some(ClientState::Offline | ClientState::Error) => _ = self.absent.insert(id.clone()),
-            _ => _ = self.at_work.remove(id),
+            Some(ClientState::Offline) => _ = self.absent.insert(id.clone()),
+            state => {
+                self.at_work.remove(id);
+                if state == Some(ClientState::Error) {
+                    self.absent.insert(id.clone()); // it may report that it can go on
+                }
+            }
         }
     }
 
@@ -200,6 +205,11 @@ impl CurrentRound {
     /// The median of the norms; none while there are too few for it to mean anything.
     pub fn typical_norm(&self) -> Option<f64> {
         (self.norms.len() >= 3).then(|| self.norms[self.norms.len() / 2])
+    }
+
+    /// Half of the updates that are wanted are in.
+    pub fn is_half_full(&self) -> bool {
+        2 * self.updates() >= self.open.target as usize
     }
 
     fn is_in_grace(&self, now: UnixMs) -> bool {
@@ -256,10 +266,11 @@ impl CurrentRound {
         self.config.deadline_s = config.deadline_s;
     }
 
-    /// Moves the deadline, as a new configuration wants it.
-    pub fn redate(&mut self) -> bool {
+    /// Moves the deadline, as a new configuration wants it; not before the end of the time to come back after a restart.
+    pub fn redate(&mut self, now: UnixMs) -> bool {
         let before = self.open.deadline_ms;
-        self.open.deadline_ms = self.open.opened_ms.saturating_add(deadline_ms(&self.config));
+        let deadline_ms = self.open.opened_ms.saturating_add(deadline_ms(&self.config));
+        self.open.deadline_ms = deadline_ms.max(self.grace_until_ms.filter(|until| now < *until).unwrap_or(0));
         before != self.open.deadline_ms
     }
 
@@ -279,7 +290,7 @@ impl CurrentRound {
 
     /// The record of this round: complete with an outcome, void with a reason of its own.
     pub fn summary(&self, now: UnixMs, result: Result<Outcome, String>) -> RoundSummary {
-        let closed = self.closed().map(|(_, reason)| reason.to_owned()).unwrap_or_default();
+        let closed = self.closed.as_ref().map(|closed| closed.reason.clone()).unwrap_or_default();
         let (outcome, reason, result) = match result {
             Ok(result) => (RoundOutcome::Complete, closed, Some(result)),
             Err(reason) => (RoundOutcome::Void, reason, None),

@@ -1,6 +1,6 @@
 //! The machine itself: what each command does, and what follows from where things stand.
 
-use super::command::{Assignment, Counted};
+use super::command::{Assignment, Closed, Counted};
 use super::current::{CurrentRound, Outcome};
 use super::roster::Roster;
 use super::{Command, Effect, Reject, Restored, UnixMs};
@@ -71,7 +71,7 @@ impl RoundMachine {
             seed: from.seed,
             autorun: from.autorun.filter(|a| a.rounds > 0),
             pause: None,
-            roster: Roster::restored(from.roster),
+            roster: Roster::restored(from.now_ms, from.roster),
             round: None,
             carried: from.carried,
             typical_norm: from.typical_norm,
@@ -87,6 +87,7 @@ impl RoundMachine {
         if machine.autorun.is_none() {
             machine.carried.clear();
         }
+        machine.admit_pending(from.now_ms); // that may have been cut short
         machine.shown = machine.course();
         machine
     }
@@ -113,6 +114,7 @@ impl RoundMachine {
             Command::StopAutorun => self.set_autorun(0),
             Command::StartRound => self.start_round(now)?,
             Command::AggregateNow => self.aggregate_now(now)?,
+            Command::CancelRound => self.cancel_round(now)?,
             Command::Configure { config, config_version } => self.configure(now, *config, config_version),
             Command::Committed { version, test_loss, test_accuracy } => {
                 self.check_aggregating()?;
@@ -199,28 +201,44 @@ impl RoundMachine {
         if updates == 0 {
             return Err(Reject::TooFewUpdates { updates, min_clients: 1 });
         }
-        self.close(now, format!("closed by the operator with {updates} of {asked} updates"));
+        let reason = format!("closed by the operator with {updates} of {asked} updates");
+        self.close(Closed { at_ms: now, reason, by_operator: true });
+        Ok(())
+    }
+
+    fn cancel_round(&mut self, now: UnixMs) -> Result<(), Reject> {
+        let round = self.round.as_ref().ok_or(Reject::NoRound)?;
+        if !round.is_open() {
+            return Err(Reject::RoundInWork { round: round.open.number });
+        }
+        self.set_autorun(0);
+        self.end(now, Err("cancelled by the operator".to_owned()));
         Ok(())
     }
 
     /// An open round keeps what its clients train by, and takes up at once what only says when it closes. Admission is no
     /// matter of rounds: whoever could now register and be in is let in.
     fn configure(&mut self, now: UnixMs, config: RunConfig, config_version: u64) {
-        if config.admission == Admission::Open {
-            for id in self.roster.pending().clone() {
-                // Cannot fail: the client is known.
-                _ = self.admit(now, &id);
-            }
-        }
         if let Some(round) = &mut self.round {
             let is_moved = round.config.deadline_s != config.deadline_s;
             round.adopt(&config);
-            if round.is_open() && is_moved && round.redate() {
+            if round.is_open() && is_moved && round.redate(now) {
                 self.effects.push_back(Effect::DeadlineMoved);
             }
         }
         self.config = config;
         self.config_version = config_version;
+        self.admit_pending(now);
+    }
+
+    /// Where admission is open, nobody waits for it.
+    fn admit_pending(&mut self, now: UnixMs) {
+        if self.config.admission == Admission::Open {
+            for id in self.roster.pending().clone() {
+                // Cannot fail: the client is known.
+                _ = self.admit(now, &id);
+            }
+        }
     }
 
     fn check_aggregating(&self) -> Result<(), Reject> {

@@ -81,18 +81,19 @@ impl RoundMachine {
         if ban {
             self.roster.ban(id);
         }
-        self.take_out(id);
         self.change(id, |c| {
             c.state = ClientState::Kicked;
             c.progress = None;
             c.error = None;
         });
         self.store(id, Standing::Kicked);
+        self.take_out(id);
         Ok(())
     }
 
-    /// Nothing of this client is taken any more, nor what it is at: an update that is in is taken out of its round again, unless it is being
-    /// combined already.
+    /// Nothing of this client is taken any more, nor what it is at: an update that is in is taken out of its round again,
+    /// unless it is being combined already. After its standing is stored: a crash between the two must not lose the update
+    /// of a client that is still welcome.
     fn take_out(&mut self, id: &ClientId) {
         if self.round.as_mut().is_some_and(|round| round.is_open() && round.uncount(id)) {
             self.step(id, CohortStep::Dropped);
@@ -104,9 +105,6 @@ impl RoundMachine {
         self.seen(now, id)?;
         let strikes = self.roster.known(id)?.strikes.saturating_add(1);
         let is_last = strikes >= self.config.max_strikes;
-        if is_last {
-            self.take_out(id);
-        }
         self.change(id, |c| {
             c.strikes = strikes;
             c.error = Some(reason.chars().take(MAX_ERROR_CHARS).collect());
@@ -116,6 +114,9 @@ impl RoundMachine {
             }
         });
         self.store(id, if is_last { Standing::Quarantined } else { Standing::Struck });
+        if is_last {
+            self.take_out(id);
+        }
         Ok(())
     }
 
@@ -172,8 +173,12 @@ impl RoundMachine {
     pub(super) fn status(&mut self, now: UnixMs, id: &ClientId, report: StatusReport) -> Result<(), Reject> {
         self.roster.welcome(id)?;
         let resting = self.resting_state(id);
-        // Work that no longer counts is not shown as work: the client is being told to stop.
-        let is_idle = resting == ClientState::Finish || report.round.is_some_and(|r| self.is_cancelled(id, r));
+        // Work that no longer counts is not shown as work, nor its failure: the client is being told to stop.
+        let is_cancelled = report.round.is_some_and(|round| self.is_cancelled(id, round));
+        // What is carried from round to round is given up by an error.
+        let has_failed = report.state == ReportedState::Error && !is_cancelled;
+        let is_given_up = has_failed && self.carried.remove(id).is_some();
+        let is_idle = resting == ClientState::Finish || is_cancelled || is_given_up;
         self.change(id, |c| {
             c.seen_ms = c.seen_ms.max(now);
             if matches!(c.state, ClientState::Pending | ClientState::Quarantine) {
@@ -181,12 +186,12 @@ impl RoundMachine {
             }
             c.progress = None;
             c.error = None;
+            if report.state == ReportedState::Error {
+                c.error = report.error.map(|text| text.chars().take(MAX_ERROR_CHARS).collect());
+            }
             c.state = match report.state {
-                ReportedState::Error => {
-                    c.error = report.error.map(|text| text.chars().take(MAX_ERROR_CHARS).collect());
-                    ClientState::Error
-                }
                 _ if is_idle => resting,
+                ReportedState::Error => ClientState::Error,
                 ReportedState::Ready => ClientState::Ready,
                 ReportedState::Update => ClientState::Update,
                 ReportedState::Training => {

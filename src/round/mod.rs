@@ -19,7 +19,7 @@ mod time;
 mod view;
 mod waiting;
 
-pub use command::{Assignment, Command, Counted, Effect, Reject, Standing, UnixMs};
+pub use command::{Assignment, Closed, Command, Counted, Effect, Reject, Standing, UnixMs};
 pub use machine::{RoundMachine, VOID_PAUSE_MS};
 pub use restored::{Restored, RestoredClient, RestoredRound};
 pub use roster::{MAX_CLIENTS, OFFLINE_AFTER_MS};

@@ -1,7 +1,7 @@
 //! What a machine starts from.
 
 use super::UnixMs;
-use super::command::{Assignment, Counted};
+use super::command::{Assignment, Closed, Counted};
 use app::api::{Autorun, ClientId, ClientView, OpenRound, RunConfig};
 use std::collections::BTreeMap;
 
@@ -54,8 +54,8 @@ pub struct RestoredRound {
     pub earlier: BTreeMap<ClientId, Assignment>,
     /// What is in. What is of a client that is `kicked` or in `quarantine` by now is not counted again.
     pub counted: BTreeMap<ClientId, Counted>,
-    /// Since when it took no more updates, and why; none if it did. Holds as long as all of `counted` is counted again.
-    pub closed: Option<(UnixMs, String)>,
+    /// None if it took updates. Holds as long as a quorum of `counted` is counted again, or the operator wanted it.
+    pub closed: Option<Closed>,
 }
 
 impl Restored {

@@ -41,8 +41,9 @@ pub(super) struct Roster {
 }
 
 impl Roster {
-    /// The roster as it was stored. Nobody has been heard of yet, hence whoever is admitted is `offline`.
-    pub fn restored(clients: Vec<RestoredClient>) -> Self {
+    /// The roster as it was stored. Nobody has been heard of yet, hence whoever is admitted is `offline`; and nobody after
+    /// `now`, wherever the clock stood when that was noted.
+    pub fn restored(now: UnixMs, clients: Vec<RestoredClient>) -> Self {
         let mut roster = Self {
             clients: BTreeMap::new(),
             online: BTreeSet::new(),
@@ -56,6 +57,7 @@ impl Roster {
                 view.state = ClientState::Offline;
             }
             view.progress = None;
+            view.seen_ms = view.seen_ms.min(now);
             if banned {
                 roster.banned.insert(view.name.clone());
             }

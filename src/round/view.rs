@@ -1,6 +1,6 @@
 //! What can be asked of the machine.
 
-use super::{Assignment, Reject, RoundMachine, UnixMs};
+use super::{Assignment, Closed, Reject, RoundMachine, UnixMs};
 use app::api::{Autorun, ClientId, ClientState, ClientView, OpenRound, Phase, RunConfig, Task, TrainTask};
 
 /// A counted update, as it enters the aggregate.
@@ -39,7 +39,7 @@ impl RoundMachine {
     }
 
     /// Since when the round in work takes no more updates, and why; none while it does.
-    pub fn closed(&self) -> Option<(UnixMs, &str)> {
+    pub fn closed(&self) -> Option<&Closed> {
         self.round.as_ref()?.closed()
     }
 

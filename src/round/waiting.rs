@@ -62,7 +62,7 @@ impl RoundMachine {
             Some(_) => "then the auto-run is complete",
             None => "then the run is idle",
         };
-        let since = round.closed().map(|(at, _)| format!(" since {}", time::of_day(at))).unwrap_or_default();
+        let since = round.closed().map(|closed| format!(" since {}", time::of_day(closed.at_ms))).unwrap_or_default();
         format!("Round {}: combining and evaluating {updates}{since}; {next}.", round.open.number)
     }
 

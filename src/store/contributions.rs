@@ -143,12 +143,18 @@ impl Store {
         Ok(())
     }
 
-    /// Takes an update out again, as if it had never come; its file goes with it. If its round was closed with it, it is
-    /// not any more.
+    /// Takes an update out again, as if it had never come; its file goes with it. If the round `is_open`, it is not
+    /// closed any more either.
     ///
     /// # Errors
     /// The database; then nothing of it is stored.
-    pub async fn drop_contribution(&self, run: &RunId, round: u64, client: &ClientId) -> Result<(), StoreError> {
+    pub async fn drop_contribution(
+        &self,
+        run: &RunId,
+        round: u64,
+        client: &ClientId,
+        is_open: bool,
+    ) -> Result<(), StoreError> {
         let files = self.files(run, round, Some(client)).await?;
         let mut tx = self.pool.begin().await?;
         sqlx::query(
@@ -160,9 +166,10 @@ impl Store {
         .bind(client.as_str())
         .execute(&mut *tx)
         .await?;
-        sqlx::query("UPDATE rounds SET closed_ms = NULL WHERE run = ? AND number = ?")
+        sqlx::query("UPDATE rounds SET closed_ms = NULL WHERE run = ? AND number = ? AND ?")
             .bind(run.as_str())
             .bind(int(round))
+            .bind(is_open)
             .execute(&mut *tx)
             .await?;
         tx.commit().await?;

@@ -3,6 +3,7 @@
 use super::contributions::insert;
 use super::{Store, StoreError, StoredContribution, corrupt, int, uint};
 use crate::digest::Sha256Digest;
+use crate::round::Closed;
 use app::api::{ClientId, OpenRound, RoundOutcome, RoundSummary, RunConfig, RunId};
 
 /// The last round, open or over.
@@ -12,8 +13,8 @@ pub struct StoredRound {
     pub is_open: bool,
     /// As it was; `updated` is empty, see `contributions`.
     pub round: OpenRound,
-    /// Since when it takes no more updates, and why; none while it does.
-    pub closed: Option<(u64, String)>,
+    /// None while it takes updates.
+    pub closed: Option<Closed>,
     /// The configuration that it runs under.
     pub config: RunConfig,
     /// Of its whole cohort, by client.
@@ -59,6 +60,7 @@ struct LastRow {
     status: String,
     reason: String,
     closed_ms: Option<i64>,
+    closed_by_operator: bool,
     base_version: i64,
     config_version: i64,
     opened_ms: i64,
@@ -119,10 +121,11 @@ impl Store {
     ///
     /// # Errors
     /// The database.
-    pub async fn close_round(&self, run: &RunId, round: u64, at_ms: u64, reason: &str) -> Result<(), StoreError> {
-        sqlx::query("UPDATE rounds SET closed_ms = ?, reason = ? WHERE run = ? AND number = ?")
-            .bind(int(at_ms))
-            .bind(reason)
+    pub async fn close_round(&self, run: &RunId, round: u64, closed: &Closed) -> Result<(), StoreError> {
+        sqlx::query("UPDATE rounds SET closed_ms = ?, reason = ?, closed_by_operator = ? WHERE run = ? AND number = ?")
+            .bind(int(closed.at_ms))
+            .bind(&closed.reason)
+            .bind(closed.by_operator)
             .bind(run.as_str())
             .bind(int(round))
             .execute(&self.pool)
@@ -196,7 +199,7 @@ impl Store {
 
     pub(super) async fn last_round(&self, run: &RunId) -> Result<Option<StoredRound>, StoreError> {
         let row: Option<LastRow> = sqlx::query_as(
-            "SELECT number, status, reason, closed_ms, base_version, config_version, opened_ms, deadline_ms, target, \
+            "SELECT number, status, reason, closed_ms, closed_by_operator, base_version, config_version, opened_ms, deadline_ms, target, \
              config_json FROM rounds JOIN config_versions USING (run, config_version) \
              WHERE run = ? ORDER BY number DESC LIMIT 1",
         )
@@ -216,7 +219,8 @@ impl Store {
             updated: Vec::new(),
         };
         let config = serde_json::from_str(&row.config_json).map_err(|e| corrupt("configuration")(e.to_string()))?;
-        let closed = row.closed_ms.map(|at| (uint(at), row.reason));
+        let (reason, by_operator) = (row.reason, row.closed_by_operator);
+        let closed = row.closed_ms.map(|at| Closed { at_ms: uint(at), reason, by_operator });
         Ok(Some(StoredRound { is_open: row.status == "open", round, closed, config, contributions }))
     }
 

@@ -1,7 +1,7 @@
 //! What chance does beside the clients: the operator's whims, and what breaks.
 
 use super::schedule::{Died, Schedule, What};
-use app::api::{Admission, BelowQuorum, ClientId, CohortSize, Mode, Phase, RunConfig};
+use app::api::{Admission, BelowQuorum, CohortSize, Mode, RunConfig};
 use fedlearn::round::Command;
 use rand::RngExt;
 use rand::seq::IndexedRandom;
@@ -14,7 +14,10 @@ impl Schedule {
         let ids: Vec<_> = self.world.lock().shown.clients.iter().map(|client| client.id.clone()).collect();
         let somebody = ids.choose(&mut self.rng).cloned();
         match (self.rng.random_range(0..100), somebody) {
-            (0..10, Some(client)) => self.kick(client),
+            (0..10, Some(client)) => {
+                let ban = self.rng.random_bool(0.2);
+                _ = self.order(Command::Kick { client, ban });
+            }
             (10..40, Some(client)) => _ = self.order(Command::Admit { client }),
             (40..45, _) => {
                 let round = self.world.lock().shown.round.as_ref().map(|round| round.number);
@@ -52,34 +55,6 @@ impl Schedule {
             let expected = c.machine().config_version();
             c.configure(expected, &patch).await.map(|_| ())
         });
-    }
-
-    /// Its update in a round that still takes updates is out with it.
-    pub(super) fn kick(&mut self, client: ClientId) {
-        let in_round = {
-            let shared = self.world.lock();
-            let row = shared.database.open().and_then(|row| row.contributions.get(&client));
-            row.filter(|row| row.update.is_some()).map(|row| row.asked.round)
-        };
-        let key = in_round.map(|round| (client.clone(), round));
-        let is_combined = self.world.lock().shown.phase == Phase::Aggregating;
-        // Noted first: what it sets going is judged before it returns.
-        let is_noted = match &key {
-            Some(key) if is_combined => {
-                self.perhaps_dropped.insert(key.clone());
-                false
-            }
-            Some(key) => self.dropped.insert(key.clone()),
-            None => false,
-        };
-        let ban = self.rng.random_bool(0.2);
-        _ = self.order(Command::Kick { client: client.clone(), ban });
-        // It died before it came to that: then it counts as it did.
-        if let Some(key) =
-            key.filter(|(client, round)| is_noted && self.world.lock().database.contribution(client, *round).is_some())
-        {
-            self.dropped.remove(&key);
-        }
     }
 
     pub(super) fn trouble(&mut self) {

@@ -75,6 +75,7 @@ pub struct Client {
     pub name: String,
     pub id: Option<ClientId>,
     pub is_liar: bool,
+    pub may_fail: bool,
     job: Option<Job>,
     /// What is heard of an earlier turn is old news.
     pub turn: u64,
@@ -82,7 +83,7 @@ pub struct Client {
 
 impl Client {
     pub fn new(name: String, is_liar: bool) -> Self {
-        Self { name, id: None, is_liar, job: None, turn: 0 }
+        Self { name, id: None, is_liar, may_fail: true, job: None, turn: 0 }
     }
 
     /// What it sends now that it is its turn.
@@ -94,6 +95,11 @@ impl Client {
         match &mut self.job {
             None if rng.random_bool(0.01) => Request::Leave { id },
             None => Request::Task { id, at_work_for: None },
+            Some(job) if self.may_fail && rng.random_bool(0.02) => {
+                let (state, round, error) = (ReportedState::Error, Some(job.sent.round), Some("no memory".to_owned()));
+                self.job = None;
+                Request::Status { id, report: StatusReport { state, round, progress: None, error } }
+            }
             Some(job) if job.is_done => Request::Update { id, sent: job.sent.clone() },
             Some(job) => {
                 let round = Some(job.sent.round);

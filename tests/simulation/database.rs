@@ -3,8 +3,8 @@
 use app::api::{Autorun, ClientId, ClientState, ClientView, Mode, OpenRound, RoundOutcome, RoundSummary, RunConfig};
 use fedlearn::conductor::Record;
 use fedlearn::digest::Sha256Digest;
-use fedlearn::round::{Assignment, Counted, Restored, RestoredClient, RestoredRound};
-use std::collections::BTreeMap;
+use fedlearn::round::{Assignment, Closed, Counted, Restored, RestoredClient, RestoredRound};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A global model: which updates are in it, by client, round asked in and what it was. That is all that matters here.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -35,8 +35,7 @@ pub struct ClientRow {
 pub struct RoundRow {
     pub round: OpenRound,
     pub contributions: BTreeMap<ClientId, ContributionRow>,
-    /// Since when it takes no more updates, and why.
-    pub closed: Option<(u64, String)>,
+    pub closed: Option<Closed>,
     pub ended: Option<RoundSummary>,
 }
 
@@ -49,6 +48,8 @@ pub struct Database {
     pub versions: BTreeMap<u64, Model>,
     pub autorun: u32,
     pub best: Option<app::api::BestVersion>,
+    /// Updates that were taken out again: whose, round asked in, and what it was.
+    pub dropped: BTreeSet<(ClientId, u64, [u8; 32])>,
 }
 
 impl Database {
@@ -60,6 +61,7 @@ impl Database {
             versions: BTreeMap::from([(0, Model::default())]),
             autorun: 0,
             best: None,
+            dropped: BTreeSet::new(),
         }
     }
 
@@ -116,18 +118,25 @@ impl Database {
                 view.last_loss = loss.or(view.last_loss);
                 view.error = None;
             }
-            Record::Dropped { round, client } => {
+            Record::Dropped { round, client, is_open } => {
+                let state = self.clients.get(*client).map(|row| offline(&row.view).state);
+                assert_ne!(state, Some(ClientState::Offline), "{client} is welcome, and its update is taken out");
                 let row = self.rounds.get_mut(round).unwrap();
-                row.contributions.get_mut(*client).unwrap().update = None;
-                row.closed = None;
+                let contribution = row.contributions.get_mut(*client).unwrap();
+                if let Some(update) = contribution.update.take() {
+                    self.dropped.insert(((*client).clone(), contribution.asked.round, update.sha256));
+                }
+                if *is_open {
+                    row.closed = None;
+                }
             }
             Record::Deadline { round, deadline_ms } => {
                 self.rounds.get_mut(round).unwrap().round.deadline_ms = *deadline_ms;
             }
-            Record::Closed { round, at_ms, reason } => {
+            Record::Closed { round, closed } => {
                 let row = self.rounds.get_mut(round).unwrap();
                 assert!(row.ended.is_none() && row.contributions.values().any(|c| c.update.is_some()));
-                row.closed = Some((*at_ms, (*reason).to_owned()));
+                row.closed = Some((*closed).clone());
             }
             Record::RoundEnded { summary, model, autorun_rounds } => {
                 let row = self.rounds.get_mut(&summary.number).unwrap();

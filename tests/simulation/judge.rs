@@ -55,7 +55,8 @@ impl Schedule {
         assert!(!shown.waiting.is_empty());
     }
 
-    /// Every acknowledged update is aggregated exactly once, or its round is on record as void, or the operator took it out.
+    /// Every acknowledged update is aggregated exactly once, or its round is on record as void, or the record says that
+    /// its client was put out and it was taken out with it.
     pub(super) fn settle_accounts(&mut self) {
         let shared = self.world.lock();
         let database = &shared.database;
@@ -75,15 +76,17 @@ impl Schedule {
             });
             let is_void =
                 row.is_some_and(|row| row.ended.as_ref().is_none_or(|ended| ended.outcome == RoundOutcome::Void));
-            let is_dropped = self.dropped.contains(&(client.clone(), *round));
-            let is_perhaps_dropped = self.perhaps_dropped.contains(&(client.clone(), *round));
-            let is_right = is_perhaps_dropped || counted != (is_void || is_dropped);
-            assert!(is_right, "the update of {client} for round {round} is lost or forged");
+            let is_dropped = database.dropped.contains(&(client.clone(), *round, *sha256));
+            assert!(!(counted && is_void), "the update of {client} for round {round} counts in a void one");
+            assert!(counted || is_void || is_dropped, "the update of {client} for round {round} is lost");
         }
-        let mut last = 0;
+        let mut version = 0;
         for row in database.rounds.values() {
-            assert!(row.round.number > last);
-            last = row.round.number;
+            assert_eq!(row.round.base_version, version, "round {} follows another version", row.round.number);
+            if let Some(made) = row.ended.as_ref().and_then(|ended| ended.version) {
+                version += 1;
+                assert_eq!(made, version);
+            }
             match row.ended.as_ref().map(|ended| ended.outcome) {
                 Some(RoundOutcome::Complete) => {
                     self.tally.complete += 1;

@@ -19,7 +19,7 @@ use std::task::{Context, Poll, Waker};
 pub(super) const START_MS: u64 = 1_700_000_000_000;
 const EVENTS: usize = 220;
 /// Simulated time within which the calm end must bring its rounds to completion.
-const PATIENCE_MS: u64 = 3_600_000;
+const PATIENCE_MS: u64 = 1_200_000;
 
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum What {
@@ -59,10 +59,6 @@ pub struct Schedule {
     pub(super) is_traced: bool,
     /// What was acknowledged: client and round asked in.
     pub(super) acknowledged: BTreeMap<(ClientId, u64), [u8; 32]>,
-    /// What the operator took out again by removing the client.
-    pub(super) dropped: BTreeSet<(ClientId, u64)>,
-    /// What may have been: the client was removed while it was being combined, which a crash may have undone.
-    pub(super) perhaps_dropped: BTreeSet<(ClientId, u64)>,
     /// Rounds that the operator closed below their quorum.
     pub(super) ordered: BTreeSet<u64>,
     /// Rounds that were open at a crash.
@@ -72,7 +68,7 @@ pub struct Schedule {
 
 impl PartialEq for Schedule {
     fn eq(&self, other: &Self) -> bool {
-        let books = |this: &Self| (this.acknowledged.clone(), this.dropped.clone(), this.tally, this.next_event);
+        let books = |this: &Self| (this.acknowledged.clone(), this.tally, this.next_event);
         books(self) == books(other) && self.world.lock().database == other.world.lock().database
     }
 }
@@ -117,8 +113,6 @@ impl Schedule {
             is_calm: false,
             is_traced: std::env::var_os("SIM_TRACE").is_some(),
             acknowledged: BTreeMap::new(),
-            dropped: BTreeSet::new(),
-            perhaps_dropped: BTreeSet::new(),
             ordered: BTreeSet::new(),
             crashed: BTreeSet::new(),
             tally: Tally::default(),
@@ -250,8 +244,11 @@ impl Schedule {
     }
 
     fn restart(&mut self) {
+        let is_set_back = !self.is_calm && self.rng.random_bool(0.05);
+        let set_back_ms = if is_set_back { self.rng.random_range(0..10_000_000) } else { 0 };
         let machine = {
             let mut shared = self.world.lock();
+            shared.now_ms = shared.now_ms.saturating_sub(set_back_ms).max(START_MS);
             let machine = RoundMachine::new(shared.database.restored(shared.now_ms));
             shared.shown = snapshot(&machine, &shared.database);
             machine
@@ -314,7 +311,7 @@ impl Schedule {
         let events = &self.events;
         self.queue.retain(|Reverse((_, number))| events.contains_key(number));
         for client in 0..self.clients.len() {
-            self.clients[client].is_liar = false;
+            (self.clients[client].is_liar, self.clients[client].may_fail) = (false, false);
             let turn = self.clients[client].turn;
             self.after(1, What::Turn { client, turn });
         }
@@ -337,7 +334,7 @@ impl Schedule {
             if !is_started {
                 is_started = true;
                 let calm =
-                    json!({"min_clients": 1, "deadline_s": 120, "cohort": {"fraction": 1.0}, "admission": "open"});
+                    json!({"min_clients": 2, "deadline_s": 120, "cohort": {"fraction": 1.0}, "admission": "open"});
                 self.configure(calm);
                 if self.clients.len() < 3 {
                     // Too few for what the open round may want.

@@ -32,12 +32,19 @@ pub(super) struct Judge {
     counted: BTreeSet<(ClientId, u64)>,
     /// Of asynchronous rounds: who has been given its task and may still be at it, and the round that it was asked in.
     at_work: BTreeMap<ClientId, u64>,
+    /// Who was in error before this step.
+    failed: BTreeSet<ClientId>,
     /// Who was put out while its update was being combined.
     out_too_late: BTreeSet<ClientId>,
 }
 
 fn is_out(state: ClientState) -> bool {
     matches!(state, ClientState::Kicked | ClientState::Pending | ClientState::Quarantine)
+}
+
+/// Whether the client says that it cannot do what it is still asked for.
+fn fails(before: &RoundMachine, client: &ClientId, report: &StatusReport) -> bool {
+    report.state == ReportedState::Error && report.round.is_none_or(|round| !before.is_cancelled(client, round))
 }
 
 impl Judge {
@@ -50,6 +57,7 @@ impl Judge {
             bases: BTreeMap::new(),
             counted: BTreeSet::new(),
             at_work: BTreeMap::new(),
+            failed: BTreeSet::new(),
             out_too_late: BTreeSet::new(),
         }
     }
@@ -74,6 +82,9 @@ impl Judge {
             {
                 self.out_too_late.insert(client.clone());
             }
+            Command::Status { client, report } if fails(before, client, report) => {
+                self.at_work.remove(client); // what it has failed at is given up
+            }
             Command::Configure { config, .. } => self.config = (**config).clone(),
             Command::Committed { version, .. } => self.version = *version,
             _ => {}
@@ -89,6 +100,14 @@ impl Judge {
         command: Option<&Command>,
         effects: &[Effect],
     ) {
+        let failed = before.clients().filter(|client| client.state == ClientState::Error);
+        self.failed = failed.map(|client| client.id.clone()).collect();
+        if let Some(Command::Status { client, report }) = command {
+            self.failed.remove(client);
+            if fails(before, client, report) {
+                self.failed.insert(client.clone());
+            }
+        }
         for effect in effects {
             self.effect(now, machine, effect, command);
         }
@@ -136,7 +155,8 @@ impl Judge {
                 assert!(!round.is_aggregating);
                 let deadline_ms = u64::from(self.config.deadline_s) * 1_000;
                 let is_new = matches!(command, Some(Command::Configure { .. }));
-                let from_opening = round.open.opened_ms + deadline_ms;
+                let grace_until_ms = if now < round.grace_until_ms { round.grace_until_ms } else { 0 };
+                let from_opening = (round.open.opened_ms + deadline_ms).max(grace_until_ms);
                 let moved_to = machine.open_round().map_or(from_opening, |open| open.deadline_ms);
                 if !is_new || moved_to != from_opening {
                     let passed = if is_new { round.open.deadline_ms.min(from_opening) } else { round.open.deadline_ms };
@@ -168,7 +188,8 @@ impl Judge {
                     assert!(seen.updates.len() < seen.config.min_clients as usize, "void with a quorum");
                     let is_sync = seen.config.mode == Mode::Sync;
                     let is_there = |id: &&ClientId| machine.client(id).is_some_and(|c| is_eligible(c.state));
-                    let waits = |id: &&ClientId| !seen.updates.contains_key(*id) && is_there(id);
+                    let waits =
+                        |id: &&ClientId| !seen.updates.contains_key(*id) && is_there(id) && !self.failed.contains(*id);
                     let present = seen.updates.len() + seen.open.cohort.iter().filter(waits).count();
                     let is_forlorn = is_sync && present < seen.config.min_clients as usize;
                     let may_end = self.config.below_quorum == BelowQuorum::Void || is_forlorn;
@@ -279,7 +300,8 @@ impl Judge {
 
     fn state(&mut self, now: UnixMs, machine: &RoundMachine) {
         let round = machine.open_round();
-        self.at_work.retain(|id, _| machine.client(id).is_some_and(|c| !is_out(c.state)));
+        self.at_work
+            .retain(|id, _| machine.client(id).is_some_and(|c| !is_out(c.state) && c.state != ClientState::Error));
         if round.is_none() && machine.autorun().is_none() {
             self.at_work.clear();
             assert_eq!(machine.oldest_round(), self.last_number + 1, "no work is to be taken");
@@ -338,11 +360,16 @@ impl Judge {
         self.at_work.retain(|id, asked| {
             machine.assignment(id).is_some_and(|work| work.round == *asked) && !updates.contains_key(id)
         });
-        // What was to be combined is combined, if all of it is there.
-        let is_aggregating = stored.closed.is_some();
+        // What was to be combined is combined, if enough of it is there.
+        let (min, has_quorum) = (stored.config.min_clients as usize, |min| updates.len() >= min);
+        let is_aggregating = stored.closed.as_ref().is_some_and(|c| has_quorum(min) || c.by_operator && has_quorum(1));
         assert_eq!(machine.phase() == Phase::Aggregating, is_aggregating);
         let grace_until_ms = if is_aggregating { 0 } else { now + OFFLINE_AFTER_MS };
-        assert_eq!(open.deadline_ms, stored.open.deadline_ms.max(grace_until_ms));
+        // A shorter one may have been told, but not yet stored.
+        let latest_ms = now + u64::from(self.config.deadline_s) * 1_000;
+        let deadline_ms = stored.open.deadline_ms;
+        let expected = if is_aggregating { deadline_ms } else { deadline_ms.min(latest_ms).max(grace_until_ms) };
+        assert_eq!(open.deadline_ms, expected);
         let (open, config) = (open.clone(), stored.config.clone());
         self.round = Some(Seen { open, config, updates, is_aggregating, grace_until_ms });
     }

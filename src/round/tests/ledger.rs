@@ -87,7 +87,9 @@ impl Ledger {
                     CohortStep::Counted => {}
                     CohortStep::Dropped => {
                         round.counted.remove(client);
-                        round.closed = None;
+                        if machine.closed().is_none() {
+                            round.closed = None;
+                        }
                     }
                 }
             }
@@ -116,8 +118,7 @@ impl Ledger {
             }
             Effect::Course => self.autorun = machine.autorun(),
             Effect::Aggregate { .. } => {
-                let closed = machine.closed().map(|(at, reason)| (at, reason.to_owned()));
-                self.round.as_mut().unwrap().closed = closed;
+                self.round.as_mut().unwrap().closed = machine.closed().cloned();
             }
             Effect::ShowClient(_) => {}
         }

@@ -1,6 +1,6 @@
 //! Who is let in, put out, missed, and welcomed back.
 
-use super::super::{MAX_CLIENTS, OFFLINE_AFTER_MS};
+use super::super::{MAX_CLIENTS, OFFLINE_AFTER_MS, VOID_PAUSE_MS};
 use super::*;
 
 #[test]
@@ -235,4 +235,43 @@ fn clients_are_listed_by_time_of_registration() {
     }
     let names: Vec<_> = world.machine.clients().map(|c| c.name.as_str()).collect();
     assert_eq!(names, ["carol", "alice", "bob"]);
+}
+
+#[test]
+fn an_error_in_a_round_is_over_with_the_round() {
+    let mut world = World::with(quorum(2), &["alice", "bob", "carol"]);
+    world.ok(Command::StartAutorun { rounds: 9 });
+    // Given that all who are asked fail, as where a learning rate is too high,
+    for name in ["alice", "bob", "carol"] {
+        world.ok(report(name, ReportedState::Error, Some(1)));
+        assert_eq!((world.state(name), world.task(name)), (ClientState::Error, None));
+    }
+    world.pass_with(&["alice", "bob", "carol"], DEADLINE_MS);
+    assert_eq!(world.last().0, RoundOutcome::Void);
+    // then the next round asks them again, and what was wrong can be looked up until they do better.
+    world.pass(VOID_PAUSE_MS);
+    assert_eq!((world.round(), world.cohort().len()), (Some(2), 3));
+    assert!(world.machine.client(&id("alice")).unwrap().error.is_some());
+    world.ok(update("alice", 2));
+    assert_eq!(world.machine.client(&id("alice")).unwrap().error, None);
+}
+
+#[test]
+fn an_error_in_a_round_that_is_over_is_noted_and_keeps_nobody_from_the_next_one() {
+    let mut world = World::in_round(quorum(1), &["alice", "bob"]);
+    world.ok(update("bob", 1));
+    world.ok(Command::AggregateNow);
+    world.ok(report("alice", ReportedState::Error, Some(1)));
+    assert_eq!(world.state("alice"), ClientState::Ready);
+    assert!(world.machine.client(&id("alice")).unwrap().error.is_some());
+}
+
+#[test]
+fn one_that_was_in_error_and_then_silent_is_offline_once_its_round_is_over() {
+    let mut world = World::in_round(quorum(1), &["alice", "bob"]);
+    world.ok(report("alice", ReportedState::Error, Some(1)));
+    world.pass_with(&["bob"], OFFLINE_AFTER_MS);
+    world.ok(update("bob", 1));
+    world.ok(committed(1));
+    assert_eq!(world.state("alice"), ClientState::Offline);
 }

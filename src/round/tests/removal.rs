@@ -84,7 +84,7 @@ fn quarantine_takes_out_what_its_client_has_in_the_open_round() {
     world.ok(strike("alice"));
     assert_eq!(world.parts().len(), 1);
     let effects = world.ok(strike("alice"));
-    assert_eq!(effects, [step("alice", CohortStep::Dropped), store("alice", Standing::Quarantined), Effect::Course]);
+    assert_eq!(effects, [store("alice", Standing::Quarantined), step("alice", CohortStep::Dropped), Effect::Course]);
     assert_eq!(world.parts(), []);
 }
 
@@ -118,7 +118,7 @@ fn a_kick_takes_an_update_out_of_the_open_round() {
     let mut world = World::in_round(quorum(2), &["alice", "bob", "carol"]);
     world.ok(update("alice", 1));
     let effects = world.ok(kick("alice", false));
-    assert_eq!(effects, [step("alice", CohortStep::Dropped), store("alice", Standing::Kicked), Effect::Course]);
+    assert_eq!(effects, [store("alice", Standing::Kicked), step("alice", CohortStep::Dropped), Effect::Course]);
     assert_eq!((world.parts(), world.machine.open_round().unwrap().updated.len()), (vec![], 0));
     world.ok(update("bob", 1));
     world.ok(update("carol", 1));

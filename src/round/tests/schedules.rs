@@ -96,10 +96,12 @@ impl Schedule {
     fn restart(&mut self) {
         self.trace(&"restart");
         self.machine = RoundMachine::new(self.ledger.restored(self.now));
-        // What is stored of those who are out by now is taken out, and what was closed is combined.
+        // What is stored of those who are out by now is taken out, what was closed is combined, and nobody waits for
+        // an admission that is open.
         while let Some(effect) = self.machine.poll_effect() {
             let is_drop = matches!(effect, Effect::Cohort { step: CohortStep::Dropped, .. });
-            assert!(is_drop || matches!(effect, Effect::Aggregate { .. }), "{effect:?}");
+            let is_admitted = matches!(effect, Effect::StoreClient { what: Standing::Admitted, .. });
+            assert!(is_drop || is_admitted || matches!(effect, Effect::Aggregate { .. }), "{effect:?}");
             self.ledger.effect(&self.machine, &effect);
         }
         self.judge.restarted(self.now, &self.machine, &self.ledger);
