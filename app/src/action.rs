@@ -51,6 +51,7 @@ pub enum Action {
     StopAutorun,
     RunRound,
     AggregateNow,
+    CancelRound,
     /// A JSON merge patch over that version of the configuration.
     Configure {
         version: u64,
@@ -72,6 +73,7 @@ impl Action {
             Self::StopAutorun => Request::new("DELETE", at("autorun"), none),
             Self::RunRound => Request::new("POST", at("rounds"), none),
             Self::AggregateNow => Request::new("POST", at("rounds/current/aggregate"), none),
+            Self::CancelRound => Request::new("DELETE", at("rounds/current"), none),
             Self::Configure { version, patch } => {
                 let request = Request::new("PATCH", format!("/api/v1/runs/{run}"), none);
                 Request { body: Some(patch.clone()), if_match: Some(*version), ..request }

@@ -53,6 +53,16 @@ pub async fn aggregate_now(_: Admin, Run(run): Run) -> ApiResult<StatusCode> {
     Ok(StatusCode::ACCEPTED)
 }
 
+/// Stop now: the open round is void, its clients stop training, and no other round follows.
+#[utoipa::path(
+    delete, path = "/runs/{run}/rounds/current", tag = "admin", params(("run" = RunId, Path)),
+    responses((status = 202, description = "it is void"), (status = 401, body = ErrorBody), (status = 409, body = ErrorBody)),
+)]
+pub async fn cancel_round(_: Admin, Run(run): Run) -> ApiResult<StatusCode> {
+    run.command(Command::CancelRound).await?;
+    Ok(StatusCode::ACCEPTED)
+}
+
 /// Admit a pending client, or take a kicked one back.
 #[utoipa::path(
     post, path = "/runs/{run}/clients/{id}/admit", tag = "admin", params(("run" = RunId, Path), ("id" = ClientId, Path)),

@@ -109,6 +109,7 @@ pub fn router(state: AppState, body_timeout: Duration, watchers: usize) -> Route
         .routes(routes!(control::start_autorun, control::stop_autorun))
         .routes(routes!(runs::rounds, control::start_round))
         .routes(routes!(control::aggregate_now))
+        .routes(routes!(control::cancel_round))
         .routes(routes!(control::admit))
         .routes(routes!(control::kick))
         .routes(routes!(session::log_in, session::log_out))

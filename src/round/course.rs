@@ -199,6 +199,7 @@ impl RoundMachine {
             }
             Err(_) => {}
         }
+        self.waits_since_ms = now;
         if round.is_async() && self.autorun.is_some() {
             self.carried = round.unfinished().collect();
         }

@@ -43,6 +43,8 @@ pub struct RoundMachine {
     pub(super) seed: u64,
     pub(super) autorun: Option<Autorun>,
     pub(super) pause: Option<Pause>,
+    /// Since when an auto-run has had no round open, where it has none.
+    pub(super) waits_since_ms: UnixMs,
     pub(super) roster: Roster,
     pub(super) round: Option<CurrentRound>,
     /// Of `async`, between two rounds: who still works on an earlier one.
@@ -71,6 +73,7 @@ impl RoundMachine {
             seed: from.seed,
             autorun: from.autorun.filter(|a| a.rounds > 0),
             pause: None,
+            waits_since_ms: from.now_ms,
             roster: Roster::restored(from.now_ms, from.roster),
             round: None,
             carried: from.carried,
@@ -110,8 +113,8 @@ impl RoundMachine {
             Command::Late { client } => self.late(now, &client)?,
             Command::Status { client, report } => self.status(now, &client, report)?,
             Command::Update { client, round, update } => self.update(now, &client, round, update)?,
-            Command::StartAutorun { rounds } => self.set_autorun(rounds),
-            Command::StopAutorun => self.set_autorun(0),
+            Command::StartAutorun { rounds } => self.set_autorun(now, rounds),
+            Command::StopAutorun => self.set_autorun(now, 0),
             Command::StartRound => self.start_round(now)?,
             Command::AggregateNow => self.aggregate_now(now)?,
             Command::CancelRound => self.cancel_round(now)?,
@@ -170,7 +173,10 @@ impl RoundMachine {
         Ok(())
     }
 
-    fn set_autorun(&mut self, rounds: u32) {
+    fn set_autorun(&mut self, now: UnixMs, rounds: u32) {
+        if self.autorun.is_none() {
+            self.waits_since_ms = now;
+        }
         self.autorun = (rounds > 0).then_some(Autorun { rounds });
         if rounds == 0 {
             self.drop_carried();
@@ -211,7 +217,7 @@ impl RoundMachine {
         if !round.is_open() {
             return Err(Reject::RoundInWork { round: round.open.number });
         }
-        self.set_autorun(0);
+        self.set_autorun(now, 0);
         self.end(now, Err("cancelled by the operator".to_owned()));
         Ok(())
     }

@@ -68,11 +68,17 @@ impl RoundMachine {
 
     /// An auto-run is on, and no round is open.
     fn between_rounds(&self) -> String {
+        let (eligible, min, next) = (self.roster.eligible(), self.min_clients(), self.next_round);
         if let Some(pause) = &self.pause {
             let at = time::of_day(pause.until_ms);
-            return format!("Round {} is void: {}; the next one opens at {at}.", pause.round, pause.reason);
+            let opens = if eligible >= min {
+                format!("the next one opens at {at}")
+            } else {
+                let min = counted(min, "client");
+                format!("the next one opens once {min} are ready, {eligible} so far, at {at} at the earliest")
+            };
+            return format!("Round {} is void: {}; {opens}.", pause.round, pause.reason);
         }
-        let (eligible, min, next) = (self.roster.eligible(), self.min_clients(), self.next_round);
         let is = if eligible == 1 { "is" } else { "are" };
         let gone = match self.roster.absent().len() {
             0 => String::new(),
@@ -80,8 +86,9 @@ impl RoundMachine {
         };
         let pending = self.pending();
         format!(
-            "Waiting for clients: {eligible} of at least {min} {is} ready{gone}{pending}; \
-             round {next} opens by itself once enough are."
+            "Waiting for clients since {}: {eligible} of at least {min} {is} ready{gone}{pending}; \
+             round {next} opens by itself once enough are.",
+            time::of_day(self.waits_since_ms)
         )
     }
 

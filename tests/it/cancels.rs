@@ -1,7 +1,7 @@
 //! What ends a client's work ends it at once: nobody trains for a round that is over.
 
 use crate::harness::{Agent, Coordinator, Guest, Watch, fashion_mnist, refused, soon, take};
-use app::api::{Change, ClientId, ClientState, ErrorCode, Task};
+use app::api::{Change, ClientId, ClientState, ErrorCode, RoundOutcome, Task};
 use reqwest::{Method, header};
 use serde_json::json;
 
@@ -95,6 +95,19 @@ async fn an_agent_stops_training_for_a_round_that_is_closed_and_is_ready_for_the
     coordinator.order("/runs/default/rounds").await;
     let run = watch.until("the next round is over", |run| run.version == 2).await;
     assert_eq!(run.rounds.iter().map(|round| round.updates).collect::<Vec<_>>(), [1, 1]);
+    agent.leaves().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_stops_training_when_the_operator_stops_the_run() {
+    let coordinator = Coordinator::start(&FOR_EVER).await;
+    let (agent, id, _guest, mut watch) = training_for_ever(&coordinator).await;
+    take(202, coordinator.operator(Method::DELETE, "/runs/default/rounds/current")).await;
+    until(&mut watch, &id, ClientState::Ready).await;
+    let round = &coordinator.snapshot("default").await.rounds[0];
+    assert_eq!((round.outcome, round.reason.as_str()), (RoundOutcome::Void, "cancelled by the operator"));
+    let cancel = coordinator.operator(Method::DELETE, "/runs/default/rounds/current");
+    assert_eq!(refused(409, ErrorCode::Conflict, cancel).await.message, "no round is open");
     agent.leaves().await;
 }
 

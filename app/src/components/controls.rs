@@ -45,7 +45,12 @@ fn Buttons(board: Board) -> impl IntoView {
             }
         }
     };
-    let stop = move |_| perform(board, &Action::StopAutorun, "Auto-run stops after the current round.".to_owned());
+    // First after the round that is open; then, if that is too long, at once.
+    let stop = move |_| match planned.get_untracked() {
+        Some(_) => perform(board, &Action::StopAutorun, "Auto-run stops after the current round.".to_owned()),
+        None => perform(board, &Action::CancelRound, "The round is cancelled.".to_owned()),
+    };
+    let is_last = move || planned.get().is_none() && phase.get() == Phase::Training;
     let one = move |_| perform(board, &Action::RunRound, "One round is asked for.".to_owned());
     let now = move |_| perform(board, &Action::AggregateNow, "The round is closed now.".to_owned());
     view! {
@@ -64,9 +69,9 @@ fn Buttons(board: Board) -> impl IntoView {
                     <button class="button primary" type="submit" data-testid="autorun-start">"Start"</button>
                     <button
                         class="button" type="button" data-testid="autorun-stop"
-                        disabled=flag(move || planned.get().is_none())
+                        disabled=flag(move || planned.get().is_none() && !is_last())
                         on:click=stop
-                    >"Stop"</button>
+                    >{text(move || if is_last() { "Stop now" } else { "Stop" }.to_owned())}</button>
                 </div>
                 <p class="muted small">
                     {text(move || match planned.get() {

@@ -84,6 +84,40 @@ fn before_that_it_is_the_median_of_the_last_complete_round() {
 }
 
 #[test]
+fn the_first_few_who_send_next_to_nothing_do_not_have_all_others_refused() {
+    // Given a round of 8 in which 3 are in with next to nothing,
+    let mut world = counting(bounds(None, Some(2.0)), &[1e-6, 1e-6, 1e-6]);
+    world.ok(Command::AggregateNow);
+    world.ok(Command::AggregationFailed { reason: "it does not matter".to_owned() });
+    for name in ["d", "e", "f", "g"] {
+        world.ok(join(name));
+    }
+    world.ok(Command::StartRound);
+    for name in ["a", "b", "c"] {
+        world.ok(with_norm(name, 2, 1e-6));
+    }
+    // then they rule nobody,
+    assert_eq!(fault(&world, 1.0), None);
+    // and half of the round does,
+    world.ok(with_norm("d", 2, 1.0));
+    world.ok(with_norm("e", 2, 1.0));
+    world.ok(with_norm("f", 2, 1.0));
+    assert_eq!((fault(&world, 2.0), fault(&world, 2.1).is_some()), (None, true));
+}
+
+#[test]
+fn a_median_below_that_of_the_last_complete_round_makes_the_bound_no_tighter() {
+    let mut world = counting(bounds(None, Some(2.0)), &[5.0, 1.0, 3.0]);
+    world.ok(Command::AggregateNow);
+    world.ok(committed(1));
+    world.ok(Command::StartRound);
+    for name in ["a", "b", "c"] {
+        world.ok(with_norm(name, 2, 1e-6));
+    }
+    assert_eq!((fault(&world, 6.0), fault(&world, 6.1).is_some()), (None, true));
+}
+
+#[test]
 fn a_median_of_zero_says_nothing() {
     let world = counting(bounds(None, Some(2.0)), &[0.0, 0.0, 0.0]);
     assert_eq!(fault(&world, 1e9), None);

@@ -184,7 +184,7 @@ impl Judge {
                 if seen.config.mode == Mode::Sync || machine.autorun().is_none() {
                     self.at_work.clear();
                 }
-                if !seen.is_aggregating {
+                if !seen.is_aggregating && !matches!(command, Some(Command::CancelRound)) {
                     assert!(seen.updates.len() < seen.config.min_clients as usize, "void with a quorum");
                     let is_sync = seen.config.mode == Mode::Sync;
                     let is_there = |id: &&ClientId| machine.client(id).is_some_and(|c| is_eligible(c.state));

@@ -2,7 +2,7 @@
 
 use super::super::OFFLINE_AFTER_MS;
 use super::*;
-use app::api::{Autorun, BelowQuorum, Phase};
+use app::api::{Admission, Autorun, BelowQuorum, Phase};
 
 /// In round 1 with these updates in, and then the coordinator was away for that time.
 fn restarted(config: RunConfig, names: &[&str], updates: &[&str], ms: u64) -> World {
@@ -243,4 +243,51 @@ fn restarts_one_after_the_other_lose_nothing() {
         world.ok(seen(name));
     }
     assert_eq!(world.round(), Some(2));
+}
+
+#[test]
+fn what_the_operator_closed_stays_closed_without_one_that_was_kicked() {
+    let mut world = World::in_round(quorum(2), &["alice", "bob", "carol"]);
+    world.ok(update("alice", 1));
+    world.ok(update("bob", 1));
+    world.ok(Command::AggregateNow);
+    world.ok(kick("alice", false));
+    for _ in 0..2 {
+        world.restart_and_tick(1_000);
+        assert_eq!((world.machine.phase(), world.parts()), (Phase::Aggregating, vec![("bob".to_owned(), 0)]));
+    }
+}
+
+#[test]
+fn who_waits_for_an_admission_that_is_open_by_now_is_let_in() {
+    let mut world = World::new(RunConfig { admission: Admission::Approval, ..quorum(1) });
+    world.ok(join("alice"));
+    // It died when the configuration was stored, and nothing else of it.
+    world.ledger.command(&world.machine, &configure(quorum(1), 2));
+    world.restart(1_000);
+    let effects = world.restart_and_tick(0);
+    assert_eq!(effects, [store("alice", Standing::Admitted)]);
+    world.ok(seen("alice"));
+    world.ok(Command::StartRound);
+    assert_eq!(world.cohort(), ["alice"]);
+}
+
+#[test]
+fn a_clock_that_was_set_back_meanwhile_moves_nothing_into_the_far_future() {
+    let mut world = World::in_round(quorum(1), &["alice", "bob"]);
+    world.now -= 86_400_000;
+    world.restart_and_tick(0);
+    let round = world.machine.open_round().unwrap();
+    assert_eq!((round.opened_ms, round.deadline_ms), (world.now, world.now + DEADLINE_MS));
+    world.ok(seen("bob"));
+    world.pass(OFFLINE_AFTER_MS);
+    assert_eq!(world.state("bob"), ClientState::Offline);
+}
+
+#[test]
+fn a_deadline_that_is_set_anew_leaves_the_time_to_come_back() {
+    let mut world = restarted(quorum(1), &["alice", "bob"], &[], 10 * DEADLINE_MS);
+    let back = world.now + OFFLINE_AFTER_MS;
+    world.ok(configure(RunConfig { deadline_s: 3 * quorum(1).deadline_s, ..quorum(1) }, 2));
+    assert_eq!((world.machine.phase(), world.machine.open_round().unwrap().deadline_ms), (Phase::Training, back));
 }

@@ -1,6 +1,6 @@
 //! One round: whom it asks, what it takes, when it closes.
 
-use super::super::OFFLINE_AFTER_MS;
+use super::super::{OFFLINE_AFTER_MS, VOID_PAUSE_MS};
 use super::*;
 use app::api::Phase;
 use std::collections::BTreeMap;
@@ -352,4 +352,30 @@ fn nobody_is_asked_whose_time_to_go_offline_has_come_unnoticed() {
     world.ok(join("carol"));
     world.ok(Command::StartRound);
     assert_eq!(world.cohort(), ["carol"]);
+}
+
+#[test]
+fn the_operator_can_stop_at_once() {
+    for config in [quorum(1), asynchronous(2)] {
+        let mut world = World::with(config, &["alice", "bob"]);
+        assert_eq!(world.refused(Command::CancelRound), Reject::NoRound);
+        world.ok(Command::StartAutorun { rounds: 9 });
+        world.begin("alice");
+        world.begin("bob");
+        world.ok(update("alice", 1));
+        world.ok(Command::CancelRound);
+        assert_eq!(world.last(), (RoundOutcome::Void, "cancelled by the operator"));
+        assert_eq!((world.machine.phase(), world.machine.autorun()), (Phase::Idle, None));
+        assert!(world.machine.is_cancelled(&id("bob"), 1));
+        assert_eq!(world.state("bob"), ClientState::Ready);
+        let later = world.pass_with(&["alice", "bob"], 10 * VOID_PAUSE_MS);
+        assert!(later.iter().all(|effect| matches!(effect, Effect::ShowClient(_))), "nothing follows: {later:?}");
+    }
+}
+
+#[test]
+fn what_is_being_combined_is_not_cancelled() {
+    let mut world = World::in_round(quorum(1), &["alice"]);
+    world.ok(update("alice", 1));
+    assert_eq!(world.refused(Command::CancelRound), Reject::RoundInWork { round: 1 });
 }

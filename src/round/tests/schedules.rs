@@ -229,7 +229,10 @@ fn random_command(rng: &mut ChaCha8Rng, schedule: &Schedule) -> Command {
         90..93 => Command::StartAutorun { rounds: rng.random_range(0..9) },
         93..94 => Command::StopAutorun,
         94..96 => Command::StartRound,
-        96..97 => Command::AggregateNow,
+        96..97 => match rng.random_bool(0.7) {
+            true => Command::AggregateNow,
+            false => Command::CancelRound,
+        },
         97..99 => committed(schedule.judge.version + 1),
         _ => Command::AggregationFailed { reason: "chance".to_owned() },
     }

@@ -1,6 +1,6 @@
 //! Why is it waiting: the sentence of each situation, word for word.
 
-use super::super::OFFLINE_AFTER_MS;
+use super::super::{OFFLINE_AFTER_MS, VOID_PAUSE_MS};
 use super::*;
 use app::api::BelowQuorum;
 
@@ -26,13 +26,13 @@ fn between_rounds_it_says_how_many_clients_it_lacks() {
     world.ok(Command::StartAutorun { rounds: 2 });
     says(
         &world,
-        "Waiting for clients: 1 of at least 3 is ready; 2 offline or in error (bob, carol since 22:13:20 UTC); \
+        "Waiting for clients since 22:14:20 UTC: 1 of at least 3 is ready; 2 offline or in error (bob, carol since 22:13:20 UTC); \
          round 1 opens by itself once enough are.",
     );
     world.ok(seen("carol"));
     says(
         &world,
-        "Waiting for clients: 2 of at least 3 are ready; 1 offline or in error (bob); \
+        "Waiting for clients since 22:14:20 UTC: 2 of at least 3 are ready; 1 offline or in error (bob); \
          round 1 opens by itself once enough are.",
     );
 }
@@ -168,4 +168,21 @@ fn of_a_client_in_error_it_does_not_say_since_when() {
     world.pass(1_000);
     assert_eq!(world.ok(seen("bob")), [show("bob")]);
     says(&world, &before);
+}
+
+#[test]
+fn after_a_void_round_it_says_so_where_too_few_are_left_for_the_next_one() {
+    let mut world = World::with(quorum(2), &["alice", "bob"]);
+    world.ok(Command::StartAutorun { rounds: 2 });
+    world.ok(Command::Leave { client: id("bob") });
+    says(
+        &world,
+        "Round 1 is void: at most 1 of 2 updates can still come, min_clients is 2; \
+         the next one opens once 2 clients are ready, 1 so far, at 22:13:25 UTC at the earliest.",
+    );
+    world.pass(VOID_PAUSE_MS);
+    says(
+        &world,
+        "Waiting for clients since 22:13:20 UTC: 1 of at least 2 is ready; round 2 opens by itself once enough are.",
+    );
 }
