@@ -154,7 +154,8 @@ impl<W: World> Conductor<W> {
     }
 
     /// What a client is to do, and whether that is news for it: for one that asks for something to do, that there is; for
-    /// one that works for a round, that it is to stop.
+    /// one that works for a round, that it is to stop. Only where it `is_heard` is that a sign of life; else somebody looks
+    /// on its behalf who has heard it a while ago.
     ///
     /// # Errors
     /// As [`Self::command`].
@@ -162,16 +163,18 @@ impl<W: World> Conductor<W> {
         &mut self,
         client: &ClientId,
         at_work_for: Option<u64>,
+        is_heard: bool,
     ) -> Result<(Task, bool), Refusal<W::Error>> {
-        let client = client.clone();
         let command = match at_work_for {
-            Some(_) => Command::Seen { client: client.clone() },
-            None => Command::Ask { client: client.clone() },
+            Some(_) => is_heard.then(|| Command::Seen { client: client.clone() }),
+            None => (is_heard || self.machine.has_place(client)).then(|| Command::Ask { client: client.clone() }),
         };
-        self.command(command).await?;
-        let task = self.machine.task(self.world.now_ms(), &client)?;
+        if let Some(command) = command {
+            self.command(command).await?;
+        }
+        let task = self.machine.task(self.world.now_ms(), client)?;
         let is_news = match at_work_for {
-            Some(round) => self.machine.is_cancelled(&client, round),
+            Some(round) => self.machine.is_cancelled(client, round),
             None => !matches!(task, Task::Wait { .. }),
         };
         Ok((task, is_news))

@@ -67,7 +67,7 @@ pub(super) enum Message {
     Command(Command, Reply<()>),
     Register { client: ClientId, token: Sha256Digest, request: RegisterRequest, reply: Reply<ClientState> },
     Status { client: ClientId, report: StatusReport, reply: Reply<StatusReply> },
-    Task { client: ClientId, at_work_for: Option<u64>, reply: Reply<(Task, bool)> },
+    Task { client: ClientId, at_work_for: Option<u64>, is_heard: bool, reply: Reply<(Task, bool)> },
     Prior { client: ClientId, round: u64, reply: Reply<(Option<Sha256Digest>, Option<u64>)> },
     Update(Box<Update<Body>>, Reply<Receipt>),
     Configure { expected: u64, patch: serde_json::Value, reply: Reply<u64> },
@@ -176,10 +176,12 @@ impl RunHandle {
     ) -> Result<Task, RunError> {
         let mut changes = self.published.task_changes();
         let until = tokio::time::Instant::now() + patience;
+        let mut is_heard = true;
         loop {
             changes.mark_unchanged();
-            let (task, is_news) =
-                self.ask(|reply| Message::Task { client: client.clone(), at_work_for, reply }).await?;
+            let client = client.clone();
+            let (task, is_news) = self.ask(|reply| Message::Task { client, at_work_for, is_heard, reply }).await?;
+            is_heard = false; // its connection may be dead by the next time
             if is_news {
                 return Ok(task);
             }

@@ -47,8 +47,8 @@ impl RunTask {
             Message::Status { client, report, reply } => {
                 let _ = reply.send(conductor.status(&client, report).await.map_err(RunError::from));
             }
-            Message::Task { client, at_work_for, reply } => {
-                let _ = reply.send(conductor.task(&client, at_work_for).await.map_err(RunError::from));
+            Message::Task { client, at_work_for, is_heard, reply } => {
+                let _ = reply.send(conductor.task(&client, at_work_for, is_heard).await.map_err(RunError::from));
             }
             Message::Prior { client, round, reply } => {
                 let prior = conductor.prior(&client, round).await;

@@ -125,6 +125,11 @@ impl CurrentRound {
         self.earlier.remove(id).is_some() || is_new
     }
 
+    /// The client asks for something else to do.
+    pub fn is_at_nothing(&mut self, id: &ClientId) {
+        self.at_work.remove(id);
+    }
+
     /// Whether it takes updates.
     pub fn is_open(&self) -> bool {
         self.closed.is_none()

@@ -129,18 +129,29 @@ impl RoundMachine {
     /// Beside being heard of: in asynchronous runs whoever asks is given work, as far as the cohort's size allows.
     pub(super) fn ask(&mut self, now: UnixMs, id: &ClientId) -> Result<(), Reject> {
         self.seen(now, id)?;
-        let is_eligible = self.roster.get(id).is_some_and(|client| is_eligible(client.state));
-        let Some(round) = self.round.as_mut().filter(|round| round.is_open() && round.is_async()) else {
+        let has_place = self.has_place(id);
+        let Some(round) = self.round.as_mut().filter(|round| round.is_async()) else {
+            self.carried.remove(id);
             return Ok(());
         };
-        let most = round.config.cohort.of(self.roster.eligible()).max(round.min_clients());
-        let has_place = round.awaited().contains(id) || !round.was_asked(id) && round.awaited().len() < most;
-        if is_eligible && has_place && round.take_up(id) {
+        if !round.is_open() {
+            round.is_at_nothing(id);
+        } else if (has_place || round.awaited().contains(id)) && round.take_up(id) {
             self.roster.set_asked(std::slice::from_ref(id), round.open.number);
             self.step(id, CohortStep::Asked);
             self.is_course_stale = true;
         }
         Ok(())
+    }
+
+    /// Whether the open round is asynchronous and has a place for a client that it has not asked yet.
+    pub fn has_place(&self, id: &ClientId) -> bool {
+        let round = self.round.as_ref().filter(|round| round.is_open() && round.is_async() && !round.was_asked(id));
+        let is_there = self.roster.get(id).is_some_and(|client| is_eligible(client.state));
+        is_there
+            && round.is_some_and(|round| {
+                round.awaited().len() < round.config.cohort.of(self.roster.eligible()).max(round.min_clients())
+            })
     }
 
     /// A client that was kicked or is in quarantine cannot leave: it would take the record of that along.

@@ -336,3 +336,24 @@ fn a_restart_after_the_autorun_was_stopped_carries_nothing() {
     assert_eq!(world.refused(update("bob", 1)), closed(1));
     assert!(world.machine.is_cancelled(&id("bob"), 1));
 }
+
+#[test]
+fn one_that_asks_while_no_round_is_open_begins_anew_with_the_next() {
+    let mut world = begun(asynchronous(1), &["alice", "bob"]);
+    world.ok(update("alice", 1));
+    assert_eq!(world.machine.phase(), Phase::Aggregating);
+    world.ok(ask("bob"));
+    world.ok(committed(1));
+    assert_eq!(world.task("bob"), Some((2, 1)));
+    assert_eq!(world.refused(update("bob", 1)), closed(1));
+}
+
+#[test]
+fn there_is_a_place_for_whom_the_round_has_not_asked() {
+    let mut world = begun(asynchronous(2), &["alice"]);
+    assert!(!world.machine.has_place(&id("alice")), "it has one");
+    world.ok(join("bob"));
+    assert!(world.machine.has_place(&id("bob")));
+    world.ok(report("bob", ReportedState::Error, None));
+    assert!(!world.machine.has_place(&id("bob")) && !world.machine.has_place(&id("nobody")));
+}

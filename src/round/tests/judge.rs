@@ -85,6 +85,9 @@ impl Judge {
             Command::Status { client, report } if fails(before, client, report) => {
                 self.at_work.remove(client); // what it has failed at is given up
             }
+            Command::Ask { client } if before.phase() != Phase::Training => {
+                self.at_work.remove(client); // it is at nothing, and there is nothing to be had
+            }
             Command::Configure { config, .. } => self.config = (**config).clone(),
             Command::Committed { version, .. } => self.version = *version,
             _ => {}
