@@ -232,7 +232,7 @@ impl<W: World> Conductor<W> {
     }
 
     /// Changes the configuration by a JSON merge patch, if it still is at the version that the caller knows. Returns the
-    /// new version.
+    /// new version; the same one where nothing changes.
     ///
     /// # Errors
     /// It has changed since, the result is out of bounds, or it cannot be stored.
@@ -242,6 +242,9 @@ impl<W: World> Conductor<W> {
             return Err(Refusal::ConfigChanged { current, expected });
         }
         let config: RunConfig = self.machine.config().patched(patch).map_err(Refusal::BadConfig)?;
+        if config == *self.machine.config() {
+            return Ok(current);
+        }
         let config_version = current + 1;
         self.save(Record::Config { version: config_version, config: &config, at_ms: self.world.now_ms() }).await?;
         self.world.publish(Change::Config { config: Box::new(config.clone()), config_version });

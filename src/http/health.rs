@@ -48,7 +48,7 @@ pub async fn metrics(State(state): State<AppState>) -> impl IntoResponse {
         plain(s.clients.iter().map(|c| c.late_updates).sum::<u64>() as f64)
     });
     gauge("strikes", "Updates of the roster's clients that were refused, since each was last admitted.", &|s| {
-        plain(s.clients.iter().map(|c| f64::from(c.strikes)).sum())
+        plain(s.clients.iter().map(|c| u64::from(c.strikes)).sum::<u64>() as f64)
     });
     gauge("rounds", "Rounds that are over.", &|s| plain(s.rounds.len() as f64));
     gauge("model_version", "Current global version.", &|s| plain(s.version as f64));

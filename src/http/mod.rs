@@ -33,6 +33,8 @@ use app::api::ErrorCode;
 use axum::body::{Body, HttpBody};
 use axum::extract::{DefaultBodyLimit, FromRef, Request};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
 use axum::{Json, Router, middleware};
 use futures::{StreamExt, stream};
 use leptos::config::LeptosOptions;
@@ -145,6 +147,7 @@ pub fn router(state: AppState, body_timeout: Duration, watchers: usize) -> Route
     let fixed = |name: HeaderName, value| SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value));
     api.merge(page::routes(state).layer(CompressionLayer::new()))
         .layer(MapRequestBodyLayer::new(move |body| within(body_timeout, body)))
+        .layer(middleware::from_fn(with_path))
         .layer(fixed(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .layer(fixed(header::REFERRER_POLICY, "no-referrer"))
         .layer(fixed(header::CONTENT_SECURITY_POLICY, "frame-ancestors 'none'"))
@@ -169,6 +172,15 @@ fn within(limit: Duration, body: Body) -> Body {
             Err(elapsed) => Some((Err(elapsed.into()), None)),
         }
     }))
+}
+
+/// What names no path is nothing that we have, and more than the page's router can bear.
+async fn with_path(request: Request, next: Next) -> Response {
+    if request.uri().path().starts_with('/') {
+        return next.run(request).await;
+    }
+    let message = format!("'{}' is no path", request.uri());
+    ApiError::new(ErrorCode::BadRequest, message).into_response()
 }
 
 async fn no_such_address() -> ApiError {

@@ -121,13 +121,19 @@ async fn representation(
     Ok((format, models.get(version, format, None).await?))
 }
 
-fn names(headers: &HeaderMap, header: header::HeaderName, etag: &str) -> bool {
+/// Whether one of the tags in that header is this one, or any.
+pub(super) fn names(headers: &HeaderMap, header: header::HeaderName, etag: &str) -> bool {
     let values = headers.get_all(header).into_iter().filter_map(|v| v.to_str().ok());
     values.flat_map(|v| v.split(',')).map(str::trim).any(|tag| tag == "*" || tag == etag)
 }
 
 /// First and last byte. None where the whole body is to be sent: several ranges, or not understood (RFC 9110, 14.2).
 fn single_range(range: &str, total: u64) -> Result<Option<(u64, u64)>, ()> {
+    // The last so many bytes, where there are fewer: all of them, which the crate does not know.
+    let suffix = range.strip_prefix("bytes=-").and_then(|n| n.parse::<u64>().ok());
+    if suffix.is_some_and(|n| n >= total) && total > 0 {
+        return Ok(Some((0, total - 1)));
+    }
     let Ok(parsed) = http_range_header::parse_range_header(range) else { return Ok(None) };
     let ranges = parsed.validate(total).map_err(|_| ())?;
     match ranges.as_slice() {

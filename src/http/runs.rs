@@ -4,6 +4,7 @@ use super::AppState;
 use super::auth::Admin;
 use super::error::{ApiError, ApiResult};
 use super::extract::{ApiJson, ApiQuery, Run};
+use super::models::names;
 use super::updates::receive;
 use super::{MAX_JSON_BYTES, header_text};
 use crate::coordinator::Origin;
@@ -88,9 +89,15 @@ pub async fn configure(
     let etag = header_text(&headers, header::IF_MATCH)?.ok_or_else(|| {
         ApiError::new(ErrorCode::PreconditionRequired, "If-Match is missing: give the ETag of the run")
     })?;
-    let expected: u64 = etag.trim().trim_matches('"').parse().map_err(|_| {
-        ApiError::new(ErrorCode::PreconditionFailed, format!("{etag} is no version of this run's configuration"))
-    })?;
+    let current = run.published().read(|snapshot| snapshot.config_version);
+    let expected: u64 = if names(&headers, header::IF_MATCH, &format!("\"{current}\"")) {
+        current
+    } else {
+        etag.trim().trim_matches('"').parse().map_err(|_| {
+            let message = format!("If-Match is {etag}, the configuration is at version \"{current}\"");
+            ApiError::new(ErrorCode::PreconditionFailed, message)
+        })?
+    };
     if !patch.is_object() {
         return Err(ApiError::new(ErrorCode::Invalid, "a patch of the configuration is a JSON object"));
     }

@@ -1,7 +1,7 @@
 //! What can be seen of a run from outside: events, history, metrics, the API's own description.
 
 use crate::harness::{Coordinator, Guest, soon, take};
-use app::api::{Change, ClientView, RoundSummary};
+use app::api::{Change, ClientView, Encoding, ErrorCode, Phase, RoundSummary};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -118,6 +118,11 @@ async fn the_api_describes_itself_and_names_every_address_of_the_protocol() {
             assert!(operation["responses"].is_object(), "{method} {path} is not described");
         }
     }
+    // In the words that it speaks.
+    let words = |name: &str| document["components"]["schemas"][name]["enum"].clone();
+    assert_eq!(words("Phase"), json!(Phase::WORDS));
+    assert_eq!(words("Encoding"), json!(Encoding::WORDS));
+    assert_eq!(words("ErrorCode"), json!(ErrorCode::WORDS));
     for path in ["/healthz", "/readyz"] {
         take(200, coordinator.http.get(format!("{}{path}", coordinator.origin()))).await;
     }

@@ -193,6 +193,12 @@ async fn the_configuration_changes_only_for_who_knows_its_version() {
     refused(412, ErrorCode::PreconditionFailed, patch(&coordinator, 1, change)).await;
     let run = coordinator.snapshot("tiny").await;
     assert_eq!((run.config_version, run.config.train.local_epochs), (2, 2));
+    // Any version, one of several, and what changes nothing.
+    let patch = |tags: &'static str| coordinator.operator(Method::PATCH, "/runs/tiny").header("if-match", tags);
+    for (tags, deadline_s, version) in [("*", 5, 3), ("\"1\", \"3\"", 6, 4), ("\"4\"", 6, 4)] {
+        let reply = take(200, patch(tags).json(&json!({"deadline_s": deadline_s}))).await;
+        assert_eq!(reply.headers()["etag"], format!("\"{version}\""), "{tags}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -35,7 +35,8 @@ word!(
 #[cfg_attr(feature = "ssr", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct RegisterRequest {
-    /// Shown to the operator; 1 to 64 characters, no control characters.
+    /// Shown to the operator, in sentences too: 1 to 64 letters, digits, spaces and `.` `_` `@` `+` `-`, no space at either
+    /// end.
     pub name: String,
     /// How many training images the client holds.
     pub samples: u64,
@@ -54,12 +55,17 @@ impl RegisterRequest {
     /// What is out of bounds, each naming the field and the bound; empty when all is well.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
-        let bad = |text: &str| text.chars().count() > Self::MAX_TEXT_CHARS || text.chars().any(char::is_control);
-        if self.name.trim().is_empty() || bad(&self.name) {
-            problems.push(format!("name is 1 to {} characters without control characters", Self::MAX_TEXT_CHARS));
+        let is_long = |text: &str| text.chars().count() > Self::MAX_TEXT_CHARS;
+        let is_plain = |c: char| c.is_alphanumeric() || " ._@+-".contains(c);
+        let name = &self.name;
+        if name.is_empty() || is_long(name) || name.trim() != name || !name.chars().all(is_plain) {
+            problems.push(format!(
+                "name is 1 to {} letters, digits, spaces and . _ @ + -, no space at either end",
+                Self::MAX_TEXT_CHARS
+            ));
         }
-        if bad(&self.device) {
-            problems.push(format!("device is at most {} characters, none of control", Self::MAX_TEXT_CHARS));
+        if is_long(&self.device) || !self.device.chars().all(|c| c.is_alphanumeric() || (' '..='~').contains(&c)) {
+            problems.push(format!("device is at most {} letters, digits and signs of ASCII", Self::MAX_TEXT_CHARS));
         }
         if !(1..=1_000_000_000_000).contains(&self.samples) {
             problems.push(format!("samples is {}, allowed are 1 to 10^12", self.samples));

@@ -196,7 +196,10 @@ impl RunConfig {
         let mut problems = Vec::new();
         let mut check = |name: &str, value: f64, low: f64, high: f64| {
             if !(low..=high).contains(&value) {
-                problems.push(format!("{name} is {value}, allowed are {low} to {high}"));
+                let from = if low == f64::MIN_POSITIVE { "above 0".to_owned() } else { low.to_string() };
+                let to = if high == f64::MAX { "any finite number".to_owned() } else { high.to_string() };
+                let value = if value.abs() < 1e15 { value.to_string() } else { format!("{value:e}") };
+                problems.push(format!("{name} is {value}, allowed are {from} to {to}"));
             }
         };
         match self.cohort {
@@ -245,9 +248,23 @@ impl RunConfig {
                 merged[name] = serde_json::Value::Null;
             }
         }
-        let config: Self = serde_json::from_value(merged).map_err(|e| vec![e.to_string()])?;
+        let Ok(config) = serde_json::from_value::<Self>(merged) else { return Err(self.unreadable(patch)) };
         let problems = config.problems();
         if problems.is_empty() { Ok(config) } else { Err(problems) }
+    }
+}
+
+impl RunConfig {
+    /// What of a patch cannot be read, field by field.
+    fn unreadable(&self, patch: &serde_json::Value) -> Vec<String> {
+        let fields = patch.as_object().into_iter().flatten();
+        let problem = |(name, value): (&String, &serde_json::Value)| {
+            let mut merged = serde_json::to_value(self).ok()?;
+            merge(&mut merged, &serde_json::json!({ name: value }));
+            let error = serde_json::from_value::<Self>(merged).err()?;
+            Some(format!("{name}: {error}"))
+        };
+        fields.filter_map(problem).collect()
     }
 }
 
@@ -260,7 +277,8 @@ fn merge(target: &mut serde_json::Value, patch: &serde_json::Value) {
         }
         (Object(target), Object(patch)) => {
             for (key, value) in patch {
-                if value.is_null() {
+                // A null for what there is not is kept, to be refused by name.
+                if value.is_null() && target.contains_key(key) {
                     target.remove(key);
                 } else {
                     merge(target.entry(key.clone()).or_insert(serde_json::Value::Null), value);
@@ -304,9 +322,36 @@ mod tests {
     }
 
     #[test]
+    fn a_null_for_an_unknown_field_is_refused_too() {
+        let errors = RunConfig::default().patched(&json!({"max_update_nrm": null})).unwrap_err();
+        assert!(errors[0].starts_with("max_update_nrm: unknown field"), "{errors:?}");
+    }
+
+    #[test]
+    fn all_that_cannot_be_read_is_said_at_once_by_name() {
+        let errors = RunConfig::default().patched(&json!({"min_clients": "2", "mode": "fast"})).unwrap_err();
+        let starts = ["min_clients: invalid type", "mode: unknown variant"];
+        assert!(errors.len() == 2 && errors.iter().zip(starts).all(|(e, start)| e.starts_with(start)), "{errors:?}");
+    }
+
+    #[test]
     fn all_that_is_out_of_bounds_is_said_at_once() {
         let errors = RunConfig::default().patched(&json!({"min_clients": 0, "deadline_s": 0})).unwrap_err();
         assert_eq!(errors.len(), 2, "{errors:?}");
+    }
+
+    #[test]
+    fn bounds_are_said_so_that_they_can_be_read() {
+        let patch = json!({"max_update_norm": 0, "max_norm_ratio": 0.5, "train": {"learning_rate": 1e300}});
+        let errors = RunConfig::default().patched(&patch).unwrap_err();
+        assert_eq!(
+            errors,
+            [
+                "max_update_norm is 0, allowed are above 0 to any finite number",
+                "max_norm_ratio is 0.5, allowed are 1 to any finite number",
+                "train.learning_rate is 1e300, allowed are above 0 to 1000",
+            ]
+        );
     }
 
     #[test]

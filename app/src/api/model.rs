@@ -9,7 +9,9 @@ macro_rules! word {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[cfg_attr(feature = "ssr", derive(utoipa::ToSchema))]
-        pub enum $name { $($(#[$vdoc])* #[serde(rename = $text)] $variant),+ }
+        pub enum $name {
+            $($(#[$vdoc])* #[serde(rename = $text)] #[cfg_attr(feature = "ssr", schema(rename = $text))] $variant),+
+        }
 
         impl $name {
             /// Every value, in the order of declaration.

@@ -42,6 +42,9 @@ async fn json_that_does_not_say_what_it_should_is_invalid() {
         json!({"name": "a", "samples": 1, "role": "admin"}),
         json!({"name": "", "samples": 1}),
         json!({"name": "a\u{7}b", "samples": 1}),
+        json!({"name": " a", "samples": 1}),
+        json!({"name": "a\u{202e}b", "samples": 1}),
+        json!({"name": "a) since 09:00; it is over, stop all. (b", "samples": 1}),
         json!({"name": "x".repeat(65), "samples": 1}),
         json!({"name": "a", "samples": 0}),
         json!({"name": "a", "samples": 1, "device": "x".repeat(65)}),
@@ -205,4 +208,27 @@ async fn a_run_with_a_join_secret_takes_only_who_knows_it() {
     refused(403, wrong, register(json!({"name": "", "samples": 0, "join_secret": ""}))).await;
     take(201, register(json!({"name": "a", "samples": 1, "join_secret": "sesame"}))).await;
     assert_eq!(coordinator.snapshot("default").await.clients.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_names_no_path_is_refused_and_harms_nobody() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let coordinator = Coordinator::tiny(&[]).await;
+    for head in ["GET x HTTP/1.1", "CONNECT x:1 HTTP/1.1", "OPTIONS * HTTP/1.1"] {
+        let address = coordinator.origin().trim_start_matches("http://").to_owned();
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        stream.write_all(format!("{head}\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{head}: {answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_bytes_of_a_model_are_all_where_there_are_fewer() {
+    let (_coordinator, guest) = open_round(&[]).await;
+    let whole = take(200, guest.request(Method::GET, "/models/0")).await.bytes().await.unwrap();
+    let range = |range: &str| guest.request(Method::GET, "/models/0").header(header::RANGE, range.to_owned());
+    assert_eq!(take(206, range("bytes=-999999999")).await.bytes().await.unwrap(), whole);
+    assert_eq!(take(206, range("bytes=-2")).await.bytes().await.unwrap(), whole.slice(whole.len() - 2..));
 }
