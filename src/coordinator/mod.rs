@@ -12,6 +12,7 @@ mod models;
 mod published;
 mod restore;
 mod run_task;
+mod trouble;
 mod uploads;
 mod world;
 

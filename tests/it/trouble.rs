@@ -1,12 +1,15 @@
 //! What lies under a coordinator fails: a clear 503, nothing half-done, and it goes on when the cause is gone.
 
-use crate::harness::{Coordinator, Guest, refused, soon};
+use crate::harness::{Coordinator, Guest, refused, soon, take};
 use app::api::{ClientState, ErrorCode, Phase, RoundOutcome, RunSnapshot, Task};
-use reqwest::Method;
+use reqwest::{Method, RequestBuilder};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions, Executor};
 use std::fs;
 use std::path::PathBuf;
+
+/// Where the operator closes a round.
+const CLOSE: &str = "/runs/tiny/rounds/current/aggregate";
 
 /// Another program holds the database of a coordinator: nothing can be written.
 async fn locked(coordinator: &Coordinator) -> SqliteConnection {
@@ -14,6 +17,11 @@ async fn locked(coordinator: &Coordinator) -> SqliteConnection {
     let mut database = database.connect().await.unwrap();
     database.execute("BEGIN IMMEDIATE").await.unwrap();
     database
+}
+
+/// What those ask who monitor a coordinator.
+fn ready(coordinator: &Coordinator) -> RequestBuilder {
+    coordinator.http.get(format!("{}/readyz", coordinator.origin()))
 }
 
 /// The folder of the coordinator is away until it is brought back.
@@ -69,8 +77,7 @@ async fn a_run_that_cannot_store_what_it_decided_says_so_to_all_and_then_goes_on
     let run = coordinator.snapshot("tiny").await;
     assert!(run.waiting.starts_with("Cannot store what happened"), "{}", run.waiting);
     assert_eq!(run.client(&guests[1].id).unwrap().state, ClientState::Join, "shown is what is stored");
-    let ready = coordinator.http.get(format!("{}/readyz", coordinator.origin()));
-    refused(503, ErrorCode::Unavailable, ready).await;
+    refused(503, ErrorCode::Unavailable, ready(&coordinator)).await;
     // Once it can be stored, it is done.
     drop(database);
     let is_out = |state| state == ClientState::Kicked;
@@ -85,6 +92,40 @@ async fn a_run_that_cannot_store_what_it_decided_says_so_to_all_and_then_goes_on
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn that_nothing_can_be_stored_is_said_until_it_can() {
+    let (coordinator, guests) = Guest::in_round(&["guest"]).await;
+    let database = locked(&coordinator).await;
+    refused(503, ErrorCode::Unavailable, guests[0].full_of(1, 2.0)).await;
+    // Given an update that could not be stored, then who watches is told since when and why, and what the run waits for;
+    let waiting = coordinator.snapshot("tiny").await.waiting;
+    assert!(waiting.starts_with("Since ") && waiting.contains(" nothing that is sent can be stored ("), "{waiting}");
+    assert!(waiting.contains("database is locked), clients are told to try again. Round 1: waiting for "), "{waiting}");
+    refused(503, ErrorCode::Unavailable, ready(&coordinator)).await;
+    // but nobody is kept from what needs nothing stored.
+    assert_eq!(guests[0].asked().await.round, 1);
+    // Once the cause is gone, that is not said any more, even if nobody sends anything.
+    drop(database);
+    coordinator.until("tiny", "all is well", |run| run.waiting.starts_with("Round 1: waiting for ")).await;
+    take(200, ready(&coordinator)).await;
+    guests[0].sends(1, 2.0).await;
+    coordinator.until("tiny", "the round is over", |run| run.version == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_decided_is_not_shown_before_it_is_stored() {
+    let (coordinator, guests) = Guest::in_round(&["in", "awaited"]).await;
+    guests[0].sends(1, 2.0).await;
+    let database = locked(&coordinator).await;
+    refused(503, ErrorCode::Unavailable, coordinator.operator(Method::POST, CLOSE)).await;
+    let run = coordinator.snapshot("tiny").await;
+    assert!(run.waiting.starts_with("Cannot store what happened"), "{}", run.waiting);
+    assert_eq!(run.phase, Phase::Training);
+    drop(database);
+    coordinator.until("tiny", "the round is over", |run| run.version == 1 && run.waiting.starts_with("Idle")).await;
+    assert_eq!(coordinator.tiny_value(1).await, 2.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_new_model_that_cannot_be_stored_delays_its_round_and_loses_no_update() {
     let (coordinator, guests) = Guest::in_round(&["guest"]).await;
     let away = Away::take(&coordinator, "models");
@@ -93,8 +134,7 @@ async fn a_new_model_that_cannot_be_stored_delays_its_round_and_loses_no_update(
     let is_told = |run: &RunSnapshot| run.waiting.starts_with("Cannot store the new model, trying again: ");
     assert_eq!(coordinator.until("tiny", "that it is told", is_told).await.phase, Phase::Aggregating);
     assert_eq!(guests[0].task(0).await, Task::Wait { state: ClientState::Finish });
-    let ready = coordinator.http.get(format!("{}/readyz", coordinator.origin()));
-    refused(503, ErrorCode::Unavailable, ready).await;
+    refused(503, ErrorCode::Unavailable, ready(&coordinator)).await;
     away.bring_back();
     let run = coordinator.until("tiny", "the round is over", |run| run.rounds.len() == 1).await;
     assert_eq!((run.rounds[0].outcome, coordinator.tiny_value(1).await), (RoundOutcome::Complete, 4.0));
@@ -106,7 +146,7 @@ async fn what_the_operator_closed_stays_closed_over_a_restart() {
     let (mut coordinator, guests) = Guest::in_round(&["in", "late"]).await;
     let away = Away::take(&coordinator, "models");
     guests[0].sends(1, 4.0).await;
-    coordinator.order("/runs/tiny/rounds/current/aggregate").await;
+    coordinator.order(CLOSE).await;
     // when the coordinator is started again,
     coordinator.stop().await;
     away.bring_back();
