@@ -74,6 +74,19 @@ pub(super) enum Message {
     Aggregated(u64, Result<Made<Box<NewModel>>, String>),
 }
 
+impl Message {
+    /// Whether it would be done behind the back of who asked for it, and was told that it is not done or has gone away:
+    /// a round would close late, and who registers twice be there twice. An update may come after all: it is awaited.
+    pub(super) fn is_given_up(&self) -> bool {
+        match self {
+            Self::Command(_, reply) => reply.is_closed(),
+            Self::Register { reply, .. } => reply.is_closed(),
+            Self::Configure { reply, .. } => reply.is_closed(),
+            _ => false,
+        }
+    }
+}
+
 /// What is known of a client's update for a round before its body is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Prior {
@@ -125,7 +138,7 @@ impl RunHandle {
         tokio::select! {
             biased;
             answer = answer => answer.map_err(|_| Refusal::Stopping)?,
-            // It may still be done, once it can be; but nobody should have to wait for that in the dark.
+            // What is being done may still come to its end, once it can; but nobody should wait for that in the dark.
             why = async {
                 let why = stuck.wait_for(Option::is_some).await.map(|why| why.clone().unwrap_or_default());
                 tokio::time::sleep(ALL_THE_SAME).await;

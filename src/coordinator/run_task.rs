@@ -35,6 +35,9 @@ impl RunTask {
     }
 
     async fn receive(&mut self, message: Message) {
+        if message.is_given_up() {
+            return;
+        }
         let conductor = &mut self.conductor;
         // A caller that has gone away in the meantime is not waiting for the answer: hence the `let _`s.
         match message {

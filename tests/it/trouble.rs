@@ -2,7 +2,8 @@
 
 use crate::harness::{Coordinator, Guest, refused, soon, take};
 use app::api::{ClientState, ErrorCode, Phase, RoundOutcome, RunSnapshot, Task};
-use reqwest::{Method, RequestBuilder};
+use reqwest::{Method, RequestBuilder, header};
+use serde_json::json;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions, Executor};
 use std::fs;
@@ -123,6 +124,31 @@ async fn what_is_decided_is_not_shown_before_it_is_stored() {
     drop(database);
     coordinator.until("tiny", "the round is over", |run| run.version == 1 && run.waiting.starts_with("Idle")).await;
     assert_eq!(coordinator.tiny_value(1).await, 2.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_answered_by_503_is_not_done_afterwards() {
+    let (coordinator, guests) = Guest::in_round(&["in", "out", "slow"]).await;
+    guests[0].sends(1, 2.0).await;
+    // Given a run that cannot store what it decided,
+    let database = locked(&coordinator).await;
+    let kick = format!("/runs/tiny/clients/{}/kick", guests[1].id);
+    refused(503, ErrorCode::Unavailable, coordinator.operator(Method::POST, &kick)).await;
+    // when it is asked for something else, and all are told that it cannot,
+    refused(503, ErrorCode::Unavailable, coordinator.operator(Method::POST, CLOSE)).await;
+    let ghost = coordinator.anybody(Method::POST, "/runs/tiny/clients").json(&json!({"name": "ghost", "samples": 10}));
+    refused(503, ErrorCode::Unavailable, ghost).await;
+    let patch = coordinator.operator(Method::PATCH, "/runs/tiny").header(header::IF_MATCH, "\"1\"");
+    refused(503, ErrorCode::Unavailable, patch.json(&json!({"min_clients": 2}))).await;
+    // then none of it is done once it can be stored: who wants it still will ask again.
+    drop(database);
+    let is_out = |run: &RunSnapshot| run.client(&guests[1].id).unwrap().state == ClientState::Kicked;
+    coordinator.until("tiny", "the client is out", |run| is_out(run) && run.waiting.starts_with("Round 1")).await;
+    guests[2].sends(1, 4.0).await;
+    let run = coordinator.until("tiny", "the round is over", |run| run.version == 1).await;
+    assert_eq!((run.rounds[0].updates, coordinator.tiny_value(1).await), (2, 3.0));
+    assert_eq!(run.clients.iter().map(|client| client.name.as_str()).collect::<Vec<_>>(), ["in", "out", "slow"]);
+    assert_eq!(run.config_version, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
