@@ -2,6 +2,8 @@
 //!
 //! Decides which of several troubles is told. Refuses to know how they come and go.
 
+use std::any::Any;
+
 /// By cause: each is set and cleared by who knows of it, and clears no other.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Trouble {
@@ -27,6 +29,12 @@ impl Trouble {
             (None, None) => waiting.to_owned(),
         }
     }
+}
+
+/// The words of a panic.
+pub(super) fn said(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_else(|| "a panic".into())
 }
 
 #[cfg(test)]

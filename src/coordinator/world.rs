@@ -1,12 +1,12 @@
 //! The real world of a run: SQLite and files, the page and the event streams, libtorch.
 
-use super::aggregation::{self, NewModel};
+use super::aggregation::{self, AggregationError, NewModel};
 use super::clock::Clock;
 use super::evaluator::Evaluator;
 use super::handle::Message;
 use super::incoming::Body;
 use super::published::Published;
-use crate::conductor::{Aggregation, Record, World};
+use crate::conductor::{Aggregation, Made, Record, World};
 use crate::digest::Sha256Digest;
 use crate::model::Device;
 use crate::round::{UnixMs, time};
@@ -87,12 +87,12 @@ impl World for Real {
         tokio::spawn(async move {
             let (round, mut attempt) = (work.round, 0);
             let result = loop {
-                match aggregation::run(&this, &work).await {
+                match this.combined(&work).await {
                     Ok(made) => break Ok(made),
                     Err(error) if error.is_passing() => {
                         attempt += 1;
-                        tracing::error!(run = %this.run, round, %error, "cannot store a model; trying again");
-                        let why = format!("Cannot store the new model, trying again: {error}");
+                        tracing::error!(run = %this.run, round, %error, "cannot make a model; trying again");
+                        let why = format!("Cannot make the new model, trying again: {error}");
                         this.published.trouble(|trouble| trouble.combining = Some(why));
                         if this.wait(attempt).await.is_break() {
                             return; // the round goes on after the restart
@@ -176,6 +176,13 @@ impl Real {
                 noted.inspect_err(|error| tracing::warn!(run = %run, %error, "cannot note an event"))
             }
         }
+    }
+
+    /// Combines updates; what panics over them is not seen by anybody but here.
+    async fn combined(&self, work: &Aggregation) -> Result<Made<Box<NewModel>>, AggregationError> {
+        let (this, work) = (self.clone(), work.clone());
+        let combining = tokio::spawn(async move { aggregation::run(&this, &work).await });
+        combining.await.unwrap_or_else(|error| Err(AggregationError::BrokenDown(error.to_string())))
     }
 
     /// Says that what is sent cannot be stored, until it can.

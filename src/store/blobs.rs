@@ -3,6 +3,7 @@
 use super::Store;
 use super::spool::SpoolFile;
 use crate::digest::Sha256Digest;
+use crate::wire::DecodeError;
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -33,6 +34,28 @@ pub enum BlobError {
         /// The hash of what is in it.
         found: Sha256Digest,
     },
+    /// The file is what its name says, but nothing that this program can read.
+    #[error("the model {digest} cannot be read: {source}")]
+    NoModel {
+        /// Its name.
+        digest: Sha256Digest,
+        /// What is wrong with it.
+        source: Box<DecodeError>,
+    },
+}
+
+impl BlobError {
+    /// Whether reading it again may do better. Else what it held is lost: the bytes are others, or there is no such file
+    /// in a folder that is there.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Io { path, source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                !path.parent().is_some_and(Path::is_dir)
+            }
+            Self::Io { source, .. } | Self::Body(source) => source.kind() != io::ErrorKind::UnexpectedEof,
+            Self::Damaged { .. } | Self::NoModel { .. } => false,
+        }
+    }
 }
 
 pub(super) fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BlobError {

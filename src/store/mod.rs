@@ -67,6 +67,17 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// Whether another try may do better: a full disk, a locked database; not what is damaged.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Blob(error) => error.is_passing(),
+            Self::Corrupt { .. } => false,
+            _ => true,
+        }
+    }
+}
+
 /// A handle on the data folder; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Store {
