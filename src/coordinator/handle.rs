@@ -23,7 +23,7 @@ pub enum RunError {
     /// The run has more to do than it can queue.
     #[error("the run is busy")]
     Busy,
-    /// Something is decided and cannot be stored; the run goes on once it is.
+    /// The run cannot go on, and why: something is decided and cannot be stored, or it has broken down.
     #[error("{0}")]
     Stuck(String),
     /// The version that an update was trained from.
@@ -132,12 +132,12 @@ impl RunHandle {
         let (reply, answer) = oneshot::channel();
         self.inbox.try_send(message(reply)).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => RunError::Busy,
-            mpsc::error::TrySendError::Closed(_) => Refusal::Stopping.into(),
+            mpsc::error::TrySendError::Closed(_) => self.ended(),
         })?;
         let mut stuck = self.published.stuck.subscribe();
         tokio::select! {
             biased;
-            answer = answer => answer.map_err(|_| Refusal::Stopping)?,
+            answer = answer => answer.map_err(|_| self.ended())?,
             // What is being done may still come to its end, once it can; but nobody should wait for that in the dark.
             why = async {
                 let why = stuck.wait_for(Option::is_some).await.map(|why| why.clone().unwrap_or_default());
@@ -145,6 +145,11 @@ impl RunHandle {
                 why
             } => Err(why.map_or_else(|_| Refusal::Stopping.into(), RunError::Stuck)),
         }
+    }
+
+    /// Why the run takes no more messages.
+    fn ended(&self) -> RunError {
+        self.published.stuck.borrow().clone().map_or_else(|| Refusal::Stopping.into(), RunError::Stuck)
     }
 
     /// Has the round machine handle a command. What it decides is durable when this returns.

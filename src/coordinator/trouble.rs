@@ -7,6 +7,8 @@ use std::any::Any;
 /// By cause: each is set and cleared by who knows of it, and clears no other.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Trouble {
+    /// The run's task has ended before its time.
+    pub broken_down: Option<String>,
     /// What is decided cannot be stored.
     pub decided: Option<String>,
     /// There is no new model yet, although there could be.
@@ -18,7 +20,7 @@ pub(super) struct Trouble {
 impl Trouble {
     /// Why the run cannot go on; none: it can.
     pub fn stuck(&self) -> Option<&String> {
-        self.decided.as_ref().or(self.combining.as_ref())
+        self.broken_down.as_ref().or(self.decided.as_ref()).or(self.combining.as_ref())
     }
 
     /// The sentence, where that of the round machine is `waiting`.
@@ -44,8 +46,15 @@ mod tests {
     #[test]
     fn each_cause_is_told_until_it_is_gone_and_then_the_one_behind_it() {
         let cause = |why: &str| Some(why.to_owned());
-        let mut trouble = Trouble { decided: cause("decided"), combining: cause("combining"), sent: cause("Sent.") };
+        let mut trouble = Trouble {
+            broken_down: cause("broken down"),
+            decided: cause("decided"),
+            combining: cause("combining"),
+            sent: cause("Sent."),
+        };
         let told = |trouble: &Trouble| (trouble.stuck().cloned(), trouble.sentence("Round 1."));
+        assert_eq!(told(&trouble), (cause("broken down"), "broken down".into()));
+        trouble.broken_down = None;
         assert_eq!(told(&trouble), (cause("decided"), "decided".into()));
         trouble.decided = None;
         assert_eq!(told(&trouble), (cause("combining"), "combining".into()));
