@@ -1,5 +1,7 @@
 //! The global model as clients fetch it: encoded once per version and format, shared by all who ask.
 
+pub(super) use crate::store::blocking;
+
 use crate::digest::Sha256Digest;
 use crate::store::{BlobError, Store, StoreError};
 use crate::wire::{self, Base, BodyFormat, ModelFormat, Parameters, Plan, ReadError, Schema};
@@ -182,13 +184,4 @@ pub(super) fn from_blob(store: &Store, sha256: &Sha256Digest) -> Result<Paramete
         ReadError::Source(error) => BlobError::Body(error),
         ReadError::Decode(error) => BlobError::NoModel { digest: *sha256, source: error.into() },
     })
-}
-
-/// Runs heavy work off the async threads.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        // Not cancelled: nobody holds the handle. So it panicked, and the panic goes on where it was asked for.
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
 }

@@ -1,7 +1,7 @@
 //! Blobs: files named by the SHA-256 of what is in them, written whole or not at all.
 
-use super::Store;
 use super::spool::SpoolFile;
+use super::{Store, blocking};
 use crate::digest::Sha256Digest;
 use crate::wire::DecodeError;
 use sha2::{Digest, Sha256};
@@ -90,10 +90,11 @@ impl Store {
         open_checked(self.models.join(digest.to_string()), digest)
     }
 
-    /// Removes a global model's file; that it is gone already is fine. Blocking.
-    pub(super) fn remove_model(&self, digest: &Sha256Digest) {
+    /// Removes a global model's file; that it is gone already is fine.
+    pub(super) async fn remove_model(&self, digest: Sha256Digest) {
         let path = self.models.join(digest.to_string());
-        if let Err(error) = fs::remove_file(&path)
+        let removing = path.clone();
+        if let Err(error) = blocking(move || fs::remove_file(removing)).await
             && error.kind() != io::ErrorKind::NotFound
         {
             tracing::warn!(path = %path.display(), %error, "cannot remove an old model");

@@ -166,7 +166,7 @@ impl Store {
             .execute(&mut *tx)
             .await?;
         tx.commit().await?;
-        self.remove_received(&files);
+        self.remove_received(files).await;
         Ok(())
     }
 

@@ -211,3 +211,12 @@ fn uint(value: i64) -> u64 {
 fn corrupt(what: &'static str) -> impl Fn(String) -> StoreError {
     move |reason| StoreError::Corrupt { what, reason }
 }
+
+/// Runs heavy work, and what waits for a disk, off the async threads.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        // Not cancelled: nobody holds the handle. So it panicked, and the panic goes on where it was asked for.
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}

@@ -190,7 +190,7 @@ impl Store {
         .await?;
         tx.commit().await?;
         // Combined or void, its updates are of no more use. Else they go at the next start.
-        self.remove_received(&self.files(run, round.number, None).await.unwrap_or_default());
+        self.remove_received(self.files(run, round.number, None).await.unwrap_or_default()).await;
         Ok(())
     }
 

@@ -191,7 +191,7 @@ impl Store {
                 .fetch_one(&self.readers)
                 .await?;
             if users == 0 {
-                self.remove_model(&Sha256Digest::from_slice(&sha256).map_err(corrupt("model version"))?);
+                self.remove_model(Sha256Digest::from_slice(&sha256).map_err(corrupt("model version"))?).await;
             }
         }
         Ok(())
