@@ -55,18 +55,13 @@ impl<W: World> Conductor<W> {
         let mut attempt = 0;
         while let Err(error) = self.world.save(record()).await {
             attempt += 1;
-            let why = format!("Cannot store what happened, trying again: {error}");
-            if attempt == 1 {
-                self.show_course(why.clone());
-            }
-            self.world.stuck(Some(why));
+            self.world.stuck(Some(format!("Cannot store what happened, trying again: {error}")));
             if self.world.pause(attempt, &error).await.is_break() {
                 return Err(Stopped);
             }
         }
         if attempt > 0 {
             self.world.stuck(None);
-            self.show_course(self.machine.waiting());
         }
         Ok(())
     }
@@ -168,16 +163,12 @@ impl<W: World> Conductor<W> {
             self.persist(|| Record::Autorun { rounds }).await?;
             self.autorun_rounds = rounds;
         }
-        self.show_course(self.machine.waiting());
-        Ok(())
-    }
-
-    fn show_course(&self, waiting: String) {
         self.world.publish(Change::Course {
             phase: self.machine.phase(),
-            waiting,
+            waiting: self.machine.waiting(),
             autorun: self.machine.autorun(),
             deadline_ms: self.machine.open_round().map(|round| round.deadline_ms),
         });
+        Ok(())
     }
 }

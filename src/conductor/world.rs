@@ -39,7 +39,8 @@ pub trait World: Sized + Send + Sync {
     /// run stops.
     fn pause(&self, attempt: u32, error: &Self::Error) -> impl Future<Output = ControlFlow<()>> + Send;
 
-    /// Says to all who ask that the run is stuck, and why; none: no longer.
+    /// Says to all who ask or watch that the run is stuck, and why; none: no longer. What is decided meanwhile is not to be
+    /// seen: it is not stored.
     fn stuck(&self, why: Option<String>);
 
     /// Shows a change to all who watch.

@@ -3,16 +3,20 @@
 //! The updates are read from where they were made durable, by client, whatever the order in which they came: so the same
 //! updates give the same model, and after a restart nothing is different.
 
+use super::evaluator::Evaluator;
 use super::models::{ModelError, blocking, to_blob};
+use super::trouble::said;
 use super::world::Real;
 use crate::aggregate::{AggregateError, WeightedMean, Weights};
 use crate::conductor::{Aggregation, Made};
 use crate::digest::Sha256Digest;
-use crate::model;
-use crate::store::{SpoolFile, Store, StoreError, StoredContribution, StoredUpdate, expand};
+use crate::model::{Device, Evaluation};
+use crate::store::{BlobError, SpoolFile, Store, StoreError, StoredContribution, StoredUpdate, expand};
 use crate::wire::{self, Base, BodyFormat, Parameters, Plan, ReadError};
-use app::api::ClientId;
+use app::api::{ClientId, RunId};
 use std::collections::BTreeMap;
+use std::io;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 
 /// A new global model: combined, stored as a blob; not yet committed.
@@ -31,18 +35,37 @@ pub(super) enum AggregationError {
     Base(#[from] ModelError),
     #[error("the update of client {0} is not stored")]
     Missing(ClientId),
-    #[error("the update of client {client} cannot be read: {reason}")]
-    Update { client: ClientId, reason: String },
+    #[error("the update of client {client} is of the unknown format '{format}'")]
+    Format { client: ClientId, format: String },
+    #[error("the update of client {client} cannot be opened: {source}")]
+    File { client: ClientId, source: BlobError },
+    #[error("the update of client {client} cannot be added: {source}")]
+    Update { client: ClientId, source: AggregateError },
     #[error(transparent)]
     Combine(#[from] AggregateError),
-    #[error("the new model cannot be evaluated: {0}")]
-    Evaluate(#[from] model::ModelError),
+    #[error("it cannot be stored: {0}")]
+    Model(BlobError),
+    #[error("combining broke down: {0}")]
+    BrokenDown(String),
 }
 
 impl AggregationError {
-    /// Whether another try may do better.
+    /// Whether another try may do better. Else something is damaged, and no try ever will.
     pub(super) fn is_passing(&self) -> bool {
-        matches!(self, Self::Store(_) | Self::Base(ModelError::Store(_)))
+        match self {
+            Self::Store(error) | Self::Base(ModelError::Store(error)) => error.is_passing(),
+            Self::File { source, .. } => source.is_passing(),
+            Self::Update { source: AggregateError::Read(ReadError::Source(error)), .. } => {
+                error.kind() != io::ErrorKind::UnexpectedEof // the file has become shorter
+            }
+            Self::Model(_) => true,
+            _ => self.is_torch(),
+        }
+    }
+
+    /// It is libtorch's: most likely the device is out of memory.
+    fn is_torch(&self) -> bool {
+        matches!(self, Self::Update { source: AggregateError::Torch(_), .. } | Self::Combine(AggregateError::Torch(_)))
     }
 }
 
@@ -78,20 +101,26 @@ pub(super) async fn run(world: &Real, work: &Aggregation) -> Result<Made<Box<New
         let base = (version, models.parameters(version).await?);
         parts.push(Part { client, update, weight, base });
     }
-    let (store, schema, device) = (world.store.clone(), models.schema().clone(), world.device);
-    let evaluator = world.evaluator.clone();
+    let (world, schema, round) = (world.clone(), models.schema().clone(), work.round);
     blocking(move || {
-        let parameters = combine(&store, WeightedMean::new(schema, device)?, parts, &versions)?;
-        let evaluate = || evaluator.map(|e| e.evaluate(&parameters)).transpose();
+        let store = &world.store;
+        let on = |device| combine(store, WeightedMean::new(schema.clone(), device)?, &parts, &versions);
+        let combined = match on(world.device) {
+            Err(error) if error.is_torch() && world.device != Device::Cpu => {
+                tracing::warn!(run = %world.run, round, %error, "updates are combined on the CPU instead");
+                on(Device::Cpu)
+            }
+            combined => combined,
+        };
+        let parameters = combined?;
         // Side by side: writing is fast enough, but waiting for the disk may take as long as evaluating.
-        let (blob, evaluated) = std::thread::scope(|scope| {
-            let blob = scope.spawn(|| to_blob(&store, &parameters));
-            let evaluated = evaluate();
+        let (blob, evaluation) = std::thread::scope(|scope| {
+            let blob = scope.spawn(|| to_blob(store, &parameters));
+            let evaluated = world.evaluator.as_ref().and_then(|e| evaluate(e, &parameters, &world.run, round));
             (blob.join(), evaluated)
         });
-        let blob = blob.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        let sha256 = blob.map_err(StoreError::from)?;
-        let evaluation = evaluated?;
+        let blob = blob.unwrap_or_else(|panic| panic::resume_unwind(panic));
+        let sha256 = blob.map_err(AggregationError::Model)?;
         Ok(Made {
             model: Box::new(NewModel { parameters, sha256 }),
             test_loss: evaluation.map(|e| e.loss),
@@ -101,17 +130,30 @@ pub(super) async fn run(world: &Real, work: &Aggregation) -> Result<Made<Box<New
     .await
 }
 
+/// How good the new model is; none where nobody can say, which is logged: it is made of everybody's work all the same, and
+/// what keeps it from being evaluated, such as a GPU without memory, may keep the next one too. Blocking.
+fn evaluate(evaluator: &Evaluator, parameters: &Parameters, run: &RunId, round: u64) -> Option<Evaluation> {
+    // The evaluator loads the network anew each time: one that was left half-way does no harm.
+    let evaluated = panic::catch_unwind(AssertUnwindSafe(|| evaluator.evaluate(parameters)));
+    let error = match evaluated {
+        Ok(Ok(evaluation)) => return Some(evaluation),
+        Ok(Err(error)) => error.to_string(),
+        Err(panic) => said(panic.as_ref()),
+    };
+    tracing::error!(run = %run, round, error, "the new model cannot be evaluated");
+    None
+}
+
 fn combine(
     store: &Store,
     mut mean: WeightedMean,
-    parts: Vec<Part>,
+    parts: &[Part],
     versions: &[(Arc<Parameters>, f64)],
 ) -> Result<Parameters, AggregationError> {
-    for Part { client, update, weight, base: (version, base) } in parts {
-        let unreadable = |reason: String| AggregationError::Update { client: client.clone(), reason };
-        let base = Base { version, parameters: &base };
-        let fold = |plan: &Plan, file: &_| mean.fold(plan, file, Some(base), weight);
-        with_update(store, &update, base.parameters, fold).map_err(unreadable)??;
+    for part in parts {
+        let (version, base) = &part.base;
+        let base = Base { version: *version, parameters: base };
+        with_update(store, part, |plan, file| mean.fold(plan, file, Some(base), part.weight))?;
     }
     for (parameters, weight) in versions {
         mean.add(parameters, *weight)?;
@@ -120,19 +162,62 @@ fn combine(
 }
 
 /// Opens an update where it was made durable. Blocking.
-fn with_update<T>(
+fn with_update(
     store: &Store,
-    update: &StoredUpdate,
-    like: &Parameters,
-    read: impl FnOnce(&Plan, &SpoolFile) -> T,
-) -> Result<T, String> {
-    let format = BodyFormat::from_word(&update.format).ok_or_else(|| format!("its format is '{}'", update.format))?;
-    let (path, file) = store.received(&update.file).map_err(|e| e.to_string())?;
-    let text = |e: ReadError| e.to_string();
-    if format == (BodyFormat::Safetensors { zstd: true }) {
-        let expanded = expand(&path, wire::max_body_bytes(like.schema())).map_err(text)?;
-        let file = expanded.file();
-        return Ok(read(&Plan::of_source(format, &file, file.bytes()).map_err(text)?, &file));
+    Part { client, update, base: (_, like), .. }: &Part,
+    fold: impl FnOnce(&Plan, &SpoolFile) -> Result<(), AggregateError>,
+) -> Result<(), AggregationError> {
+    let format = BodyFormat::from_word(&update.format)
+        .ok_or_else(|| AggregationError::Format { client: client.clone(), format: update.format.clone() })?;
+    let opened = store.received(&update.file);
+    let (path, file) = opened.map_err(|source| AggregationError::File { client: client.clone(), source })?;
+    let folded = || {
+        if format == (BodyFormat::Safetensors { zstd: true }) {
+            let expanded = expand(&path, wire::max_body_bytes(like.schema()))?;
+            let file = expanded.file();
+            return fold(&Plan::of_source(format, &file, file.bytes())?, &file);
+        }
+        fold(&Plan::of_source(format, &file, file.bytes())?, &file)
+    };
+    folded().map_err(|source| AggregationError::Update { client: client.clone(), source })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::model::{Images, Network};
+    use app::api::{Architecture, Dataset, ModelSpec};
+
+    #[test]
+    fn a_model_that_cannot_be_evaluated_is_one_all_the_same() {
+        let spec = ModelSpec::for_dataset(Architecture::Cnn, Dataset::Mnist);
+        let parameters = Network::new(&spec, Device::Cpu).unwrap().parameters().unwrap();
+        let one = Images { channels: 1, height: 28, width: 28, classes: 10, pixels: vec![0; 28 * 28], labels: vec![0] };
+        let evaluated = |images: Images| {
+            let evaluator = Evaluator::new(&spec, Device::Cpu, Arc::new(images)).unwrap();
+            evaluate(&evaluator, &parameters, &"run".parse().unwrap(), 1)
+        };
+        assert_eq!(evaluated(one.clone()).unwrap().samples, 1);
+        assert_eq!(evaluated(one.select(&[])), None);
     }
-    Ok(read(&Plan::of_source(format, &file, file.bytes()).map_err(text)?, &file))
+
+    #[test]
+    fn what_may_pass_is_told_from_what_is_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |folder: &str, kind: io::ErrorKind| AggregationError::File {
+            client: "client".parse().unwrap(),
+            source: BlobError::Io { what: "read", path: folder.to_owned().into(), source: kind.into() },
+        };
+        let here = |kind| file(folder.path().join("file").to_str().unwrap(), kind);
+        assert!(here(io::ErrorKind::PermissionDenied).is_passing());
+        assert!(!here(io::ErrorKind::NotFound).is_passing());
+        assert!(file("/no such folder/file", io::ErrorKind::NotFound).is_passing(), "the disk may be mounted again");
+        let read =
+            |error| AggregationError::Update { client: "client".parse().unwrap(), source: AggregateError::Read(error) };
+        assert!(read(ReadError::Source(io::ErrorKind::StorageFull.into())).is_passing(), "while it is expanded");
+        assert!(!read(ReadError::Decode(wire::DecodeError::NoBase)).is_passing());
+        assert!(!AggregationError::Missing("client".parse().unwrap()).is_passing());
+        assert!(!AggregationError::BrokenDown("a panic".into()).is_passing());
+    }
 }

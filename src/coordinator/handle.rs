@@ -23,7 +23,7 @@ pub enum RunError {
     /// The run has more to do than it can queue.
     #[error("the run is busy")]
     Busy,
-    /// Something is decided and cannot be stored; the run goes on once it is.
+    /// The run cannot go on, and why: something is decided and cannot be stored, or it has broken down.
     #[error("{0}")]
     Stuck(String),
     /// The version that an update was trained from.
@@ -74,6 +74,19 @@ pub(super) enum Message {
     Aggregated(u64, Result<Made<Box<NewModel>>, String>),
 }
 
+impl Message {
+    /// Whether it would be done behind the back of who asked for it, and was told that it is not done or has gone away:
+    /// a round would close late, and who registers twice be there twice. An update may come after all: it is awaited.
+    pub(super) fn is_given_up(&self) -> bool {
+        match self {
+            Self::Command(_, reply) => reply.is_closed(),
+            Self::Register { reply, .. } => reply.is_closed(),
+            Self::Configure { reply, .. } => reply.is_closed(),
+            _ => false,
+        }
+    }
+}
+
 /// What is known of a client's update for a round before its body is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Prior {
@@ -119,19 +132,24 @@ impl RunHandle {
         let (reply, answer) = oneshot::channel();
         self.inbox.try_send(message(reply)).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => RunError::Busy,
-            mpsc::error::TrySendError::Closed(_) => Refusal::Stopping.into(),
+            mpsc::error::TrySendError::Closed(_) => self.ended(),
         })?;
         let mut stuck = self.published.stuck.subscribe();
         tokio::select! {
             biased;
-            answer = answer => answer.map_err(|_| Refusal::Stopping)?,
-            // It may still be done, once it can be; but nobody should have to wait for that in the dark.
+            answer = answer => answer.map_err(|_| self.ended())?,
+            // What is being done may still come to its end, once it can; but nobody should wait for that in the dark.
             why = async {
                 let why = stuck.wait_for(Option::is_some).await.map(|why| why.clone().unwrap_or_default());
                 tokio::time::sleep(ALL_THE_SAME).await;
                 why
             } => Err(why.map_or_else(|_| Refusal::Stopping.into(), RunError::Stuck)),
         }
+    }
+
+    /// Why the run takes no more messages.
+    fn ended(&self) -> RunError {
+        self.published.stuck.borrow().clone().map_or_else(|| Refusal::Stopping.into(), RunError::Stuck)
     }
 
     /// Has the round machine handle a command. What it decides is durable when this returns.

@@ -12,6 +12,7 @@ mod models;
 mod published;
 mod restore;
 mod run_task;
+mod trouble;
 mod uploads;
 mod world;
 
@@ -26,7 +27,7 @@ use crate::conductor::Conductor;
 use crate::model::Device;
 use crate::model::{self, Images, Network};
 use crate::round::RoundMachine;
-use crate::store::{NewRun, Store, StoreError, StoredRun};
+use crate::store::{BlobError, NewRun, Store, StoreError, StoredRun};
 use crate::wire::Parameters;
 use app::api::{Dataset, ModelSpec, RunConfig, RunId, RunLine, RunSnapshot};
 use evaluator::Evaluator;
@@ -66,13 +67,13 @@ pub enum StartError {
         /// What is wrong.
         source: model::DatasetError,
     },
-    /// The stored global model.
-    #[error("run '{run}': its model cannot be read: {reason}")]
+    /// The stored global model, or an update of the open round that is there and whole for all that is known.
+    #[error("run '{run}' cannot be read: {source}")]
     Unreadable {
         /// Which run.
         run: RunId,
         /// What is wrong.
-        reason: String,
+        source: BlobError,
     },
     /// A run of that name is there.
     #[error("there is a run '{0}' already")]
@@ -125,8 +126,8 @@ pub struct Coordinator {
 }
 
 impl Coordinator {
-    /// Starts every run that the store holds. One whose model cannot be read does not keep the others from it: it is tried
-    /// again until it can.
+    /// Starts every run that the store holds. One that cannot be read does not keep the others from it: it is tried again
+    /// until it can.
     ///
     /// # Errors
     /// The store, or a run's network or test split.
@@ -300,7 +301,7 @@ impl Coordinator {
         let parameters = {
             let (store, sha256) = (self.store.clone(), stored.sha256);
             let stored = blocking(move || from_blob(&store, &sha256)).await;
-            stored.map_err(|reason| StartError::Unreadable { run: run.clone(), reason })?
+            stored.map_err(|source| StartError::Unreadable { run: run.clone(), source })?
         };
         let stored = restore::without_damaged(&self.store, stored).await?;
         let machine = RoundMachine::new(restore::restored(&stored, self.clock.now_ms()));

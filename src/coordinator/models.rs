@@ -1,8 +1,10 @@
 //! The global model as clients fetch it: encoded once per version and format, shared by all who ask.
 
+pub(super) use crate::store::blocking;
+
 use crate::digest::Sha256Digest;
 use crate::store::{BlobError, Store, StoreError};
-use crate::wire::{self, Base, BodyFormat, ModelFormat, Parameters, Plan, Schema};
+use crate::wire::{self, Base, BodyFormat, ModelFormat, Parameters, Plan, ReadError, Schema};
 use app::api::RunId;
 use bytes::Bytes;
 use std::collections::HashMap;
@@ -15,10 +17,10 @@ pub enum ModelError {
     /// The run has no such version, or it was pruned.
     #[error("there is no version {0} of this model, or it is no longer kept")]
     NoVersion(u64),
-    /// The store.
+    /// The store, which may do better another time.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The stored bytes are no model of this run.
+    /// What is stored is damaged or gone, or cannot be written as it is asked for.
     #[error("the stored version {version} cannot be read: {reason}")]
     Unreadable {
         /// Which version.
@@ -158,7 +160,10 @@ impl Models {
         let sha256 = self.store.model_version(&self.run, version).await?.ok_or(ModelError::NoVersion(version))?;
         let store = self.store.clone();
         let stored = blocking(move || from_blob(&store, &sha256)).await;
-        let parameters = Arc::new(stored.map_err(|reason| ModelError::Unreadable { version, reason })?);
+        let parameters = Arc::new(stored.map_err(|error| match error.is_passing() {
+            true => StoreError::from(error).into(),
+            false => ModelError::Unreadable { version, reason: error.to_string() },
+        })?);
         let mut older = older();
         older.retain(|_, held| held.strong_count() > 0);
         older.insert(version, Arc::downgrade(&parameters));
@@ -172,17 +177,11 @@ pub(super) fn to_blob(store: &Store, parameters: &Parameters) -> Result<Sha256Di
 }
 
 /// Reads what [`to_blob`] has stored. Blocking.
-pub(super) fn from_blob(store: &Store, sha256: &Sha256Digest) -> Result<Parameters, String> {
-    let file = store.open_model(sha256).map_err(|e| e.to_string())?;
-    let plan = Plan::of_source(BodyFormat::Container, &file, file.bytes()).map_err(|e| e.to_string())?;
-    plan.load(&file, None).map_err(|e| e.to_string())
-}
-
-/// Runs heavy work off the async threads.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        // Not cancelled: nobody holds the handle. So it panicked, and the panic goes on where it was asked for.
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
+pub(super) fn from_blob(store: &Store, sha256: &Sha256Digest) -> Result<Parameters, BlobError> {
+    let file = store.open_model(sha256)?;
+    let plan = Plan::of_source(BodyFormat::Container, &file, file.bytes());
+    plan.and_then(|plan| plan.load(&file, None)).map_err(|error| match error {
+        ReadError::Source(error) => BlobError::Body(error),
+        ReadError::Decode(error) => BlobError::NoModel { digest: *sha256, source: error.into() },
+    })
 }

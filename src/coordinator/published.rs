@@ -1,15 +1,16 @@
 //! What a run shows to everybody, its snapshot with the changes to it and its global model; and what is on its way in.
 
 use super::models::Models;
+use super::trouble::Trouble;
 use super::uploads::Uploads;
 use app::api::{Change, Event, RunSnapshot};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Mutex, PoisonError, RwLock};
 use tokio::sync::{broadcast, watch};
 
 /// Changes that a slow reader may be behind by before it is given a fresh snapshot instead.
 const BACKLOG: usize = 1_024;
 
-/// The readable side of a run. Written by its task alone.
+/// The readable side of a run. Written by its task alone, but for the trouble that work beside it has.
 #[derive(Debug)]
 pub struct Published {
     // A std lock: held for a copy or an apply, never across an await.
@@ -17,7 +18,9 @@ pub struct Published {
     events: broadcast::Sender<Event>,
     /// Ticks whenever some client's task may have changed: what long-polls wait for.
     tasks: watch::Sender<u64>,
-    /// Why the run cannot go on, while it cannot: something is decided and cannot be stored.
+    /// What the round machine says, and what may have to be said instead. Locked before the snapshot.
+    told: Mutex<(String, Trouble)>,
+    /// Why the run cannot go on, while it cannot.
     pub(super) stuck: watch::Sender<Option<String>>,
     /// The global model.
     pub models: Models,
@@ -28,6 +31,7 @@ pub struct Published {
 impl Published {
     pub(super) fn new(snapshot: RunSnapshot, models: Models) -> Self {
         Self {
+            told: Mutex::new((snapshot.waiting.clone(), Trouble::default())),
             snapshot: RwLock::new(snapshot),
             events: broadcast::channel(BACKLOG).0,
             tasks: watch::channel(0).0,
@@ -59,7 +63,38 @@ impl Published {
         self.tasks.subscribe()
     }
 
-    pub(super) fn publish(&self, change: Change) {
+    /// Shows a change to all who watch. Of a course, the sentence is that of the round machine: while there is trouble,
+    /// that is told.
+    pub(super) fn publish(&self, mut change: Change) {
+        if let Change::Course { waiting, .. } = &mut change {
+            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            let sentence = told.1.sentence(waiting);
+            told.0 = std::mem::replace(waiting, sentence);
+            self.show(change);
+        } else {
+            self.show(change);
+        }
+    }
+
+    /// Notes what trouble there is, and tells it if it has changed: all else stays as it was last shown.
+    pub(super) fn trouble<T>(&self, note: impl FnOnce(&mut Trouble) -> T) -> T {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let (waiting, trouble) = &mut *told;
+        let before = trouble.sentence(waiting);
+        let noted = note(trouble);
+        let sentence = trouble.sentence(waiting);
+        if sentence != before {
+            let (phase, autorun) = self.read(|run| (run.phase, run.autorun));
+            self.show(Change::Course { phase, waiting: sentence, autorun, deadline_ms: None });
+        }
+        self.stuck.send_if_modified(|stuck| {
+            let before = std::mem::replace(stuck, trouble.stuck().cloned());
+            before != *stuck
+        });
+        noted
+    }
+
+    fn show(&self, change: Change) {
         let mut snapshot = self.snapshot.write().unwrap_or_else(PoisonError::into_inner);
         let event = Event { seq: snapshot.seq + 1, change };
         snapshot.apply(&event);

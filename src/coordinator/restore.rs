@@ -1,19 +1,27 @@
 //! A run as it was stored, as the round machine takes it up again.
 
+use super::StartError;
 use super::models::blocking;
 use crate::round::{Assignment, Counted, Restored, RestoredClient, RestoredRound};
-use crate::store::{Store, StoreError, StoredContribution, StoredRound, StoredRun};
+use crate::store::{Store, StoredContribution, StoredRound, StoredRun};
 use app::api::{Autorun, ClientId, Mode};
 use std::collections::BTreeMap;
 
-/// Checks the updates of the open round: one that is not what was received is taken out, so that its client is asked again.
-pub(super) async fn without_damaged(store: &Store, mut stored: StoredRun) -> Result<StoredRun, StoreError> {
+/// Checks the updates of the open round: one that is not what was received, or not there, is taken out, so that its client
+/// is asked again.
+///
+/// # Errors
+/// One cannot be read now, which says nothing of what is in it; or the database.
+pub(super) async fn without_damaged(store: &Store, mut stored: StoredRun) -> Result<StoredRun, StartError> {
     let Some(open) = stored.last.as_mut().filter(|last| last.is_open) else { return Ok(stored) };
     for contribution in &mut open.contributions {
         let Some(update) = contribution.update.clone() else { continue };
         let store_here = store.clone();
         let checked = blocking(move || store_here.check_received(&update.file, &update.sha256)).await;
         if let Err(error) = checked {
+            if error.is_passing() {
+                return Err(StartError::Unreadable { run: stored.run, source: error });
+            }
             tracing::error!(run = %stored.run, client = %contribution.client, %error, "an update is lost");
             store.drop_contribution(&stored.run, open.round.number, &contribution.client, true).await?;
             contribution.update = None;

@@ -1,6 +1,7 @@
 //! One run's task: hears what is wanted, and has the run's conductor do it, one thing after the other.
 
 use super::handle::{Message, RunError};
+use super::published::Published;
 use super::world::Real;
 use crate::conductor::Conductor;
 use tokio::sync::mpsc;
@@ -11,7 +12,13 @@ pub(super) struct RunTask {
 }
 
 impl RunTask {
-    pub(super) async fn run(mut self) {
+    /// Runs until the coordinator stops.
+    pub(super) async fn run(self) {
+        let published = self.conductor.world().published.clone();
+        watched(&published, self.go_on()).await;
+    }
+
+    async fn go_on(mut self) {
         let world = self.conductor.world().clone();
         self.conductor.tick().await;
         loop {
@@ -35,6 +42,9 @@ impl RunTask {
     }
 
     async fn receive(&mut self, message: Message) {
+        if message.is_given_up() {
+            return;
+        }
         let conductor = &mut self.conductor;
         // A caller that has gone away in the meantime is not waiting for the answer: hence the `let _`s.
         match message {
@@ -63,5 +73,72 @@ impl RunTask {
             }
             Message::Aggregated(round, result) => conductor.aggregated(round, result).await,
         }
+    }
+}
+
+/// Waits for a run's task. If it breaks down, which is a defect of this program, the run says so to all who ask from then on:
+/// it is not known what state it is in, but what is stored is whole, so a restart takes it up from there.
+async fn watched(published: &Published, task: impl Future<Output = ()> + Send + 'static) {
+    let Err(error) = tokio::spawn(task).await else { return };
+    let run = published.read(|run| run.run.clone());
+    tracing::error!(%run, %error, "a run has broken down");
+    let why =
+        format!("The run has broken down ({error}); it goes on where it was once the coordinator is started again.");
+    published.trouble(|trouble| trouble.broken_down = Some(why));
+    published.uploads.clear(u64::MAX);
+    published.wake_clients();
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::handle::RunHandle;
+    use super::super::models::Models;
+    use super::*;
+    use crate::round::Command;
+    use crate::store::Store;
+    use crate::wire::{Parameters, Schema};
+    use app::api::{Phase, RunConfig, RunId, RunSnapshot};
+    use std::sync::Arc;
+
+    #[tokio::test]
+    async fn a_run_that_has_broken_down_says_so_to_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).await.unwrap();
+        let run: RunId = "run".parse().unwrap();
+        let snapshot = RunSnapshot {
+            seq: 0,
+            run: run.clone(),
+            created_ms: 1,
+            model: None,
+            parameters: 0,
+            dataset: None,
+            config: RunConfig::default(),
+            config_version: 1,
+            phase: Phase::Idle,
+            waiting: "Idle.".into(),
+            autorun: None,
+            version: 0,
+            best: None,
+            round: None,
+            clients: Vec::new(),
+            rounds: Vec::new(),
+        };
+        let parameters = Parameters::new(Arc::new(Schema::new(Vec::new()).unwrap()), Vec::new());
+        let models = Models::new(run.clone(), store, 0, Arc::new(parameters));
+        let published = Arc::new(Published::new(snapshot, models));
+        let (sender, inbox) = mpsc::channel(1);
+        let handle = RunHandle::new(run, sender, published.clone());
+        // Given a run whose task has met a defect,
+        let task = async move {
+            let _inbox = inbox;
+            panic!("this should not happen");
+        };
+        watched(&published, task).await;
+        // then whoever asks is told, and so is whoever watches or monitors.
+        let refusal = handle.command(Command::StopAutorun).await.unwrap_err();
+        assert!(matches!(&refusal, RunError::Stuck(why) if why.contains("this should not happen")), "{refusal}");
+        assert_eq!(published.snapshot().waiting, refusal.to_string());
+        assert_eq!(published.stuck.borrow().as_ref(), Some(&refusal.to_string()));
     }
 }

@@ -1,15 +1,15 @@
 //! The real world of a run: SQLite and files, the page and the event streams, libtorch.
 
-use super::aggregation::{self, NewModel};
+use super::aggregation::{self, AggregationError, NewModel};
 use super::clock::Clock;
 use super::evaluator::Evaluator;
 use super::handle::Message;
 use super::incoming::Body;
 use super::published::Published;
-use crate::conductor::{Aggregation, Record, World};
+use crate::conductor::{Aggregation, Made, Record, World};
 use crate::digest::Sha256Digest;
 use crate::model::Device;
-use crate::round::UnixMs;
+use crate::round::{UnixMs, time};
 use crate::store::{NewContribution, NewVersion, Store, StoreError, StoredUpdate};
 use app::api::{Change, ClientId, RunId};
 use std::ops::ControlFlow;
@@ -51,6 +51,84 @@ impl World for Real {
     }
 
     async fn save(&self, record: Record<'_, Self>) -> Result<(), StoreError> {
+        let saved = self.write(record).await;
+        match &saved {
+            Ok(()) => self.published.trouble(|trouble| trouble.sent = None),
+            Err(error) => self.not_stored(error),
+        }
+        saved
+    }
+
+    async fn contribution(&self, client: &ClientId, round: u64) -> Result<Option<Sha256Digest>, StoreError> {
+        self.store.contribution(&self.run, round, client).await
+    }
+
+    async fn pause(&self, attempt: u32, error: &StoreError) -> ControlFlow<()> {
+        tracing::error!(run = %self.run, %error, "cannot store; trying again");
+        self.wait(attempt).await
+    }
+
+    fn stuck(&self, why: Option<String>) {
+        self.published.trouble(|trouble| trouble.decided = why);
+    }
+
+    fn publish(&self, change: Change) {
+        self.published.publish(change);
+    }
+
+    fn wake(&self) {
+        self.published.wake_clients();
+    }
+
+    /// Starts the heavy part beside the run's task, which stays responsive; its result comes back as a message. What may
+    /// pass, such as a full disk, delays it.
+    fn aggregate(&self, work: Aggregation) {
+        let this = self.clone();
+        tokio::spawn(async move {
+            let (round, mut attempt) = (work.round, 0);
+            let result = loop {
+                match this.combined(&work).await {
+                    Ok(made) => break Ok(made),
+                    Err(error) if error.is_passing() => {
+                        attempt += 1;
+                        tracing::error!(run = %this.run, round, %error, "cannot make a model; trying again");
+                        let why = format!("Cannot make the new model, trying again: {error}");
+                        this.published.trouble(|trouble| trouble.combining = Some(why));
+                        if this.wait(attempt).await.is_break() {
+                            return; // the round goes on after the restart
+                        }
+                    }
+                    Err(error) => {
+                        tracing::error!(run = %this.run, round, %error, "a round could not be aggregated");
+                        break Err(error.to_string());
+                    }
+                }
+            };
+            this.published.trouble(|trouble| trouble.combining = None);
+            // Without an outbox the run has ended: nobody is left to tell.
+            if let Some(outbox) = this.outbox.upgrade() {
+                let _ = outbox.send(Message::Aggregated(round, result)).await;
+            }
+        });
+    }
+
+    fn adopt(&self, version: u64, model: Box<NewModel>) {
+        self.published.models.swap(version, Arc::new(model.parameters));
+        let this = self.clone();
+        tokio::spawn(async move {
+            if let Err(error) = this.store.prune_models(&this.run, KEEP_VERSIONS).await {
+                tracing::warn!(run = %this.run, %error, "cannot remove old models");
+            }
+        });
+    }
+
+    fn forget(&self, before_round: u64) {
+        self.published.uploads.clear(before_round);
+    }
+}
+
+impl Real {
+    async fn write(&self, record: Record<'_, Self>) -> Result<(), StoreError> {
         let (run, store) = (&self.run, &self.store);
         match record {
             Record::Joined { client, token } => store.add_client(run, client, token).await,
@@ -100,81 +178,41 @@ impl World for Real {
         }
     }
 
-    async fn contribution(&self, client: &ClientId, round: u64) -> Result<Option<Sha256Digest>, StoreError> {
-        self.store.contribution(&self.run, round, client).await
+    /// Combines updates; what panics over them is not seen by anybody but here.
+    async fn combined(&self, work: &Aggregation) -> Result<Made<Box<NewModel>>, AggregationError> {
+        let (this, work) = (self.clone(), work.clone());
+        let combining = tokio::spawn(async move { aggregation::run(&this, &work).await });
+        combining.await.unwrap_or_else(|error| Err(AggregationError::BrokenDown(error.to_string())))
     }
 
-    async fn pause(&self, attempt: u32, error: &StoreError) -> ControlFlow<()> {
-        tracing::error!(run = %self.run, %error, "cannot store; trying again");
-        self.wait(attempt).await
-    }
-
-    fn stuck(&self, why: Option<String>) {
-        self.published.stuck.send_replace(why);
-    }
-
-    fn publish(&self, change: Change) {
-        self.published.publish(change);
-    }
-
-    fn wake(&self) {
-        self.published.wake_clients();
-    }
-
-    /// Starts the heavy part beside the run's task, which stays responsive; its result comes back as a message. What may
-    /// pass, such as a full disk, delays it.
-    fn aggregate(&self, work: Aggregation) {
-        let this = self.clone();
-        tokio::spawn(async move {
-            let (round, mut attempt) = (work.round, 0);
-            let result = loop {
-                match aggregation::run(&this, &work).await {
-                    Ok(made) => break Ok(made),
-                    Err(error) if error.is_passing() => {
-                        attempt += 1;
-                        tracing::error!(run = %this.run, round, %error, "cannot store a model; trying again");
-                        this.tell(format!("Cannot store the new model, trying again: {error}"));
-                        if this.wait(attempt).await.is_break() {
-                            return; // the round goes on after the restart
-                        }
-                    }
-                    Err(error) => {
-                        tracing::error!(run = %this.run, round, %error, "a round could not be aggregated");
-                        break Err(error.to_string());
-                    }
-                }
-            };
-            if attempt > 0 {
-                this.stuck(None);
-            }
-            // Without an outbox the run has ended: nobody is left to tell.
-            if let Some(outbox) = this.outbox.upgrade() {
-                let _ = outbox.send(Message::Aggregated(round, result)).await;
-            }
+    /// Says that what is sent cannot be stored, until it can.
+    fn not_stored(&self, error: &StoreError) {
+        let since = time::of_day(self.now_ms());
+        let why = format!("Since {since} nothing that is sent can be stored ({error}), clients are told to try again.");
+        let is_first = self.published.trouble(|trouble| {
+            let is_first = trouble.sent.is_none();
+            trouble.sent.get_or_insert_with(|| why.clone());
+            is_first
         });
+        if is_first {
+            tokio::spawn(self.clone().until_stored(why));
+        }
     }
 
-    fn adopt(&self, version: u64, model: Box<NewModel>) {
-        self.published.models.swap(version, Arc::new(model.parameters));
-        let this = self.clone();
-        tokio::spawn(async move {
-            if let Err(error) = this.store.prune_models(&this.run, KEEP_VERSIONS).await {
-                tracing::warn!(run = %this.run, %error, "cannot remove old models");
+    /// Nobody may send anything any more: notes what happened as soon as that can be stored.
+    async fn until_stored(self, why: String) {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let is_stopped = self.wait(attempt).await.is_break();
+            if is_stopped || self.published.trouble(|trouble| trouble.sent.is_none()) {
+                return;
             }
-        });
-    }
-
-    fn forget(&self, before_round: u64) {
-        self.published.uploads.clear(before_round);
-    }
-}
-
-impl Real {
-    /// Says why a round is still being combined.
-    fn tell(&self, why: String) {
-        let (phase, autorun) = self.published.read(|run| (run.phase, run.autorun));
-        self.publish(Change::Course { phase, waiting: why.clone(), autorun, deadline_ms: None });
-        self.stuck(Some(why));
+            if self.store.log_event(&self.run, self.now_ms(), "could not store", None, None, &why).await.is_ok() {
+                self.published.trouble(|trouble| trouble.sent = None);
+                return;
+            }
+        }
     }
 
     async fn wait(&self, attempt: u32) -> ControlFlow<()> {

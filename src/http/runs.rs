@@ -46,7 +46,7 @@ pub async fn create(_: Admin, State(state): State<AppState>, mut request: Reques
             .map_err(|e| ApiError::new(ErrorCode::UnsupportedMediaType, e.to_string()))?;
         let (mut parts, body) = request.into_parts();
         let ApiQuery(CreateRunQuery { run }) = ApiQuery::from_request_parts(&mut parts, &state).await?;
-        let body = receive(state.coordinator.store().spool()?, body, state.max_body_bytes).await?;
+        let body = receive(state.coordinator.store().spool().await?, body, state.max_body_bytes).await?;
         let most = state.max_body_bytes;
         let parameters = tokio::task::spawn_blocking(move || read_parameters(body, format, most))
             .await

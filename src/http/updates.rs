@@ -68,7 +68,7 @@ pub async fn put_update(
     let (mut turn, version) = match (prior, turn) {
         (Prior::Awaited { version }, Some(turn)) => (turn, version),
         (prior, _) => {
-            let spool = receive(store.spool()?, body, cap).await?;
+            let spool = receive(store.spool().await?, body, cap).await?;
             let earlier = if let Prior::In(earlier) = prior { earlier } else { spool.digest() };
             let same = earlier == spool.digest() || offset > 0 && Some(earlier) == sha256;
             let reply = UpdateReply { round, sha256: earlier.to_string(), bytes: offset + spool.bytes() };
@@ -78,7 +78,7 @@ pub async fn put_update(
     };
     let here = match offset {
         0 => {
-            turn.begin(run.receive(store.spool()?, format, version).await?);
+            turn.begin(run.receive(store.spool().await?, format, version).await?);
             0
         }
         offset => turn.go_on(offset)?,

@@ -15,7 +15,7 @@ mod restored;
 mod roster;
 #[cfg(test)]
 mod tests;
-mod time;
+pub(crate) mod time;
 mod view;
 mod waiting;
 

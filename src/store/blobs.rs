@@ -1,8 +1,9 @@
 //! Blobs: files named by the SHA-256 of what is in them, written whole or not at all.
 
-use super::Store;
 use super::spool::SpoolFile;
+use super::{Store, blocking};
 use crate::digest::Sha256Digest;
+use crate::wire::DecodeError;
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -33,6 +34,28 @@ pub enum BlobError {
         /// The hash of what is in it.
         found: Sha256Digest,
     },
+    /// The file is what its name says, but nothing that this program can read.
+    #[error("the model {digest} cannot be read: {source}")]
+    NoModel {
+        /// Its name.
+        digest: Sha256Digest,
+        /// What is wrong with it.
+        source: Box<DecodeError>,
+    },
+}
+
+impl BlobError {
+    /// Whether reading it again may do better. Else what it held is lost: the bytes are others, or there is no such file
+    /// in a folder that is there.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Io { path, source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                !path.parent().is_some_and(Path::is_dir)
+            }
+            Self::Io { source, .. } | Self::Body(source) => source.kind() != io::ErrorKind::UnexpectedEof,
+            Self::Damaged { .. } | Self::NoModel { .. } => false,
+        }
+    }
 }
 
 pub(super) fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BlobError {
@@ -67,10 +90,11 @@ impl Store {
         open_checked(self.models.join(digest.to_string()), digest)
     }
 
-    /// Removes a global model's file; that it is gone already is fine. Blocking.
-    pub(super) fn remove_model(&self, digest: &Sha256Digest) {
+    /// Removes a global model's file; that it is gone already is fine.
+    pub(super) async fn remove_model(&self, digest: Sha256Digest) {
         let path = self.models.join(digest.to_string());
-        if let Err(error) = fs::remove_file(&path)
+        let removing = path.clone();
+        if let Err(error) = blocking(move || fs::remove_file(removing)).await
             && error.kind() != io::ErrorKind::NotFound
         {
             tracing::warn!(path = %path.display(), %error, "cannot remove an old model");

@@ -84,7 +84,7 @@ impl Store {
         .bind(Standing::of(client.state).as_str())
         .bind(int(client.joined_ms))
         .bind(int(client.seen_ms))
-        .execute(&self.pool)
+        .execute(&self.writer)
         .await?;
         Ok(())
     }
@@ -95,7 +95,7 @@ impl Store {
     /// # Errors
     /// The database; then nothing of it is stored.
     pub async fn update_client(&self, run: &RunId, client: &ClientView, banned: bool) -> Result<(), StoreError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.writer.begin().await?;
         sqlx::query("UPDATE clients SET banned = ?1 WHERE run = ?2 AND name = ?3 AND banned <> ?1")
             .bind(banned)
             .bind(run.as_str())
@@ -128,7 +128,7 @@ impl Store {
         sqlx::query("UPDATE clients SET standing = 'left' WHERE run = ? AND client = ?")
             .bind(run.as_str())
             .bind(client.as_str())
-            .execute(&self.pool)
+            .execute(&self.writer)
             .await?;
         Ok(())
     }
@@ -142,7 +142,7 @@ impl Store {
             sqlx::query_scalar("SELECT token_sha256 FROM clients WHERE run = ? AND client = ? AND standing <> 'left'")
                 .bind(run.as_str())
                 .bind(client.as_str())
-                .fetch_optional(&self.pool)
+                .fetch_optional(&self.readers)
                 .await?;
         found.map(|bytes| Sha256Digest::from_slice(&bytes).map_err(corrupt("client token"))).transpose()
     }
@@ -156,7 +156,7 @@ impl Store {
             sqlx::query_scalar("SELECT client FROM clients WHERE run = ? AND token_sha256 = ? AND standing <> 'left'")
                 .bind(run.as_str())
                 .bind(Sha256Digest::of(token).0.as_slice())
-                .fetch_optional(&self.pool)
+                .fetch_optional(&self.readers)
                 .await?;
         found.map(|id| id.parse().map_err(|e| corrupt("client")(format!("{e}")))).transpose()
     }
@@ -169,7 +169,7 @@ impl Store {
              FROM clients WHERE run = ? AND standing <> 'left' ORDER BY joined_ms, client",
         )
         .bind(run.as_str())
-        .fetch_all(&self.pool)
+        .fetch_all(&self.readers)
         .await?;
         rows.into_iter().map(stored_client).collect()
     }

@@ -98,7 +98,7 @@ impl Store {
         asked_round: u64,
         asked_version: u64,
     ) -> Result<(), StoreError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.writer.begin().await?;
         insert(&mut tx, run, round, client, asked_round, asked_version).await?;
         tx.commit().await?;
         Ok(())
@@ -110,7 +110,7 @@ impl Store {
     /// The database; then nothing of it is stored.
     pub async fn add_contribution(&self, run: &RunId, new: NewContribution<'_>) -> Result<(), StoreError> {
         let NewContribution { round, client, update, received_ms } = new;
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.writer.begin().await?;
         sqlx::query(
             "UPDATE contributions SET sha256 = ?, file = ?, format = ?, bytes = ?, samples = ?, loss = ?, norm = ?, \
              received_ms = ? WHERE run = ? AND round = ? AND client = ?",
@@ -156,7 +156,7 @@ impl Store {
         is_open: bool,
     ) -> Result<(), StoreError> {
         let files = self.files(run, round, Some(client)).await?;
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.writer.begin().await?;
         sqlx::query(
             "UPDATE contributions SET sha256 = NULL, file = NULL, format = NULL, bytes = NULL, samples = NULL, \
              loss = NULL, norm = NULL, received_ms = NULL WHERE run = ? AND round = ? AND client = ?",
@@ -173,7 +173,7 @@ impl Store {
             .execute(&mut *tx)
             .await?;
         tx.commit().await?;
-        self.remove_received(&files);
+        self.remove_received(files).await;
         Ok(())
     }
 
@@ -193,7 +193,7 @@ impl Store {
         .bind(run.as_str())
         .bind(client.as_str())
         .bind(int(asked_round))
-        .fetch_optional(&self.pool)
+        .fetch_optional(&self.readers)
         .await?;
         found.map(|bytes| Sha256Digest::from_slice(&bytes).map_err(corrupt("contribution"))).transpose()
     }
@@ -209,7 +209,7 @@ impl Store {
         )
         .bind(run.as_str())
         .bind(int(round))
-        .fetch_all(&self.pool)
+        .fetch_all(&self.readers)
         .await?;
         rows.into_iter().map(stored).collect()
     }
@@ -221,7 +221,7 @@ impl Store {
              (SELECT max(number) FROM rounds WHERE run = ?1 AND status = 'complete' AND updates >= 3)",
         )
         .bind(run.as_str())
-        .fetch_all(&self.pool)
+        .fetch_all(&self.readers)
         .await?)
     }
 
@@ -239,7 +239,7 @@ impl Store {
         .bind(run.as_str())
         .bind(int(round))
         .bind(client.map(ClientId::as_str))
-        .fetch_all(&self.pool)
+        .fetch_all(&self.readers)
         .await?)
     }
 
@@ -249,7 +249,7 @@ impl Store {
             "SELECT file FROM contributions JOIN rounds ON rounds.run = contributions.run \
              AND rounds.number = contributions.round WHERE rounds.status = 'open' AND file IS NOT NULL",
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&self.readers)
         .await?;
         Ok(self.clean_up(&needed.into_iter().collect())?)
     }

@@ -67,10 +67,26 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// Whether another try may do better: a full disk, a locked database; not what is damaged.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Blob(error) => error.is_passing(),
+            Self::Corrupt { .. } => false,
+            _ => true,
+        }
+    }
+}
+
 /// A handle on the data folder; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Store {
-    pool: SqlitePool,
+    /// One connection, for which those who write queue up. SQLite has one writer at a time anyway; but among several
+    /// connections whoever asks at the right moment is next, and under load somebody asks in vain until it gives up.
+    writer: SqlitePool,
+    /// Connections that cannot write. None of them waits for a writer.
+    readers: SqlitePool,
+    ping: Arc<tokio::sync::Mutex<()>>,
     models: PathBuf,
     incoming: PathBuf,
     /// The coordinator's; not of those who only look in.
@@ -78,6 +94,12 @@ pub struct Store {
 }
 
 const DATABASE: &str = "fedlearn.sqlite";
+
+/// How long a coordinator waits for another program that writes into its database. Short, because a run does one thing after
+/// the other: whoever sends is told to try again, and what is decided is tried again anyway.
+const BUSY: Duration = Duration::from_millis(500);
+/// How long another program waits for the coordinator, which writes most of the time and lets go every few milliseconds.
+const BUSY_BESIDE: Duration = Duration::from_secs(5);
 
 impl Store {
     /// Opens the data folder for a coordinator, making it and bringing its database up to date where needed. What a stopped
@@ -87,13 +109,10 @@ impl Store {
     /// The folder cannot be written, another coordinator uses it, or its database is newer than this program.
     pub async fn open(folder: &Path) -> Result<Self, StoreError> {
         let lock = FolderLock::take(folder)?;
-        let models = folder.join("models");
-        let incoming = folder.join("incoming");
-        tokio::fs::create_dir_all(&models).await.map_err(at(&models))?;
-        tokio::fs::create_dir_all(&incoming).await.map_err(at(&incoming))?;
-        let pool = connect(folder, true).await?;
-        sqlx::migrate!().run(&pool).await?;
-        let store = Self { pool, models, incoming, lock: Some(Arc::new(lock)) };
+        for folder in [folder.join("models"), folder.join("incoming")] {
+            tokio::fs::create_dir_all(&folder).await.map_err(at(&folder))?;
+        }
+        let store = Self::connect(folder, BUSY, Some(lock)).await?;
         store.remove_unfinished().await?;
         Ok(store)
     }
@@ -106,8 +125,27 @@ impl Store {
         if !folder.join(DATABASE).is_file() {
             return Err(StoreError::NoDatabase(folder.to_owned()));
         }
-        let pool = connect(folder, false).await?;
-        Ok(Self { pool, models: folder.join("models"), incoming: folder.join("incoming"), lock: None })
+        Self::connect(folder, BUSY_BESIDE, None).await
+    }
+
+    /// Connects to the database; with the lock, makes it and brings it up to date where needed.
+    async fn connect(folder: &Path, busy: Duration, lock: Option<FolderLock>) -> Result<Self, StoreError> {
+        let options = SqliteConnectOptions::new()
+            .filename(folder.join(DATABASE))
+            .create_if_missing(lock.is_some())
+            .foreign_keys(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            // What was acknowledged survives a power cut, not only a crash of this program.
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(busy);
+        let writer = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await?;
+        if lock.is_some() {
+            sqlx::migrate!().run(&writer).await?;
+        }
+        let options = options.create_if_missing(false).pragma("query_only", "on");
+        let readers = SqlitePoolOptions::new().max_connections(4).connect_with(options).await?;
+        let (models, incoming) = (folder.join("models"), folder.join("incoming"));
+        Ok(Self { writer, readers, ping: Arc::default(), models, incoming, lock: lock.map(Arc::new) })
     }
 
     /// Removes a data folder with all that is in it; that it is not there is fine.
@@ -149,22 +187,10 @@ impl Store {
             .bind(client.map(|c| c.as_str()))
             .bind(round.map(int))
             .bind(detail)
-            .execute(&self.pool)
+            .execute(&self.writer)
             .await?;
         Ok(())
     }
-}
-
-async fn connect(folder: &Path, create_if_missing: bool) -> Result<SqlitePool, StoreError> {
-    let options = SqliteConnectOptions::new()
-        .filename(folder.join(DATABASE))
-        .create_if_missing(create_if_missing)
-        .foreign_keys(true)
-        .journal_mode(SqliteJournalMode::Wal)
-        // What was acknowledged survives a power cut, not only a crash of this program.
-        .synchronous(SqliteSynchronous::Full)
-        .busy_timeout(Duration::from_secs(5));
-    Ok(SqlitePoolOptions::new().max_connections(4).connect_with(options).await?)
 }
 
 fn at(path: &Path) -> impl FnOnce(std::io::Error) -> StoreError {
@@ -184,4 +210,13 @@ fn uint(value: i64) -> u64 {
 
 fn corrupt(what: &'static str) -> impl Fn(String) -> StoreError {
     move |reason| StoreError::Corrupt { what, reason }
+}
+
+/// Runs heavy work, and what waits for a disk, off the async threads.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        // Not cancelled: nobody holds the handle. So it panicked, and the panic goes on where it was asked for.
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
 }

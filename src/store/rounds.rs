@@ -81,7 +81,7 @@ impl Store {
         cohort: impl IntoIterator<Item = (ClientId, u64, u64)> + Send,
     ) -> Result<(), StoreError> {
         let cohort: Vec<_> = cohort.into_iter().collect();
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.writer.begin().await?;
         sqlx::query(
             "INSERT INTO rounds (run, number, status, base_version, config_version, cohort, opened_ms, deadline_ms, \
              target) VALUES (?, ?, 'open', ?, ?, ?, ?, ?, ?)",
@@ -112,7 +112,7 @@ impl Store {
             .bind(int(deadline_ms))
             .bind(run.as_str())
             .bind(int(round))
-            .execute(&self.pool)
+            .execute(&self.writer)
             .await?;
         Ok(())
     }
@@ -128,7 +128,7 @@ impl Store {
             .bind(closed.by_operator)
             .bind(run.as_str())
             .bind(int(round))
-            .execute(&self.pool)
+            .execute(&self.writer)
             .await?;
         Ok(())
     }
@@ -145,7 +145,7 @@ impl Store {
         version: Option<NewVersion>,
         autorun_rounds: u32,
     ) -> Result<(), StoreError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.writer.begin().await?;
         if let Some(new) = version {
             sqlx::query(
                 "INSERT INTO model_versions (run, version, sha256, round, test_accuracy, created_ms) \
@@ -193,7 +193,7 @@ impl Store {
         .await?;
         tx.commit().await?;
         // Combined or void, its updates are of no more use. Else they go at the next start.
-        self.remove_received(&self.files(run, round.number, None).await.unwrap_or_default());
+        self.remove_received(self.files(run, round.number, None).await.unwrap_or_default()).await;
         Ok(())
     }
 
@@ -204,7 +204,7 @@ impl Store {
              WHERE run = ? ORDER BY number DESC LIMIT 1",
         )
         .bind(run.as_str())
-        .fetch_optional(&self.pool)
+        .fetch_optional(&self.readers)
         .await?;
         let Some(row) = row else { return Ok(None) };
         let contributions = self.contributions(run, uint(row.number)).await?;
@@ -231,7 +231,7 @@ impl Store {
              FROM rounds WHERE run = ? AND status <> 'open' ORDER BY number",
         )
         .bind(run.as_str())
-        .fetch_all(&self.pool)
+        .fetch_all(&self.readers)
         .await?;
         rows.into_iter().map(round_summary).collect()
     }

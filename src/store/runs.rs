@@ -79,7 +79,7 @@ impl Store {
         let json = |e: serde_json::Error| corrupt("run")(e.to_string());
         let model_json = new.model.as_ref().map(serde_json::to_string).transpose().map_err(json)?;
         let config_json = serde_json::to_string(&new.config).map_err(json)?;
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.writer.begin().await?;
         let made = sqlx::query(
             "INSERT INTO runs (run, created_ms, model_json, dataset, version) VALUES (?, ?, ?, ?, 0) \
              ON CONFLICT DO NOTHING",
@@ -109,7 +109,7 @@ impl Store {
     /// # Errors
     /// The database, or something in it that this program does not understand.
     pub async fn load_runs(&self) -> Result<Vec<StoredRun>, StoreError> {
-        let rows: Vec<RunRow> = sqlx::query_as(SELECT_RUNS).fetch_all(&self.pool).await?;
+        let rows: Vec<RunRow> = sqlx::query_as(SELECT_RUNS).fetch_all(&self.readers).await?;
         let mut runs = Vec::with_capacity(rows.len());
         for row in rows {
             let run: RunId = row.run.parse().map_err(|e| corrupt("run")(format!("{e}")))?;
@@ -136,7 +136,7 @@ impl Store {
         now_ms: u64,
     ) -> Result<(), StoreError> {
         let json = serde_json::to_string(config).map_err(|e| corrupt("config")(e.to_string()))?;
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.writer.begin().await?;
         insert_config(&mut tx, run, config_version, json, now_ms).await?;
         tx.commit().await?;
         Ok(())
@@ -151,7 +151,7 @@ impl Store {
             .bind(rounds)
             .bind(run.as_str())
             .bind(rounds)
-            .execute(&self.pool)
+            .execute(&self.writer)
             .await?;
         Ok(())
     }
@@ -165,7 +165,7 @@ impl Store {
             sqlx::query_scalar("SELECT sha256 FROM model_versions WHERE run = ? AND version = ? AND pruned = 0")
                 .bind(run.as_str())
                 .bind(int(version))
-                .fetch_optional(&self.pool)
+                .fetch_optional(&self.readers)
                 .await?;
         found.map(|bytes| Sha256Digest::from_slice(&bytes).map_err(corrupt("model version"))).transpose()
     }
@@ -183,27 +183,28 @@ impl Store {
         )
         .bind(run.as_str())
         .bind(int(keep))
-        .fetch_all(&self.pool)
+        .fetch_all(&self.writer)
         .await?;
         for sha256 in pruned {
             let users: i64 = sqlx::query_scalar("SELECT count(*) FROM model_versions WHERE sha256 = ? AND pruned = 0")
                 .bind(sha256.as_slice())
-                .fetch_one(&self.pool)
+                .fetch_one(&self.readers)
                 .await?;
             if users == 0 {
-                self.remove_model(&Sha256Digest::from_slice(&sha256).map_err(corrupt("model version"))?);
+                self.remove_model(Sha256Digest::from_slice(&sha256).map_err(corrupt("model version"))?).await;
             }
         }
         Ok(())
     }
 
-    /// Whether the database answers: for `/readyz`.
+    /// Whether the database can be written: for `/readyz`. Writes nothing.
     ///
     /// # Errors
-    /// The database.
+    /// It cannot, and why.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        sqlx::query("SELECT 1").execute(&self.pool).await?;
-        Ok(())
+        // Anybody may ask, as often as they like: at most one of them stands in the way of those who have to write.
+        let _turn = self.ping.lock().await;
+        Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?.rollback().await?)
     }
 }
 

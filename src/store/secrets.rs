@@ -12,7 +12,7 @@ impl Store {
         let token = Token::generate();
         let made = sqlx::query("INSERT INTO coordinator (id, admin_token_sha256) VALUES (1, ?) ON CONFLICT DO NOTHING")
             .bind(token.digest().0.as_slice())
-            .execute(&self.pool)
+            .execute(&self.writer)
             .await?;
         Ok((made.rows_affected() == 1).then_some(token))
     }
@@ -23,7 +23,7 @@ impl Store {
     /// The database.
     pub async fn renew_admin_token(&self) -> Result<Token, StoreError> {
         let token = Token::generate();
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.writer.begin().await?;
         sqlx::query("DELETE FROM sessions").execute(&mut *tx).await?;
         sqlx::query("INSERT OR REPLACE INTO coordinator (id, admin_token_sha256) VALUES (1, ?)")
             .bind(token.digest().0.as_slice())
@@ -39,7 +39,7 @@ impl Store {
     /// The database.
     pub async fn is_admin_token(&self, token: &str) -> Result<bool, StoreError> {
         let kept: Option<Vec<u8>> =
-            sqlx::query_scalar("SELECT admin_token_sha256 FROM coordinator").fetch_optional(&self.pool).await?;
+            sqlx::query_scalar("SELECT admin_token_sha256 FROM coordinator").fetch_optional(&self.readers).await?;
         let Some(kept) = kept else { return Ok(false) };
         Ok(Sha256Digest::from_slice(&kept).map_err(corrupt("admin token"))? == Sha256Digest::of(token))
     }
@@ -50,11 +50,11 @@ impl Store {
     /// The database.
     pub async fn open_session(&self, now_ms: u64, expires_ms: u64) -> Result<Token, StoreError> {
         let token = Token::generate();
-        sqlx::query("DELETE FROM sessions WHERE expires_ms <= ?").bind(int(now_ms)).execute(&self.pool).await?;
+        sqlx::query("DELETE FROM sessions WHERE expires_ms <= ?").bind(int(now_ms)).execute(&self.writer).await?;
         sqlx::query("INSERT INTO sessions (token_sha256, expires_ms) VALUES (?, ?)")
             .bind(token.digest().0.as_slice())
             .bind(int(expires_ms))
-            .execute(&self.pool)
+            .execute(&self.writer)
             .await?;
         Ok(token)
     }
@@ -67,7 +67,7 @@ impl Store {
         let found: Option<i64> = sqlx::query_scalar("SELECT 1 FROM sessions WHERE token_sha256 = ? AND expires_ms > ?")
             .bind(Sha256Digest::of(token).0.as_slice())
             .bind(int(now_ms))
-            .fetch_optional(&self.pool)
+            .fetch_optional(&self.readers)
             .await?;
         Ok(found.is_some())
     }
@@ -79,7 +79,7 @@ impl Store {
     pub async fn close_session(&self, token: &str) -> Result<(), StoreError> {
         sqlx::query("DELETE FROM sessions WHERE token_sha256 = ?")
             .bind(Sha256Digest::of(token).0.as_slice())
-            .execute(&self.pool)
+            .execute(&self.writer)
             .await?;
         Ok(())
     }

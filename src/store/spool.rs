@@ -1,7 +1,7 @@
 //! Bodies on their way in: on disk rather than in memory, so that memory does not grow with the number of clients.
 
-use super::Store;
 use super::blobs::{BlobError, failed, open_checked};
+use super::{Store, blocking};
 use crate::digest::Sha256Digest;
 use crate::wire::{self, BlockSource, ReadError};
 use bytes::Bytes;
@@ -61,11 +61,14 @@ impl Store {
     ///
     /// # Errors
     /// The file system.
-    pub fn spool(&self) -> Result<Spool, BlobError> {
+    pub async fn spool(&self) -> Result<Spool, BlobError> {
         let path = self.incoming.join(format!("{:032x}", rand::random::<u128>()));
-        let file = File::options().read(true).write(true).create_new(true).open(&path);
-        let file = Arc::new(file.map_err(failed("create", &path))?);
-        Ok(Spool { path, file, hash: Sha256::new(), bytes: 0, is_kept: AtomicBool::new(false), writing: None })
+        blocking(move || {
+            let file = File::options().read(true).write(true).create_new(true).open(&path);
+            let file = Arc::new(file.map_err(failed("create", &path))?);
+            Ok(Spool { path, file, hash: Sha256::new(), bytes: 0, is_kept: AtomicBool::new(false), writing: None })
+        })
+        .await
     }
 
     /// A body that was received and kept, and where it lies. Blocking.
@@ -87,11 +90,15 @@ impl Store {
         open_checked(self.incoming.join(name), sha256).map(|_| ())
     }
 
-    /// Removes bodies that were kept; that one is gone already is fine. Blocking.
-    pub fn remove_received(&self, names: &[String]) {
-        for name in names {
-            let _ = fs::remove_file(self.incoming.join(name)); // else at the next start
-        }
+    /// Removes bodies that were kept; that one is gone already is fine.
+    pub(super) async fn remove_received(&self, names: Vec<String>) {
+        let incoming = self.incoming.clone();
+        let remove = move || {
+            for name in names {
+                let _ = fs::remove_file(incoming.join(name)); // else at the next start
+            }
+        };
+        blocking(remove).await;
     }
 
     /// Makes the names of all files durable that were received so far. Blocking.
@@ -220,6 +227,8 @@ pub fn expand(frame: &Path, max_bytes: u64) -> Result<Expanded, ReadError> {
 }
 
 impl Drop for Spool {
+    // On whatever thread that is, an async one if a request is broken off: it is one unlink, and whoever is told that nothing
+    // is kept can rely on it. Handed to another thread it would be lost where the program ends.
     fn drop(&mut self) {
         if !self.is_kept.load(Ordering::Relaxed) {
             let _ = fs::remove_file(&self.path); // else at the next start
@@ -241,7 +250,7 @@ mod tests {
     #[tokio::test]
     async fn a_spool_hashes_what_it_takes_and_leaves_nothing() {
         let (folder, store) = store().await;
-        let mut spool = store.spool().unwrap();
+        let mut spool = store.spool().await.unwrap();
         spool.append("a".into()).await.unwrap();
         spool.append("bc".into()).await.unwrap();
         spool.flush().await.unwrap();
@@ -254,7 +263,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_expanded_is_read_and_what_came_is_counted() {
         let (folder, store) = store().await;
-        let mut spool = store.spool().unwrap();
+        let mut spool = store.spool().await.unwrap();
         let frame = wire::safe::compress(&[7; 1_000]).unwrap();
         spool.append(frame.clone().into()).await.unwrap();
         spool.flush().await.unwrap();

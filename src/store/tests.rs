@@ -1,4 +1,4 @@
-//! Databases of other versions of this program.
+//! Databases of other versions of this program, and databases that others write into.
 
 use super::*;
 use app::api::RoundOutcome;
@@ -55,7 +55,7 @@ async fn a_database_of_the_first_version_is_taken_up_with_all_that_is_in_it() {
     let StoredContribution { asked_round, asked_version, update, .. } = &open.contributions[0];
     assert_eq!((*asked_round, *asked_version, update), (2, 1, &None));
     assert!(store.contribution(&run.run, 1, &run.clients[0].view.id).await.unwrap().is_some(), "history stays");
-    let events = sqlx::query("SELECT count(*) AS n FROM events").fetch_one(&store.pool).await.unwrap();
+    let events = sqlx::query("SELECT count(*) AS n FROM events").fetch_one(&store.readers).await.unwrap();
     assert_eq!(events.get::<i64, _>("n"), 1);
 }
 
@@ -64,11 +64,49 @@ async fn a_database_that_is_newer_than_this_program_is_refused_and_left_as_it_is
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path()).await.unwrap();
     let newer = "INSERT INTO _sqlx_migrations VALUES (9999, 'of tomorrow', 0, TRUE, x'00', 1)";
-    store.pool.execute(newer).await.unwrap();
-    store.pool.close().await;
+    store.writer.execute(newer).await.unwrap();
+    store.writer.close().await;
+    store.readers.close().await;
     store.release();
     let refused = Store::open(folder.path()).await.err();
     assert!(matches!(refused, Some(StoreError::Migration(sqlx::migrate::MigrateError::VersionMissing(9999)))));
     // Nobody holds the folder for that.
     assert!(matches!(Store::open(folder.path()).await.err(), Some(StoreError::Migration(_))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_writes_at_once_waits_for_each_other_and_none_in_vain() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).await.unwrap();
+    // Given many who write without a pause,
+    let mut writing = tokio::task::JoinSet::new();
+    for _ in 0..16 {
+        let store = store.clone();
+        writing.spawn(async move {
+            for _ in 0..30 {
+                store.open_session(0, 1).await?;
+            }
+            store.ping().await
+        });
+    }
+    // then all is written.
+    for written in writing.join_all().await {
+        written.unwrap();
+    }
+    let sessions = sqlx::query("SELECT count(*) AS n FROM sessions").fetch_one(&store.readers).await.unwrap();
+    assert_eq!(sessions.get::<i64, _>("n"), 16 * 30);
+}
+
+#[tokio::test]
+async fn a_database_that_another_program_writes_into_answers_but_is_not_ready() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).await.unwrap();
+    store.ping().await.unwrap();
+    let other = SqliteConnectOptions::new().filename(folder.path().join(DATABASE));
+    let mut other = other.connect().await.unwrap();
+    other.execute("BEGIN IMMEDIATE").await.unwrap();
+    assert!(store.ping().await.unwrap_err().to_string().contains("database is locked"));
+    assert_eq!(store.load_runs().await.unwrap().len(), 0);
+    other.execute("ROLLBACK").await.unwrap();
+    store.ping().await.unwrap();
 }

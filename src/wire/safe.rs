@@ -254,9 +254,13 @@ pub fn decompress(bytes: &[u8], max_bytes: usize) -> Result<Vec<u8>, DecodeError
 ///
 /// # Errors
 /// No zstd, cut short, or more than `max_bytes`: if the frame says so, nothing is expanded; else not beyond that. Those of
-/// `to`.
+/// `from` and `to`.
 pub fn expand(mut from: impl BufRead, to: &mut impl Write, max_bytes: u64) -> Result<u64, ReadError> {
-    let invalid = |e: io::Error| DecodeError::Zstd(e.to_string());
+    // The library's own errors have no number of the operating system's; those of `from` have one.
+    let invalid = |error: io::Error| match error.raw_os_error() {
+        Some(_) => ReadError::Source(error),
+        None => DecodeError::Zstd(error.to_string()).into(),
+    };
     let declared = zstd::zstd_safe::get_frame_content_size(from.fill_buf()?).ok().flatten().unwrap_or(0);
     if declared > max_bytes {
         return Err(DecodeError::Expands { limit: max_bytes }.into());

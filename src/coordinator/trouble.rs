@@ -1,0 +1,66 @@
+//! What keeps a run from going on as it should, and what is said of it.
+//!
+//! Decides which of several troubles is told. Refuses to know how they come and go.
+
+use std::any::Any;
+
+/// By cause: each is set and cleared by who knows of it, and clears no other.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(super) struct Trouble {
+    /// The run's task has ended before its time.
+    pub broken_down: Option<String>,
+    /// What is decided cannot be stored.
+    pub decided: Option<String>,
+    /// There is no new model yet, although there could be.
+    pub combining: Option<String>,
+    /// What is sent cannot be stored. The run goes on, and whoever sends is told to try again.
+    pub sent: Option<String>,
+}
+
+impl Trouble {
+    /// Why the run cannot go on; none: it can.
+    pub fn stuck(&self) -> Option<&String> {
+        self.broken_down.as_ref().or(self.decided.as_ref()).or(self.combining.as_ref())
+    }
+
+    /// The sentence, where that of the round machine is `waiting`.
+    pub fn sentence(&self, waiting: &str) -> String {
+        match (self.stuck(), &self.sent) {
+            (Some(why), _) => why.clone(),
+            (None, Some(why)) => format!("{why} {waiting}"),
+            (None, None) => waiting.to_owned(),
+        }
+    }
+}
+
+/// The words of a panic.
+pub(super) fn said(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_else(|| "a panic".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_cause_is_told_until_it_is_gone_and_then_the_one_behind_it() {
+        let cause = |why: &str| Some(why.to_owned());
+        let mut trouble = Trouble {
+            broken_down: cause("broken down"),
+            decided: cause("decided"),
+            combining: cause("combining"),
+            sent: cause("Sent."),
+        };
+        let told = |trouble: &Trouble| (trouble.stuck().cloned(), trouble.sentence("Round 1."));
+        assert_eq!(told(&trouble), (cause("broken down"), "broken down".into()));
+        trouble.broken_down = None;
+        assert_eq!(told(&trouble), (cause("decided"), "decided".into()));
+        trouble.decided = None;
+        assert_eq!(told(&trouble), (cause("combining"), "combining".into()));
+        trouble.combining = None;
+        assert_eq!(told(&trouble), (None, "Sent. Round 1.".into()), "that stops nothing");
+        trouble.sent = None;
+        assert_eq!(told(&trouble), (None, "Round 1.".into()));
+    }
+}
