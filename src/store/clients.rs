@@ -95,7 +95,7 @@ impl Store {
     /// # Errors
     /// The database; then nothing of it is stored.
     pub async fn update_client(&self, run: &RunId, client: &ClientView, banned: bool) -> Result<(), StoreError> {
-        let mut tx = self.writer.begin().await?;
+        let mut tx = self.begin().await?;
         sqlx::query("UPDATE clients SET banned = ?1 WHERE run = ?2 AND name = ?3 AND banned <> ?1")
             .bind(banned)
             .bind(run.as_str())

@@ -64,7 +64,7 @@ struct Row {
 }
 
 pub(super) async fn insert(
-    tx: &mut sqlx::Transaction<'_, sqlx::Sqlite>,
+    tx: &mut sqlx::SqliteConnection,
     run: &RunId,
     round: u64,
     client: &ClientId,
@@ -80,7 +80,7 @@ pub(super) async fn insert(
     .bind(client.as_str())
     .bind(int(asked_round))
     .bind(int(asked_version))
-    .execute(&mut **tx)
+    .execute(tx)
     .await?;
     Ok(())
 }
@@ -98,7 +98,7 @@ impl Store {
         asked_round: u64,
         asked_version: u64,
     ) -> Result<(), StoreError> {
-        let mut tx = self.writer.begin().await?;
+        let mut tx = self.begin().await?;
         insert(&mut tx, run, round, client, asked_round, asked_version).await?;
         tx.commit().await?;
         Ok(())
@@ -110,7 +110,7 @@ impl Store {
     /// The database; then nothing of it is stored.
     pub async fn add_contribution(&self, run: &RunId, new: NewContribution<'_>) -> Result<(), StoreError> {
         let NewContribution { round, client, update, received_ms } = new;
-        let mut tx = self.writer.begin().await?;
+        let mut tx = self.begin().await?;
         sqlx::query(
             "UPDATE contributions SET sha256 = ?, file = ?, format = ?, bytes = ?, samples = ?, loss = ?, norm = ?, \
              received_ms = ? WHERE run = ? AND round = ? AND client = ?",
@@ -156,7 +156,7 @@ impl Store {
         is_open: bool,
     ) -> Result<(), StoreError> {
         let files = self.files(run, round, Some(client)).await?;
-        let mut tx = self.writer.begin().await?;
+        let mut tx = self.begin().await?;
         sqlx::query(
             "UPDATE contributions SET sha256 = NULL, file = NULL, format = NULL, bytes = NULL, samples = NULL, \
              loss = NULL, norm = NULL, received_ms = NULL WHERE run = ? AND round = ? AND client = ?",

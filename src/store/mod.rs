@@ -16,6 +16,7 @@ mod spool;
 #[allow(clippy::unwrap_used)]
 mod tests;
 mod token;
+mod transaction;
 
 pub use blobs::BlobError;
 pub use clients::{Standing, StoredClient};

@@ -81,7 +81,7 @@ impl Store {
         cohort: impl IntoIterator<Item = (ClientId, u64, u64)> + Send,
     ) -> Result<(), StoreError> {
         let cohort: Vec<_> = cohort.into_iter().collect();
-        let mut tx = self.writer.begin().await?;
+        let mut tx = self.begin().await?;
         sqlx::query(
             "INSERT INTO rounds (run, number, status, base_version, config_version, cohort, opened_ms, deadline_ms, \
              target) VALUES (?, ?, 'open', ?, ?, ?, ?, ?, ?)",
@@ -145,7 +145,7 @@ impl Store {
         version: Option<NewVersion>,
         autorun_rounds: u32,
     ) -> Result<(), StoreError> {
-        let mut tx = self.writer.begin().await?;
+        let mut tx = self.begin().await?;
         if let Some(new) = version {
             sqlx::query(
                 "INSERT INTO model_versions (run, version, sha256, round, test_accuracy, created_ms) \

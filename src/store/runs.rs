@@ -3,6 +3,7 @@
 use super::{Store, StoreError, StoredClient, StoredRound, corrupt, int, uint};
 use crate::digest::Sha256Digest;
 use app::api::{BestVersion, Dataset, ModelSpec, RoundSummary, RunConfig, RunId};
+use sqlx::SqliteConnection;
 
 /// A run that is to be made; the blob of its version 0 is durable already.
 #[derive(Debug, Clone)]
@@ -79,7 +80,7 @@ impl Store {
         let json = |e: serde_json::Error| corrupt("run")(e.to_string());
         let model_json = new.model.as_ref().map(serde_json::to_string).transpose().map_err(json)?;
         let config_json = serde_json::to_string(&new.config).map_err(json)?;
-        let mut tx = self.writer.begin().await?;
+        let mut tx = self.begin().await?;
         let made = sqlx::query(
             "INSERT INTO runs (run, created_ms, model_json, dataset, version) VALUES (?, ?, ?, ?, 0) \
              ON CONFLICT DO NOTHING",
@@ -136,7 +137,7 @@ impl Store {
         now_ms: u64,
     ) -> Result<(), StoreError> {
         let json = serde_json::to_string(config).map_err(|e| corrupt("config")(e.to_string()))?;
-        let mut tx = self.writer.begin().await?;
+        let mut tx = self.begin().await?;
         insert_config(&mut tx, run, config_version, json, now_ms).await?;
         tx.commit().await?;
         Ok(())
@@ -204,7 +205,7 @@ impl Store {
     pub async fn ping(&self) -> Result<(), StoreError> {
         // Anybody may ask, as often as they like: at most one of them stands in the way of those who have to write.
         let _turn = self.ping.lock().await;
-        Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?.rollback().await?)
+        self.begin().await?.commit().await
     }
 }
 
@@ -219,7 +220,7 @@ const SELECT_RUNS: &str = "SELECT runs.run, runs.created_ms, model_json, dataset
     ORDER BY runs.created_ms, runs.run";
 
 async fn insert_config(
-    tx: &mut sqlx::Transaction<'_, sqlx::Sqlite>,
+    tx: &mut SqliteConnection,
     run: &RunId,
     config_version: u64,
     config_json: String,
@@ -230,7 +231,7 @@ async fn insert_config(
         .bind(int(config_version))
         .bind(config_json)
         .bind(int(now_ms))
-        .execute(&mut **tx)
+        .execute(tx)
         .await?;
     Ok(())
 }

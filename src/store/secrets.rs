@@ -23,7 +23,7 @@ impl Store {
     /// The database.
     pub async fn renew_admin_token(&self) -> Result<Token, StoreError> {
         let token = Token::generate();
-        let mut tx = self.writer.begin().await?;
+        let mut tx = self.begin().await?;
         sqlx::query("DELETE FROM sessions").execute(&mut *tx).await?;
         sqlx::query("INSERT OR REPLACE INTO coordinator (id, admin_token_sha256) VALUES (1, ?)")
             .bind(token.digest().0.as_slice())

@@ -1,7 +1,8 @@
-//! Databases of other versions of this program, and databases that others write into.
+//! Databases of other versions of this program, that others write into, and that fail.
 
 use super::*;
-use app::api::RoundOutcome;
+use crate::digest::Sha256Digest;
+use app::api::{RoundOutcome, RunConfig, RunId};
 use sqlx::{ConnectOptions, Executor, Row};
 
 const FIRST: &str = include_str!("../../migrations/0001_initial.sql");
@@ -109,4 +110,25 @@ async fn a_database_that_another_program_writes_into_answers_but_is_not_ready() 
     assert_eq!(store.load_runs().await.unwrap().len(), 0);
     other.execute("ROLLBACK").await.unwrap();
     store.ping().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_transaction_that_the_database_took_back_by_itself_leaves_nothing_open() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).await.unwrap();
+    let run: RunId = "tiny".parse().unwrap();
+    let (config, sha256) = (RunConfig::default(), Sha256Digest([0; 32]));
+    let new = NewRun { run: run.clone(), model: None, dataset: None, config: config.clone(), sha256, created_ms: 1 };
+    assert!(store.create_run(&new).await.unwrap());
+    // Given a disk that is full in the middle of a transaction, which SQLite answers by taking all of it back,
+    let full = "CREATE TRIGGER full BEFORE INSERT ON config_versions WHEN NEW.config_version = 2 \
+        BEGIN SELECT RAISE(ROLLBACK, 'the disk is full'); END";
+    store.writer.execute(full).await.unwrap();
+    assert!(store.add_config(&run, 2, &config, 2).await.is_err());
+    // and one that fails for a reason of its own,
+    assert!(store.add_config(&run, 1, &config, 2).await.is_err());
+    // then what is stored later is there for whoever else looks, as after a crash.
+    store.add_config(&run, 3, &config, 3).await.unwrap();
+    let beside = Store::attach(folder.path()).await.unwrap();
+    assert_eq!(beside.load_runs().await.unwrap()[0].config_version, 3);
 }
