@@ -243,7 +243,8 @@ impl Store {
         .await?)
     }
 
-    /// Removes what no open round needs: uploads that were cut off, and updates of rounds that are over.
+    /// Removes what no open round needs: uploads that were cut off, updates of rounds that are over, and models that were
+    /// pruned when the coordinator died.
     pub(super) async fn remove_unfinished(&self) -> Result<(), StoreError> {
         let needed: Vec<String> = sqlx::query_scalar(
             "SELECT file FROM contributions JOIN rounds ON rounds.run = contributions.run \
@@ -251,7 +252,14 @@ impl Store {
         )
         .fetch_all(&self.readers)
         .await?;
-        Ok(self.clean_up(&needed.into_iter().collect())?)
+        // Not all that the database does not know: it may be an older one that was put back.
+        let pruned: Vec<String> = sqlx::query_scalar(
+            "SELECT lower(hex(sha256)) FROM model_versions WHERE pruned = 1 \
+             EXCEPT SELECT lower(hex(sha256)) FROM model_versions WHERE pruned = 0",
+        )
+        .fetch_all(&self.readers)
+        .await?;
+        Ok(self.clean_up(&needed.into_iter().collect(), &pruned.into_iter().collect())?)
     }
 }
 

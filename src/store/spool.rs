@@ -109,13 +109,16 @@ impl Store {
         File::open(&self.incoming).and_then(|folder| folder.sync_all()).map_err(failed("sync", &self.incoming))
     }
 
-    /// Removes all bodies but these, and halves of models. Blocking.
-    pub(super) fn clean_up(&self, needed: &HashSet<String>) -> Result<(), BlobError> {
+    /// Removes all bodies but these, halves of models, and these models. Blocking.
+    pub(super) fn clean_up(&self, needed: &HashSet<String>, pruned: &HashSet<String>) -> Result<(), BlobError> {
         for (folder, is_model) in [(&self.incoming, false), (&self.models, true)] {
             for entry in fs::read_dir(folder).map_err(failed("list", folder))? {
                 let path = entry.map_err(failed("list", folder))?.path();
                 let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-                let is_needed = if is_model { !name.ends_with(".partial") } else { needed.contains(name) };
+                let is_needed = match is_model {
+                    true => !name.ends_with(".partial") && !pruned.contains(name),
+                    false => needed.contains(name),
+                };
                 if !is_needed {
                     fs::remove_file(&path).map_err(failed("remove", &path))?;
                 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::digest::Sha256Digest;
-use app::api::{RoundOutcome, RunConfig, RunId};
+use app::api::{RoundOutcome, RunConfig};
 use sqlx::{ConnectOptions, Executor, Row};
 
 const FIRST: &str = include_str!("../../migrations/0001_initial.sql");
@@ -24,6 +24,11 @@ const ROWS: &str = "
     INSERT INTO events VALUES (1, 'old', 1, 'joined', 'c1', NULL, 'alice');
     COMMIT;
 ";
+
+fn new_run(sha256: Sha256Digest) -> NewRun {
+    let (run, config) = ("tiny".parse().unwrap(), RunConfig::default());
+    NewRun { run, model: None, dataset: None, config, sha256, created_ms: 1 }
+}
 
 #[tokio::test]
 async fn a_database_of_the_first_version_is_taken_up_with_all_that_is_in_it() {
@@ -116,10 +121,9 @@ async fn a_database_that_another_program_writes_into_answers_but_is_not_ready() 
 async fn a_transaction_that_the_database_took_back_by_itself_leaves_nothing_open() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path()).await.unwrap();
-    let run: RunId = "tiny".parse().unwrap();
-    let (config, sha256) = (RunConfig::default(), Sha256Digest([0; 32]));
-    let new = NewRun { run: run.clone(), model: None, dataset: None, config: config.clone(), sha256, created_ms: 1 };
+    let new = new_run(Sha256Digest([0; 32]));
     assert!(store.create_run(&new).await.unwrap());
+    let NewRun { run, config, .. } = new;
     // Given a disk that is full in the middle of a transaction, which SQLite answers by taking all of it back,
     let full = "CREATE TRIGGER full BEFORE INSERT ON config_versions WHEN NEW.config_version = 2 \
         BEGIN SELECT RAISE(ROLLBACK, 'the disk is full'); END";
@@ -131,4 +135,28 @@ async fn a_transaction_that_the_database_took_back_by_itself_leaves_nothing_open
     store.add_config(&run, 3, &config, 3).await.unwrap();
     let beside = Store::attach(folder.path()).await.unwrap();
     assert_eq!(beside.load_runs().await.unwrap()[0].config_version, 3);
+}
+
+#[tokio::test]
+async fn a_model_that_was_to_go_when_the_coordinator_died_goes_at_the_next_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).await.unwrap();
+    let put = |bytes: &'static [u8]| store.put_model(move |file| file.write_all(bytes)).unwrap();
+    let (kept, pruned, unknown) = (put(b"kept"), put(b"pruned"), put(b"unknown"));
+    let new = new_run(kept);
+    assert!(store.create_run(&new).await.unwrap());
+    for (version, sha256, is_pruned) in [(1, pruned, true), (2, kept, true)] {
+        sqlx::query("INSERT INTO model_versions (run, version, sha256, created_ms, pruned) VALUES (?, ?, ?, 1, ?)")
+            .bind(new.run.as_str())
+            .bind(version)
+            .bind(sha256.0.as_slice())
+            .bind(is_pruned)
+            .execute(&store.writer)
+            .await
+            .unwrap();
+    }
+    store.release();
+    let store = Store::open(folder.path()).await.unwrap();
+    let there = [kept, pruned, unknown].map(|sha256| store.open_model(&sha256).is_ok());
+    assert_eq!(there, [true, false, true], "of what another version still is, and of what is unknown, nothing goes");
 }
