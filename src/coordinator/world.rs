@@ -216,7 +216,7 @@ impl Real {
     }
 
     async fn wait(&self, attempt: u32) -> ControlFlow<()> {
-        let pause = FIRST_PAUSE.saturating_mul(1 << attempt.clamp(1, 10)).min(LONGEST_PAUSE);
+        let pause = FIRST_PAUSE.saturating_mul(1 << attempt.saturating_sub(1).min(10)).min(LONGEST_PAUSE);
         tokio::select! {
             () = self.halt.cancelled() => ControlFlow::Break(()),
             () = tokio::time::sleep(pause) => ControlFlow::Continue(()),
