@@ -104,15 +104,9 @@ pub(super) async fn run(world: &Real, work: &Aggregation) -> Result<Made<Box<New
     let (world, schema, round) = (world.clone(), models.schema().clone(), work.round);
     blocking(move || {
         let store = &world.store;
-        let on = |device| combine(store, WeightedMean::new(schema.clone(), device)?, &parts, &versions);
-        let combined = match on(world.device) {
-            Err(error) if error.is_torch() && world.device != Device::Cpu => {
-                tracing::warn!(run = %world.run, round, %error, "updates are combined on the CPU instead");
-                on(Device::Cpu)
-            }
-            combined => combined,
-        };
-        let parameters = combined?;
+        let parameters = somewhere(world.device, |device| {
+            combine(store, WeightedMean::new(schema.clone(), device)?, &parts, &versions)
+        })?;
         // Side by side: writing is fast enough, but waiting for the disk may take as long as evaluating.
         let (blob, evaluation) = std::thread::scope(|scope| {
             let blob = scope.spawn(|| to_blob(store, &parameters));
@@ -128,6 +122,20 @@ pub(super) async fn run(world: &Real, work: &Aggregation) -> Result<Made<Box<New
         })
     })
     .await
+}
+
+/// On the device, or where that fails in memory: others may need the device for long.
+fn somewhere<T>(
+    device: Device,
+    combine: impl Fn(Device) -> Result<T, AggregationError>,
+) -> Result<T, AggregationError> {
+    match combine(device) {
+        Err(error) if error.is_torch() && device != Device::Cpu => {
+            tracing::warn!(%error, "updates are combined on the CPU instead");
+            combine(Device::Cpu)
+        }
+        combined => combined,
+    }
 }
 
 /// How good the new model is; none where nobody can say, which is logged: it is made of everybody's work all the same, and
@@ -200,6 +208,14 @@ mod tests {
         };
         assert_eq!(evaluated(one.clone()).unwrap().samples, 1);
         assert_eq!(evaluated(one.select(&[])), None);
+    }
+
+    #[test]
+    fn updates_are_combined_in_memory_where_the_device_fails() {
+        let network = Network::new(&ModelSpec::for_dataset(Architecture::Cnn, Dataset::Mnist), Device::Cpu).unwrap();
+        let schema = network.schema().clone();
+        let on = |device| WeightedMean::new(schema.clone(), device).map(|_| device).map_err(AggregationError::from);
+        assert_eq!(somewhere(Device::Cuda(99), on).unwrap(), Device::Cpu);
     }
 
     #[test]

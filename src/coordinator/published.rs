@@ -70,7 +70,7 @@ impl Published {
             let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
             let sentence = told.1.sentence(waiting);
             told.0 = std::mem::replace(waiting, sentence);
-            self.show(change);
+            self.show(change); // under the lock, or an older sentence could come last
         } else {
             self.show(change);
         }

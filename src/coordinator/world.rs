@@ -128,6 +128,7 @@ impl World for Real {
 }
 
 impl Real {
+    /// Stores one thing, see [`World::save`].
     async fn write(&self, record: Record<'_, Self>) -> Result<(), StoreError> {
         let (run, store) = (&self.run, &self.store);
         match record {
@@ -178,7 +179,7 @@ impl Real {
         }
     }
 
-    /// Combines updates; what panics over them is not seen by anybody but here.
+    /// Combines updates. A panic over that is a failure like others: the round would wait for its end for ever.
     async fn combined(&self, work: &Aggregation) -> Result<Made<Box<NewModel>>, AggregationError> {
         let (this, work) = (self.clone(), work.clone());
         let combining = tokio::spawn(async move { aggregation::run(&this, &work).await });
@@ -199,7 +200,8 @@ impl Real {
         }
     }
 
-    /// Nobody may send anything any more: notes what happened as soon as that can be stored.
+    /// Tries to note for people that it was so, until that is stored: if nobody sends anything more, nothing else would tell
+    /// that it can be.
     async fn until_stored(self, why: String) {
         let mut attempt = 0;
         loop {
@@ -216,7 +218,7 @@ impl Real {
     }
 
     async fn wait(&self, attempt: u32) -> ControlFlow<()> {
-        let pause = FIRST_PAUSE.saturating_mul(1 << attempt.clamp(1, 10)).min(LONGEST_PAUSE);
+        let pause = FIRST_PAUSE.saturating_mul(1 << attempt.saturating_sub(1).min(10)).min(LONGEST_PAUSE);
         tokio::select! {
             () = self.halt.cancelled() => ControlFlow::Break(()),
             () = tokio::time::sleep(pause) => ControlFlow::Continue(()),
