@@ -238,7 +238,7 @@ pub enum Reject {
     /// No aggregation is under way.
     #[error("no round is being aggregated")]
     NotAggregating,
-    /// The roster is full.
+    /// The roster is full, of clients that are there or have taken part.
     #[error("the roster is full: {0} clients")]
     RosterFull(usize),
 }

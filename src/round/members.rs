@@ -24,7 +24,7 @@ impl RoundMachine {
         if self.roster.is_banned(&name) {
             return Err(Reject::Banned(name));
         }
-        if self.roster.len() >= MAX_CLIENTS {
+        if self.roster.len() >= MAX_CLIENTS && self.roster.dispensable(now).is_none() {
             return Err(Reject::RosterFull(self.roster.len()));
         }
         let max_samples = self.config.max_samples;
@@ -49,7 +49,13 @@ impl RoundMachine {
         if self.roster.get(&id).is_some() {
             return self.seen(now, &id);
         }
-        self.roster.insert(self.newcomer(now, id.clone(), name, samples, device)?);
+        let view = self.newcomer(now, id.clone(), name, samples, device)?;
+        if self.roster.len() >= MAX_CLIENTS
+            && let Some(other) = self.roster.dispensable(now).cloned()
+        {
+            self.take_off(&other);
+        }
+        self.roster.insert(view);
         self.to_show.insert(id);
         Ok(())
     }
@@ -159,6 +165,11 @@ impl RoundMachine {
         if self.roster.welcome(id)?.state == ClientState::Quarantine {
             return Err(Reject::Quarantined(id.clone()));
         }
+        self.take_off(id);
+        Ok(())
+    }
+
+    fn take_off(&mut self, id: &ClientId) {
         if let Some(view) = self.roster.remove(id) {
             self.effects.push_back(Effect::RemoveClient(Box::new(view)));
         }
@@ -166,7 +177,6 @@ impl RoundMachine {
         if let Some(round) = &mut self.round {
             round.place(id, None);
         }
-        Ok(())
     }
 
     pub(super) fn seen(&mut self, now: UnixMs, id: &ClientId) -> Result<(), Reject> {

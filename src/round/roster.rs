@@ -37,7 +37,26 @@ pub(super) struct Roster {
     pending: BTreeSet<ClientId>,
     /// Those who are admitted, but `offline` or in `error`.
     absent: BTreeSet<ClientId>,
+    /// Those who are not there and never took part, by when they were heard of: the first makes room for a newcomer.
+    idle: BTreeSet<(UnixMs, ClientId)>,
     banned: BTreeSet<String>,
+}
+
+/// What of a client decides on which lists it is.
+#[derive(Clone, Copy, PartialEq)]
+struct Place {
+    state: ClientState,
+    seen_ms: UnixMs,
+    /// Nothing would be lost with it but its registration.
+    is_idle: bool,
+}
+
+impl Place {
+    fn of(view: &ClientView) -> Self {
+        let is_away = matches!(view.state, ClientState::Pending | ClientState::Offline | ClientState::Error);
+        let is_idle = is_away && view.rounds == 0 && view.strikes == 0;
+        Self { state: view.state, seen_ms: view.seen_ms, is_idle }
+    }
 }
 
 impl Roster {
@@ -49,6 +68,7 @@ impl Roster {
             online: BTreeSet::new(),
             pending: BTreeSet::new(),
             absent: BTreeSet::new(),
+            idle: BTreeSet::new(),
             banned: BTreeSet::new(),
         };
         for RestoredClient { mut view, banned, asked } in clients {
@@ -91,44 +111,58 @@ impl Roster {
             .and_then(|view| if view.state == ClientState::Kicked { Err(Reject::Kicked(id.clone())) } else { Ok(view) })
     }
 
+    /// A client that makes room for another one where the roster is full.
+    pub fn dispensable(&self, now: UnixMs) -> Option<&ClientId> {
+        let (seen_ms, id) = self.idle.first()?;
+        (now >= seen_ms.saturating_add(OFFLINE_AFTER_MS)).then_some(id)
+    }
+
     pub fn insert(&mut self, view: ClientView) {
-        self.list(&view.id, view.state, view.seen_ms);
+        self.list(&view.id, Place::of(&view));
         self.clients.insert(view.id.clone(), Entry { view, asked: 0 });
     }
 
     pub fn remove(&mut self, id: &ClientId) -> Option<ClientView> {
         let view = self.clients.remove(id)?.view;
-        self.unlist(id, view.state, view.seen_ms);
+        self.unlist(id, Place::of(&view));
         Some(view)
     }
 
     /// The one way to change a client: keeps the lists in step. Returns its state before and after.
     pub fn edit(&mut self, id: &ClientId, edit: impl FnOnce(&mut ClientView)) -> Option<(ClientState, ClientState)> {
         let view = &mut self.clients.get_mut(id)?.view;
-        let before = (view.state, view.seen_ms);
+        let before = Place::of(view);
         edit(view);
-        let after = (view.state, view.seen_ms);
+        let after = Place::of(view);
         if before != after {
-            self.unlist(id, before.0, before.1);
-            self.list(id, after.0, after.1);
+            self.unlist(id, before);
+            self.list(id, after);
         }
-        Some((before.0, after.0))
+        Some((before.state, after.state))
     }
 
-    fn list(&mut self, id: &ClientId, state: ClientState, seen_ms: UnixMs) {
+    fn list(&mut self, id: &ClientId, Place { state, seen_ms, is_idle }: Place) {
+        let seen = (seen_ms, id.clone());
+        if is_idle {
+            self.idle.insert(seen.clone());
+        }
         match state {
             ClientState::Pending => _ = self.pending.insert(id.clone()),
             ClientState::Offline | ClientState::Error => _ = self.absent.insert(id.clone()),
-            state if is_eligible(state) => _ = self.online.insert((seen_ms, id.clone())),
+            state if is_eligible(state) => _ = self.online.insert(seen),
             _ => {}
         }
     }
 
-    fn unlist(&mut self, id: &ClientId, state: ClientState, seen_ms: UnixMs) {
+    fn unlist(&mut self, id: &ClientId, Place { state, seen_ms, is_idle }: Place) {
+        let seen = (seen_ms, id.clone());
+        if is_idle {
+            self.idle.remove(&seen);
+        }
         match state {
             ClientState::Pending => _ = self.pending.remove(id),
             ClientState::Offline | ClientState::Error => _ = self.absent.remove(id),
-            state if is_eligible(state) => _ = self.online.remove(&(seen_ms, id.clone())),
+            state if is_eligible(state) => _ = self.online.remove(&seen),
             _ => {}
         }
     }

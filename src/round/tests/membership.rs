@@ -53,13 +53,25 @@ fn to_join_twice_is_to_be_seen() {
 }
 
 #[test]
-fn a_full_roster_takes_nobody() {
+fn on_a_full_roster_a_newcomer_takes_the_place_of_one_that_never_took_part_and_is_gone() {
     let mut world = World::new(quorum(1));
     for n in 0..MAX_CLIENTS {
         world.machine.handle(world.now, join(&n.to_string())).unwrap();
     }
     // Not by `refused`: what it compares is large.
     assert_eq!(world.machine.handle(world.now, join("alice")), Err(Reject::RosterFull(MAX_CLIENTS)));
+    // Once they are not heard of any more, the one silent for longest goes: not one that has sent something,
+    while world.machine.poll_effect().is_some() {}
+    world.machine.handle(world.now, Command::StartRound).unwrap();
+    world.machine.handle(world.now, update("0", 1)).unwrap();
+    world.machine.handle(world.now + 1, seen("1")).unwrap();
+    while world.machine.poll_effect().is_some() {}
+    world.machine.handle_timeout(world.now + OFFLINE_AFTER_MS);
+    while world.machine.poll_effect().is_some() {}
+    world.machine.handle(world.now + OFFLINE_AFTER_MS, join("alice")).unwrap();
+    let effect = world.machine.poll_effect();
+    assert!(matches!(effect, Some(Effect::RemoveClient(client)) if client.id == id("10")), "the next by id");
+    assert!(world.machine.client(&id("alice")).is_some());
 }
 
 #[test]
