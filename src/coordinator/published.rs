@@ -26,14 +26,14 @@ pub struct Published {
 }
 
 impl Published {
-    pub(super) fn new(snapshot: RunSnapshot, models: Models) -> Self {
+    pub(super) fn new(snapshot: RunSnapshot, models: Models, uploads: Uploads) -> Self {
         Self {
             snapshot: RwLock::new(snapshot),
             events: broadcast::channel(BACKLOG).0,
             tasks: watch::channel(0).0,
             stuck: watch::channel(None).0,
             models,
-            uploads: Uploads::default(),
+            uploads,
         }
     }
 

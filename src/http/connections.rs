@@ -7,6 +7,7 @@
 use super::error::ApiError;
 use super::guesses::Peer;
 use super::room::MAX_UPLOADS;
+use crate::coordinator::MAX_PARKED;
 use app::api::ErrorCode;
 use axum::Router;
 use axum::body::{Body, HttpBody};
@@ -47,8 +48,6 @@ const REFUSALS: usize = 64;
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Files that are neither a connection nor an upload: database, blobs, the page's, logs.
 const OTHER_FILES: u64 = 256;
-/// One, and for a moment three where what came is zstd of safetensors.
-const FILES_PER_UPLOAD: u64 = 2;
 
 /// How many connections, and for how long.
 #[derive(Debug, Clone, Copy)]
@@ -59,10 +58,11 @@ pub struct Limits {
     pub patience: Duration,
 }
 
-/// How many connections the limit of open files leaves, with the uploads that they bring, which are files as well.
+/// How many connections the limit of open files leaves, with the uploads that they bring and leave behind, which are files
+/// as well.
 pub fn room_in_files(files: Option<u64>) -> usize {
     let Some(files) = files else { return usize::MAX };
-    let uploads = (MAX_UPLOADS * FILES_PER_UPLOAD).min(files / 3);
+    let uploads = (MAX_UPLOADS + MAX_PARKED as u64).min(files / 3);
     usize::try_from(files.saturating_sub(OTHER_FILES + uploads).max(1)).unwrap_or(usize::MAX)
 }
 
