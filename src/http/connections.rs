@@ -33,8 +33,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower_http::add_extension::AddExtension;
 
-/// How long running requests may take to end once the coordinator is told to stop.
-const DRAIN: Duration = Duration::from_secs(8);
+/// How long running requests may take to end once the coordinator is told to stop: uploads are told to come back after 5 s.
+const DRAIN: Duration = Duration::from_secs(6);
 /// What a connection may hold of a request that is not dealt with yet: its head at the least, which browsers and proxies
 /// keep far below that. Many clients upload at once.
 const BUFFER_BYTES: usize = 128 << 10;

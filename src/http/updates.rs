@@ -44,9 +44,9 @@ pub async fn put_update(
     headers: HeaderMap,
     body: Body,
 ) -> ApiResult<(StatusCode, Json<UpdateReply>)> {
-    let store = state.coordinator.store();
+    let (store, shutdown) = (state.coordinator.store(), state.coordinator.shutdown());
     // All that headers tell comes before the first byte of the body is asked for.
-    let mut prior = run.prior(&id, round).await?;
+    let mut prior = unless_stopping(shutdown, run.prior(&id, round)).await?;
     let (sha256, offset) = said(&query)?;
     let format = wire::body_format(
         header_text(&headers, header::CONTENT_TYPE)?,
@@ -61,9 +61,9 @@ pub async fn put_update(
     let mut turn = None;
     if matches!(prior, Prior::Awaited { .. }) {
         let key = sha256.map(|sha256| UploadKey { round, sha256, format });
-        turn = Some(run.published().uploads.turn(&id, key, offset).await?);
+        turn = Some(unless_stopping(shutdown, run.published().uploads.turn(&id, key, offset)).await?);
         // Whoever had the turn before may have completed it.
-        prior = run.prior(&id, round).await?;
+        prior = unless_stopping(shutdown, run.prior(&id, round)).await?;
     }
     let (mut turn, version) = match (prior, turn) {
         (Prior::Awaited { version }, Some(turn)) => (turn, version),
@@ -84,18 +84,16 @@ pub async fn put_update(
         offset => turn.go_on(offset)?,
     };
     // By itself: this handler ends when the client hangs up, and what has arrived by then counts or stays.
-    let store = store.clone();
-    let shutdown = state.coordinator.shutdown().clone();
+    let (store, shutdown) = (store.clone(), shutdown.clone());
     let received = tokio::spawn(async move {
         let _place = place;
-        let expected = Expected { here, length, cap };
-        let received = tokio::select! {
-            received = receive_update(&run, &id, &mut turn, body, expected) => received,
-            () = last_moment(&shutdown) => Err(Failure::Run(Refusal::Stopping.into())),
+        let counting = async {
+            receive_update(&run, &id, &mut turn, body, Expected { here, length, cap }).await?;
+            count(&run, &store, &id, round, query, turn).await.map_err(Failure::Run)
         };
-        let counted = match received {
-            Ok(()) => count(&run, &store, &id, round, query, turn).await.map_err(Failure::Run),
-            Err(failure) => Err(failure),
+        let counted = tokio::select! {
+            counted = counting => counted,
+            () = last_moment(&shutdown) => Err(Failure::Run(Refusal::Stopping.into())),
         };
         if let Err(Failure::Run(RunError::BadUpdate(reason))) = &counted {
             // That the run stops, or the client is kicked meanwhile, makes the refusal no other.
@@ -104,6 +102,14 @@ pub async fn put_update(
         counted.map_err(ApiError::from)
     });
     received.await.map_err(|e| ApiError::new(ErrorCode::Internal, format!("receiving broke down: {e}")))?
+}
+
+/// What may have to wait, for the next round or for an earlier request, does not wait while the coordinator stops.
+async fn unless_stopping<T>(
+    shutdown: &CancellationToken,
+    wait: impl Future<Output = Result<T, RunError>>,
+) -> Result<T, RunError> {
+    shutdown.run_until_cancelled(wait).await.unwrap_or(Err(Refusal::Stopping.into()))
 }
 
 /// Uploads that are under way when the coordinator is told to stop have so long to end; then they are told to come back.
