@@ -13,6 +13,7 @@ mod parking;
 mod published;
 mod restore;
 mod run_task;
+mod told;
 mod uploads;
 mod world;
 
@@ -22,6 +23,7 @@ pub use incoming::{Body, CheckedUpdate, Incoming};
 pub use models::{EncodedModel, ModelError};
 pub use parking::MAX_PARKED;
 pub use published::Published;
+pub use told::{Told, View};
 pub use uploads::{Turn, UploadKey, Uploads};
 
 use crate::conductor::Conductor;

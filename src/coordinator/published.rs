@@ -1,9 +1,11 @@
 //! What a run shows to everybody, its snapshot with the changes to it and its global model; and what is on its way in.
 
 use super::models::Models;
+use super::told::{Telling, Told, View};
 use super::uploads::Uploads;
 use app::api::{Change, Event, RunSnapshot};
 use std::sync::{PoisonError, RwLock};
+use std::time::Instant;
 use tokio::sync::{broadcast, watch};
 
 /// Changes that a slow reader may be behind by before it is given a fresh snapshot instead.
@@ -15,6 +17,7 @@ pub struct Published {
     // A std lock: held for a copy or an apply, never across an await.
     snapshot: RwLock<RunSnapshot>,
     events: broadcast::Sender<Event>,
+    telling: Telling,
     /// Ticks whenever some client's task may have changed: what long-polls wait for.
     tasks: watch::Sender<u64>,
     /// Why the run cannot go on, while it cannot: something is decided and cannot be stored.
@@ -30,6 +33,7 @@ impl Published {
         Self {
             snapshot: RwLock::new(snapshot),
             events: broadcast::channel(BACKLOG).0,
+            telling: Telling::default(),
             tasks: watch::channel(0).0,
             stuck: watch::channel(None).0,
             models,
@@ -48,10 +52,27 @@ impl Published {
         self.read(RunSnapshot::clone)
     }
 
-    /// The snapshot, and every change after it.
-    pub fn subscribe(&self) -> (RunSnapshot, broadcast::Receiver<Event>) {
+    /// A view of the run, made of its snapshot by `make`, or by whoever asked for the same before. Up to a second old, where
+    /// much is held for those who read slowly.
+    pub fn tell(&self, view: View, make: impl FnOnce(&RunSnapshot) -> Vec<u8>) -> Told {
+        self.read(|snapshot| self.told(view, snapshot, make))
+    }
+
+    fn told(&self, view: View, snapshot: &RunSnapshot, make: impl FnOnce(&RunSnapshot) -> Vec<u8>) -> Told {
+        self.telling.tell(view, (snapshot.seq, snapshot.config_version), Instant::now(), || make(snapshot))
+    }
+
+    /// A view of the run as it is now, and every change after it; none where what is told is not new, see [`Self::tell`].
+    pub fn subscribe(
+        &self,
+        view: View,
+        make: impl FnOnce(&RunSnapshot) -> Vec<u8>,
+    ) -> Option<(Told, broadcast::Receiver<Event>)> {
         // Under the lock that `publish` sends under, so that nothing falls between the two.
-        self.read(|snapshot| (snapshot.clone(), self.events.subscribe()))
+        self.read(|snapshot| {
+            let told = self.told(view, snapshot, make);
+            (told.seq == snapshot.seq).then(|| (told, self.events.subscribe()))
+        })
     }
 
     /// Tells when some client's task may have changed.
