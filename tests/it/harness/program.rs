@@ -43,6 +43,13 @@ impl Program {
         std::fs::read_to_string(&self.log).unwrap()
     }
 
+    /// The memory that it holds now: bytes (VmRSS of proc(5)).
+    pub fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id().unwrap())).unwrap();
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        resident.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    }
+
     /// Tells it to end.
     pub fn terminate(&self) {
         let pid = Pid::from_raw(self.child.id().unwrap() as i32).unwrap();
