@@ -355,6 +355,12 @@ pub struct BenchSettings {
     /// 5000,500: those that wait, those that send]
     #[arg(long, value_delimiter = ',', value_parser = value_parser!(u32).range(1..=20_000))]
     pub clients: Vec<u32>,
+    /// Numbers of large updates that come in at once, for load
+    #[arg(long, value_delimiter = ',', default_value = "8,64,128", value_parser = value_parser!(u32).range(1..=512))]
+    pub uploads: Vec<u32>,
+    /// How long each of the three turns is in which load's clients wait, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "25", value_parser = value_parser!(u32).range(1..=3_600))]
+    pub turn_s: u32,
     /// Network of exchange, memory and load's large updates
     #[arg(long, alias = "arch", value_name = "NETWORK", default_value = "resnet18", value_parser = words(Architecture::ALL))]
     pub architecture: Architecture,

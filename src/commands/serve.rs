@@ -6,7 +6,11 @@ use crate::config::{ServeSettings, TokenSettings};
 use crate::http::Server;
 use crate::store::Store;
 use std::io::Write;
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+
+/// So long after it was told to stop, the program is gone, whatever hangs.
+const GONE: Duration = Duration::from_millis(9_500);
 
 pub(super) async fn run(settings: &ServeSettings, stop: CancellationToken) -> Exit {
     let server = match Server::start(settings).await {
@@ -15,6 +19,11 @@ pub(super) async fn run(settings: &ServeSettings, stop: CancellationToken) -> Ex
     };
     show_admin_token(&server);
     stop.cancelled().await;
+    // Not a task: a disk that does not answer may hold every thread that runs tasks. Says nothing: so may the log.
+    let _ = std::thread::Builder::new().spawn(|| {
+        std::thread::sleep(GONE);
+        std::process::exit(Exit::Failed as i32);
+    });
     server.stop().await;
     Exit::Done
 }

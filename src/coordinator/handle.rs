@@ -249,7 +249,7 @@ impl RunHandle {
     /// The version cannot be read.
     pub async fn receive(&self, spool: Spool, format: BodyFormat, version: u64) -> Result<Incoming, RunError> {
         let base = self.published.models.parameters(version).await?;
-        Ok(Incoming::new(self.published.clone(), spool, format, (version, base)))
+        Ok(Incoming::new(spool, format, (version, base)))
     }
 
     /// Counts an update. When this returns it is in.

@@ -7,26 +7,27 @@
 
 use super::handle::RunError;
 use super::models::blocking;
-use super::published::Published;
 use crate::digest::Sha256Digest;
 use crate::store::{BlobError, Expanded, Spool, SpoolFile, Store, StoreError};
-use crate::wire::{self, Base, BodyFormat, Distance, Parameters, Plan, ReadError};
+use crate::wire::{self, Base, BlockSource, BodyFormat, Distance, Parameters, Plan, ReadError};
 use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
 use tokio::task::JoinHandle;
 
+/// So many bytes of a body tell how long its head is, whatever its format.
+const FIRST_BYTES: u64 = 16;
+
 /// An update whose bytes are coming in.
 #[derive(Debug)]
 pub struct Incoming {
     format: BodyFormat,
-    published: Arc<Published>,
     spool: Spool,
     /// The version that the client was asked to train from.
     version: u64,
     base: Arc<Parameters>,
-    /// The body's beginning, until its head is complete.
-    head: Vec<u8>,
+    /// How long the head is, once that is known.
+    head_bytes: Option<u64>,
     plan: Option<Arc<Plan>>,
     checking: Option<JoinHandle<Result<f64, ReadError>>>,
     /// Blocks that are checked or being checked.
@@ -65,24 +66,14 @@ impl CheckedUpdate {
 
 impl Incoming {
     /// Nothing has come yet of an update that is trained from that version.
-    pub fn new(
-        published: Arc<Published>,
-        spool: Spool,
-        format: BodyFormat,
-        (version, base): (u64, Arc<Parameters>),
-    ) -> Self {
-        Self {
-            format,
-            published,
-            spool,
-            version,
-            base,
-            head: Vec::new(),
-            plan: None,
-            checking: None,
-            checked: 0,
-            squared: 0.0,
-        }
+    pub fn new(spool: Spool, format: BodyFormat, (version, base): (u64, Arc<Parameters>)) -> Self {
+        let (head_bytes, plan, checking) = (None, None, None);
+        Self { format, spool, version, base, head_bytes, plan, checking, checked: 0, squared: 0.0 }
+    }
+
+    /// Nothing more comes for now: holds no more memory than it must. What its head tells is read again when it is needed.
+    pub(super) fn rest(&mut self) {
+        self.plan = None;
     }
 
     /// Bytes that have come.
@@ -100,19 +91,11 @@ impl Incoming {
     /// # Errors
     /// The update cannot be accepted, whatever else comes; or the file system.
     pub async fn append(&mut self, chunk: Bytes) -> Result<(), RunError> {
-        self.spool.append(chunk.clone()).await.map_err(StoreError::from)?;
+        self.spool.append(chunk).await.map_err(StoreError::from)?;
         if self.format == (BodyFormat::Safetensors { zstd: true }) {
             return Ok(()); // read once it is there: what it expands to is written to another file
         }
-        if self.plan.is_none() {
-            self.head.extend_from_slice(&chunk);
-            let Some(bytes) = Plan::head_bytes(self.format, &self.head).map_err(bad)? else { return Ok(()) };
-            let Some(head) = self.head.get(..bytes) else { return Ok(()) };
-            let plan = Plan::read(self.format, head).map_err(bad)?;
-            self.expect(&plan)?;
-            self.plan = Some(Arc::new(plan));
-            self.head = Vec::new();
-        }
+        self.read_head().await?;
         if let Some(plan) = self.plan.as_ref().filter(|plan| self.spool.bytes() > plan.bytes()) {
             return plan.expect_length(self.spool.bytes()).map_err(bad);
         }
@@ -125,9 +108,25 @@ impl Incoming {
         Ok(())
     }
 
+    /// Reads the head once all of it is here: from the file, so that half a head takes no memory.
+    async fn read_head(&mut self) -> Result<(), RunError> {
+        if self.plan.is_some() || self.head_bytes.is_some_and(|bytes| self.spool.bytes() < bytes) {
+            return Ok(());
+        }
+        self.spool.flush().await.map_err(StoreError::from)?;
+        let (format, file) = (self.format, self.spool.file());
+        let (head_bytes, plan) = blocking(move || head(format, &file)).await.map_err(unreadable)?;
+        self.head_bytes = head_bytes;
+        if let Some(plan) = plan {
+            self.expect(&plan)?;
+            self.plan = Some(Arc::new(plan));
+        }
+        Ok(())
+    }
+
     /// What the head alone tells.
     fn expect(&self, plan: &Plan) -> Result<(), RunError> {
-        plan.expect_schema(self.published.models.schema()).map_err(bad)?;
+        plan.expect_schema(self.base.schema()).map_err(bad)?;
         if let Some(from) = plan.base_version().filter(|from| *from != self.version) {
             let version = self.version;
             return Err(RunError::BadUpdate(format!(
@@ -178,7 +177,7 @@ impl Incoming {
         blocking(move || {
             let expanded = match self.format {
                 BodyFormat::Safetensors { zstd: true } => {
-                    let most = wire::max_body_bytes(self.published.models.schema());
+                    let most = wire::max_body_bytes(self.base.schema());
                     Some(self.spool.expand(most).map_err(unreadable)?)
                 }
                 _ => None,
@@ -201,6 +200,20 @@ impl Incoming {
         })
         .await
     }
+}
+
+/// Blocking: how long the head is, and what it tells; each as soon as enough of the body is here.
+fn head(format: BodyFormat, file: &SpoolFile) -> Result<(Option<u64>, Option<Plan>), ReadError> {
+    let mut scratch = Vec::new();
+    let Some(bytes) = Plan::head_bytes(format, file.read(0..FIRST_BYTES, &mut scratch)?)? else {
+        return Ok((None, None));
+    };
+    let bytes = bytes as u64;
+    if file.bytes() < bytes {
+        return Ok((Some(bytes), None));
+    }
+    let plan = Plan::read(format, file.read(0..bytes, &mut scratch)?)?;
+    Ok((Some(bytes), Some(plan)))
 }
 
 /// Blocking: checks some blocks, and how far their values are from the base: the sum of the squares.

@@ -9,9 +9,11 @@ mod evaluator;
 mod handle;
 mod incoming;
 mod models;
+mod parking;
 mod published;
 mod restore;
 mod run_task;
+mod told;
 mod trouble;
 mod uploads;
 mod world;
@@ -20,7 +22,9 @@ pub use clock::Clock;
 pub use handle::{Prior, RunError, RunHandle};
 pub use incoming::{Body, CheckedUpdate, Incoming};
 pub use models::{EncodedModel, ModelError};
+pub use parking::MAX_PARKED;
 pub use published::Published;
+pub use told::{Told, View};
 pub use uploads::{Turn, UploadKey, Uploads};
 
 use crate::conductor::Conductor;
@@ -32,6 +36,7 @@ use crate::wire::Parameters;
 use app::api::{Dataset, ModelSpec, RunConfig, RunId, RunLine, RunSnapshot};
 use evaluator::Evaluator;
 use models::{Models, blocking, from_blob, to_blob};
+use parking::Parking;
 use run_task::RunTask;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -118,6 +123,7 @@ pub struct Coordinator {
     broken: RwLock<BTreeMap<RunId, String>>,
     /// Test splits that are in memory; also keeps two creations of a run from interleaving.
     test_splits: Mutex<HashMap<Dataset, Arc<Images>>>,
+    parking: Arc<Parking>,
     /// Nothing new is begun any more.
     shutdown: CancellationToken,
     /// The runs stop where they are.
@@ -145,6 +151,7 @@ impl Coordinator {
             runs: RwLock::default(),
             broken: RwLock::default(),
             test_splits: Mutex::default(),
+            parking: Arc::default(),
             shutdown,
             halt: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -324,7 +331,7 @@ impl Coordinator {
             rounds: stored.rounds,
         };
         let models = Models::new(run.clone(), self.store.clone(), stored.version, Arc::new(parameters));
-        let published = Arc::new(Published::new(snapshot, models));
+        let published = Arc::new(Published::new(snapshot, models, Uploads::new(self.parking.clone())));
         let (sender, inbox) = mpsc::channel(INBOX);
         let world = Real {
             run: run.clone(),

@@ -1,4 +1,7 @@
 //! The global model as clients fetch it: encoded once per version and format, shared by all who ask.
+//!
+//! What the current version is told by is kept. An older one is rarely asked for, which is not worth the memory; so what it
+//! is told by is shared as long as somebody is being sent it, and only so many are encoded at once.
 
 pub(super) use crate::store::blocking;
 
@@ -8,8 +11,14 @@ use crate::wire::{self, Base, BodyFormat, ModelFormat, Parameters, Plan, ReadErr
 use app::api::RunId;
 use bytes::Bytes;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
-use tokio::sync::OnceCell;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::time::Duration;
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
+
+/// Bodies of older versions that are encoded at once, of one run.
+const OLDER_AT_ONCE: usize = 2;
+/// How long who asks for another one waits for that.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why a model could not be handed out.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +26,9 @@ pub enum ModelError {
     /// The run has no such version, or it was pruned.
     #[error("there is no version {0} of this model, or it is no longer kept")]
     NoVersion(u64),
+    /// Others ask for older versions, too.
+    #[error("version {0} is not the current one, and {OLDER_AT_ONCE} of those are being encoded, the most at once")]
+    Busy(u64),
     /// The store, which may do better another time.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -43,6 +55,24 @@ pub struct EncodedModel {
 type Key = (u64, ModelFormat, Option<u64>);
 type Cell = Arc<OnceCell<EncodedModel>>;
 
+/// Bodies that are there or being made.
+#[derive(Debug, Default)]
+struct Encodings {
+    /// Of any version, as long as somebody holds them.
+    shared: HashMap<Key, Weak<OnceCell<EncodedModel>>>,
+    /// Of the current version.
+    kept: HashMap<Key, Cell>,
+}
+
+/// A body that is shared as long as it is being sent.
+struct Sent(Cell);
+
+impl AsRef<[u8]> for Sent {
+    fn as_ref(&self) -> &[u8] {
+        self.0.get().map_or(&[], |model| &model.bytes)
+    }
+}
+
 /// The global versions of one run.
 #[derive(Debug)]
 pub struct Models {
@@ -54,8 +84,9 @@ pub struct Models {
     previous: RwLock<Option<Arc<Parameters>>>,
     /// Older versions that somebody works with now, as in asynchronous runs.
     older: Mutex<HashMap<u64, Weak<Parameters>>>,
-    /// Of the current version.
-    encoded: Mutex<HashMap<Key, Cell>>,
+    encodings: Mutex<Encodings>,
+    room_for_older: Arc<Semaphore>,
+    patience: Duration,
 }
 
 impl Models {
@@ -67,7 +98,9 @@ impl Models {
             current: RwLock::new((version, parameters)),
             previous: RwLock::default(),
             older: Mutex::default(),
-            encoded: Mutex::default(),
+            encodings: Mutex::default(),
+            room_for_older: Arc::new(Semaphore::new(OLDER_AT_ONCE)),
+            patience: PATIENCE,
         }
     }
 
@@ -86,35 +119,58 @@ impl Models {
         let (_, previous) = std::mem::replace(&mut *current, (version, parameters));
         *self.previous.write().unwrap_or_else(PoisonError::into_inner) = Some(previous);
         drop(current);
-        let mut encoded = self.encoded.lock().unwrap_or_else(PoisonError::into_inner);
-        encoded.retain(|(kept, ..), _| *kept == version);
+        self.encodings().kept.retain(|(kept, ..), _| *kept == version);
+    }
+
+    fn encodings(&self) -> MutexGuard<'_, Encodings> {
+        self.encodings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A version in a format; `base`: the version that it is to be a difference to, for those formats that are one.
     ///
     /// # Errors
-    /// There is no such version, or no such base, or it cannot be read.
+    /// There is no such version, or no such base, or it cannot be read; or it is an older one, and too many are asked for.
     pub async fn get(&self, version: u64, format: ModelFormat, base: Option<u64>) -> Result<EncodedModel, ModelError> {
-        let cell = {
-            let mut encoded = self.encoded.lock().unwrap_or_else(PoisonError::into_inner);
-            let (current, _) = self.current();
-            if current == version {
-                encoded.entry((version, format, base)).or_default().clone()
-            } else {
-                Cell::default() // rarely asked for: not worth the memory
+        let key = (version, format, base);
+        let (cell, is_current) = {
+            let mut encodings = self.encodings();
+            encodings.shared.retain(|_, cell| cell.strong_count() > 0);
+            let cell = encodings.shared.get(&key).and_then(Weak::upgrade).unwrap_or_default();
+            encodings.shared.insert(key, Arc::downgrade(&cell));
+            let is_current = self.current().0 == version;
+            if is_current {
+                encodings.kept.insert(key, cell.clone());
             }
+            (cell, is_current)
         };
-        let made = cell.get_or_try_init(|| self.encode(version, format, base)).await.cloned();
-        drop(cell);
-        if made.is_err() {
-            // Whoever asks for what there is not shall not fill the memory with that.
-            let mut encoded = self.encoded.lock().unwrap_or_else(PoisonError::into_inner);
-            encoded.retain(|_, cell| cell.initialized() || Arc::strong_count(cell) > 1);
+        let room = if is_current || cell.initialized() { None } else { Some(self.room_for(version).await?) };
+        let made = cell.get_or_try_init(|| self.encode(version, format, base, room)).await.map(|made| made.tag);
+        match made {
+            Ok(tag) => Ok(EncodedModel { bytes: Bytes::from_owner(Sent(cell)), tag }),
+            Err(error) => {
+                // Whoever asks for what there is not shall not fill the memory with that.
+                drop(cell);
+                self.encodings().kept.retain(|_, cell| cell.initialized() || Arc::strong_count(cell) > 1);
+                Err(error)
+            }
         }
-        made
     }
 
-    async fn encode(&self, version: u64, format: ModelFormat, base: Option<u64>) -> Result<EncodedModel, ModelError> {
+    /// Room to encode a version that is not the current one.
+    async fn room_for(&self, version: u64) -> Result<OwnedSemaphorePermit, ModelError> {
+        match tokio::time::timeout(self.patience, self.room_for_older.clone().acquire_owned()).await {
+            Ok(Ok(room)) => Ok(room),
+            _ => Err(ModelError::Busy(version)),
+        }
+    }
+
+    async fn encode(
+        &self,
+        version: u64,
+        format: ModelFormat,
+        base: Option<u64>,
+        room: Option<OwnedSemaphorePermit>,
+    ) -> Result<EncodedModel, ModelError> {
         let parameters = self.parameters(version).await?;
         let base = match base {
             Some(base) => Some((base, self.parameters(base).await?)),
@@ -122,6 +178,7 @@ impl Models {
         };
         let unreadable = move |reason: String| ModelError::Unreadable { version, reason };
         blocking(move || {
+            let _room = room; // also where nobody waits for the body any more
             let base = base.as_ref().map(|(version, parameters)| Base { version: *version, parameters });
             let bytes = format.write(&parameters, base).map_err(|e| unreadable(e.to_string()))?;
             // The head of a container has the checksums and lengths of all its blocks.
@@ -184,4 +241,56 @@ pub(super) fn from_blob(store: &Store, sha256: &Sha256Digest) -> Result<Paramete
         ReadError::Source(error) => BlobError::Body(error),
         ReadError::Decode(error) => BlobError::NoModel { digest: *sha256, source: error.into() },
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::wire::{Dtype, TensorSpec, Values};
+
+    const FORMAT: ModelFormat = ModelFormat::Safetensors { zstd: false };
+
+    /// A run at version 1.
+    async fn models() -> (tempfile::TempDir, Models) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).await.unwrap();
+        let spec = TensorSpec { name: "w".into(), dtype: Dtype::F32, shape: vec![6] };
+        let schema = Arc::new(Schema::new(vec![spec]).unwrap());
+        let full_of = |value| Arc::new(Parameters::new(schema.clone(), vec![Values::F32(vec![value; 6])]));
+        let models = Models::new("r".parse().unwrap(), store, 0, full_of(0.0));
+        models.swap(1, full_of(1.0));
+        (folder, models)
+    }
+
+    #[tokio::test]
+    async fn an_older_version_is_shared_as_long_as_somebody_is_sent_it() {
+        let (_folder, models) = models().await;
+        let (one, other) = (models.get(0, FORMAT, None).await.unwrap(), models.get(0, FORMAT, None).await.unwrap());
+        assert_eq!(one.bytes.as_ptr(), other.bytes.as_ptr());
+        drop((one, other));
+        let current = models.get(1, FORMAT, None).await.unwrap().bytes;
+        let shared = |models: &Models| models.encodings().shared.values().filter(|c| c.strong_count() > 0).count();
+        assert_eq!(shared(&models), 1, "of the older one nothing is left");
+        let at = current.as_ptr();
+        drop(current);
+        assert_eq!(models.get(1, FORMAT, None).await.unwrap().bytes.as_ptr(), at, "the current one is kept");
+        let missing = models.get(9, FORMAT, None).await;
+        assert!(matches!(missing, Err(ModelError::NoVersion(9))) && shared(&models) == 1);
+    }
+
+    #[tokio::test]
+    async fn only_so_many_older_versions_are_encoded_at_once_and_the_current_one_in_any_case() {
+        let (_folder, mut models) = models().await;
+        models.patience = Duration::from_millis(10);
+        let others = models.room_for_older.clone().acquire_many_owned(OLDER_AT_ONCE as u32).await.unwrap();
+        assert!(matches!(models.get(0, FORMAT, None).await, Err(ModelError::Busy(0))));
+        models.get(1, FORMAT, None).await.unwrap();
+        // Once there is room, whoever comes back has it; and room is taken by encoding, not by being sent.
+        drop(others);
+        let sent = models.get(0, FORMAT, None).await.unwrap();
+        let others = models.room_for_older.clone().acquire_many_owned(OLDER_AT_ONCE as u32).await.unwrap();
+        assert_eq!(models.get(0, FORMAT, None).await.unwrap().tag, sent.tag);
+        drop(others);
+    }
 }

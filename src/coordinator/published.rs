@@ -1,10 +1,12 @@
 //! What a run shows to everybody, its snapshot with the changes to it and its global model; and what is on its way in.
 
 use super::models::Models;
+use super::told::{Telling, Told, View};
 use super::trouble::Trouble;
 use super::uploads::Uploads;
 use app::api::{Change, Event, RunSnapshot};
 use std::sync::{Mutex, PoisonError, RwLock};
+use std::time::Instant;
 use tokio::sync::{broadcast, watch};
 
 /// Changes that a slow reader may be behind by before it is given a fresh snapshot instead.
@@ -16,10 +18,11 @@ pub struct Published {
     // A std lock: held for a copy or an apply, never across an await.
     snapshot: RwLock<RunSnapshot>,
     events: broadcast::Sender<Event>,
+    telling: Telling,
     /// Ticks whenever some client's task may have changed: what long-polls wait for.
     tasks: watch::Sender<u64>,
     /// What the round machine says, and what may have to be said instead. Locked before the snapshot.
-    told: Mutex<(String, Trouble)>,
+    said: Mutex<(String, Trouble)>,
     /// Why the run cannot go on, while it cannot.
     pub(super) stuck: watch::Sender<Option<String>>,
     /// The global model.
@@ -29,15 +32,16 @@ pub struct Published {
 }
 
 impl Published {
-    pub(super) fn new(snapshot: RunSnapshot, models: Models) -> Self {
+    pub(super) fn new(snapshot: RunSnapshot, models: Models, uploads: Uploads) -> Self {
         Self {
-            told: Mutex::new((snapshot.waiting.clone(), Trouble::default())),
+            said: Mutex::new((snapshot.waiting.clone(), Trouble::default())),
             snapshot: RwLock::new(snapshot),
             events: broadcast::channel(BACKLOG).0,
+            telling: Telling::default(),
             tasks: watch::channel(0).0,
             stuck: watch::channel(None).0,
             models,
-            uploads: Uploads::default(),
+            uploads,
         }
     }
 
@@ -52,10 +56,27 @@ impl Published {
         self.read(RunSnapshot::clone)
     }
 
-    /// The snapshot, and every change after it.
-    pub fn subscribe(&self) -> (RunSnapshot, broadcast::Receiver<Event>) {
+    /// A view of the run, made of its snapshot by `make`, or by whoever asked for the same before. Up to a second old, where
+    /// much is held for those who read slowly.
+    pub fn tell(&self, view: View, make: impl FnOnce(&RunSnapshot) -> Vec<u8>) -> Told {
+        self.read(|snapshot| self.told(view, snapshot, make))
+    }
+
+    fn told(&self, view: View, snapshot: &RunSnapshot, make: impl FnOnce(&RunSnapshot) -> Vec<u8>) -> Told {
+        self.telling.tell(view, (snapshot.seq, snapshot.config_version), Instant::now(), || make(snapshot))
+    }
+
+    /// A view of the run as it is now, and every change after it; none where what is told is not new, see [`Self::tell`].
+    pub fn subscribe(
+        &self,
+        view: View,
+        make: impl FnOnce(&RunSnapshot) -> Vec<u8>,
+    ) -> Option<(Told, broadcast::Receiver<Event>)> {
         // Under the lock that `publish` sends under, so that nothing falls between the two.
-        self.read(|snapshot| (snapshot.clone(), self.events.subscribe()))
+        self.read(|snapshot| {
+            let told = self.told(view, snapshot, make);
+            (told.seq == snapshot.seq).then(|| (told, self.events.subscribe()))
+        })
     }
 
     /// Tells when some client's task may have changed.
@@ -67,9 +88,9 @@ impl Published {
     /// that is told.
     pub(super) fn publish(&self, mut change: Change) {
         if let Change::Course { waiting, .. } = &mut change {
-            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-            let sentence = told.1.sentence(waiting);
-            told.0 = std::mem::replace(waiting, sentence);
+            let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+            let sentence = said.1.sentence(waiting);
+            said.0 = std::mem::replace(waiting, sentence);
             self.show(change); // under the lock, or an older sentence could come last
         } else {
             self.show(change);
@@ -78,8 +99,8 @@ impl Published {
 
     /// Notes what trouble there is, and tells it if it has changed: all else stays as it was last shown.
     pub(super) fn trouble<T>(&self, note: impl FnOnce(&mut Trouble) -> T) -> T {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let (waiting, trouble) = &mut *told;
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let (waiting, trouble) = &mut *said;
         let before = trouble.sentence(waiting);
         let noted = note(trouble);
         let sentence = trouble.sentence(waiting);

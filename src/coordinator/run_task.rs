@@ -94,6 +94,7 @@ async fn watched(published: &Published, task: impl Future<Output = ()> + Send + 
 mod tests {
     use super::super::handle::RunHandle;
     use super::super::models::Models;
+    use super::super::uploads::Uploads;
     use super::*;
     use crate::round::Command;
     use crate::store::Store;
@@ -126,7 +127,8 @@ mod tests {
         };
         let parameters = Parameters::new(Arc::new(Schema::new(Vec::new()).unwrap()), Vec::new());
         let models = Models::new(run.clone(), store, 0, Arc::new(parameters));
-        let published = Arc::new(Published::new(snapshot, models));
+        let uploads = Uploads::new(Arc::default());
+        let published = Arc::new(Published::new(snapshot, models, uploads));
         let (sender, inbox) = mpsc::channel(1);
         let handle = RunHandle::new(run, sender, published.clone());
         // Given a run whose task has met a defect,

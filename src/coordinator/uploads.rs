@@ -2,10 +2,11 @@
 //! repeated.
 //!
 //! Only an upload that was announced by its SHA-256 outlives its request: nothing else would tell whether what follows
-//! belongs to what has come. It is kept until its round is over, or the client begins another one.
+//! belongs to what has come. It is kept until its round is over, the client begins another one, or too many are kept.
 
 use super::handle::RunError;
 use super::incoming::{CheckedUpdate, Incoming};
+use super::parking::{Parking, Ticket};
 use crate::digest::Sha256Digest;
 use crate::store::Store;
 use crate::wire::BodyFormat;
@@ -29,8 +30,11 @@ pub struct UploadKey {
 }
 
 /// The uploads of one run.
-#[derive(Debug, Default)]
-pub struct Uploads(Mutex<Slots>);
+#[derive(Debug)]
+pub struct Uploads {
+    slots: Mutex<Slots>,
+    parking: Arc<Parking>,
+}
 
 #[derive(Debug, Default)]
 struct Slots {
@@ -42,20 +46,27 @@ struct Slots {
 #[derive(Debug)]
 struct Slot {
     key: Option<UploadKey>,
-    bytes: AtomicU64,
-    /// Held by the request that receives; none before the first byte, and once it is refused or complete.
-    incoming: Arc<tokio::sync::Mutex<Option<Incoming>>>,
+    /// How many bytes are shown to be here.
+    shown: Arc<AtomicU64>,
+    /// Held by the request that receives. What an earlier one has left; none before the first byte, and once it is refused
+    /// or complete.
+    left: Arc<tokio::sync::Mutex<Option<Ticket>>>,
     /// Of the latest request: the one before it is told to let go.
     turn: Mutex<CancellationToken>,
 }
 
 impl Slot {
     fn new(key: Option<UploadKey>) -> Arc<Self> {
-        Arc::new(Self { key, bytes: AtomicU64::new(0), incoming: Arc::default(), turn: Mutex::default() })
+        Arc::new(Self { key, shown: Arc::default(), left: Arc::default(), turn: Mutex::default() })
     }
 }
 
 impl Uploads {
+    /// None has come yet. What is broken off waits in that parking, which runs share.
+    pub(super) fn new(parking: Arc<Parking>) -> Self {
+        Self { slots: Mutex::default(), parking }
+    }
+
     /// A request's turn to receive, from `offset` on. An earlier request that still goes on with the same upload, most
     /// likely over a connection that nobody noticed to be dead, is told to let go, and waited for.
     ///
@@ -69,9 +80,12 @@ impl Uploads {
             std::mem::replace(&mut *turn, superseded.clone())
         };
         before.cancel();
-        let incoming = slot.incoming.clone().lock_owned().await;
-        let turn = Turn { slot, incoming, superseded };
-        if turn.superseded.is_cancelled() { Err(RunError::Superseded) } else { Ok(turn) }
+        let mut left = slot.left.clone().lock_owned().await;
+        if superseded.is_cancelled() {
+            return Err(RunError::Superseded);
+        }
+        let incoming = left.take().and_then(|ticket| ticket.redeem());
+        Ok(Turn { slot, incoming, left, superseded, parking: self.parking.clone() })
     }
 
     fn slot(&self, client: &ClientId, key: Option<UploadKey>, offset: u64) -> Result<Arc<Slot>, RunError> {
@@ -93,13 +107,13 @@ impl Uploads {
     }
 
     fn lock(&self) -> MutexGuard<'_, Slots> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What has come of the client's latest upload that can be gone on with.
     pub fn of(&self, client: &ClientId) -> Option<(UploadKey, u64)> {
         let slot = self.lock().by_client.get(client)?.clone();
-        let bytes = slot.bytes.load(Ordering::Relaxed);
+        let bytes = slot.shown.load(Ordering::Relaxed);
         slot.key.clone().filter(|_| bytes > 0).map(|key| (key, bytes))
     }
 
@@ -116,14 +130,16 @@ impl Uploads {
 #[derive(Debug)]
 pub struct Turn {
     slot: Arc<Slot>,
-    incoming: OwnedMutexGuard<Option<Incoming>>,
+    incoming: Option<Incoming>,
+    left: OwnedMutexGuard<Option<Ticket>>,
     superseded: CancellationToken,
+    parking: Arc<Parking>,
 }
 
 impl Turn {
     /// Begins the upload, anew if something of it has come before.
     pub fn begin(&mut self, incoming: Incoming) {
-        *self.incoming = Some(incoming);
+        self.incoming = Some(incoming);
         self.tell();
     }
 
@@ -152,7 +168,7 @@ impl Turn {
 
     /// Shows to others how many bytes have come.
     fn tell(&self) {
-        self.slot.bytes.store(self.bytes(), Ordering::Relaxed);
+        self.slot.shown.store(self.bytes(), Ordering::Relaxed);
     }
 
     /// Takes the next bytes.
@@ -171,7 +187,7 @@ impl Turn {
 
     /// Forgets what has come: it is not acceptable.
     pub fn discard(&mut self) {
-        *self.incoming = None;
+        self.incoming = None;
     }
 
     /// All has come. Checks what is left to check. Until the turn is dropped, who comes after waits.
@@ -193,5 +209,105 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         self.tell(); // also where an append was broken off
+        // One that nobody can find any more, because it has no name or its place was taken, must not cost another its own.
+        if let Some(incoming) = self.incoming.take().filter(|_| Arc::strong_count(&self.slot) > 1) {
+            *self.left = Some(self.parking.park(incoming, self.slot.shown.clone()));
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::wire::{Dtype, ModelFormat, Parameters, Schema, TensorSpec, Values};
+
+    const SAFETENSORS: BodyFormat = BodyFormat::Safetensors { zstd: false };
+
+    /// A store, the uploads of a run of which so many may be parked, and the model that they are updates of.
+    async fn uploads(most: usize) -> (tempfile::TempDir, Store, Uploads, Arc<Parameters>) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).await.unwrap();
+        let spec = TensorSpec { name: "w".into(), dtype: Dtype::F32, shape: vec![6] };
+        let schema = Arc::new(Schema::new(vec![spec]).unwrap());
+        let model = Arc::new(Parameters::new(schema, vec![Values::F32(vec![1.0; 6])]));
+        (folder, store, Uploads::new(Arc::new(Parking::new(most))), model)
+    }
+
+    fn body(model: &Parameters) -> Vec<u8> {
+        ModelFormat::Safetensors { zstd: false }.write(model, None).unwrap()
+    }
+
+    fn key(body: &[u8]) -> Option<UploadKey> {
+        Some(UploadKey { round: 1, sha256: Sha256Digest::of(body), format: SAFETENSORS })
+    }
+
+    fn client(name: &str) -> ClientId {
+        name.parse().unwrap()
+    }
+
+    /// Sends the first so many bytes of a body and breaks off.
+    async fn breaks_off(uploads: &Uploads, store: &Store, model: &Arc<Parameters>, name: &str, bytes: usize) {
+        let body = body(model);
+        let mut turn = uploads.turn(&client(name), key(&body), 0).await.unwrap();
+        turn.begin(Incoming::new(store.spool().await.unwrap(), SAFETENSORS, (0, model.clone())));
+        turn.append(Bytes::copy_from_slice(&body[..bytes])).await.unwrap();
+    }
+
+    fn files(folder: &tempfile::TempDir) -> usize {
+        std::fs::read_dir(folder.path().join("incoming")).unwrap().count()
+    }
+
+    #[tokio::test]
+    async fn the_upload_that_has_waited_longest_makes_room() {
+        let (folder, store, uploads, model) = uploads(2).await;
+        let body = body(&model);
+        // Given two uploads that were broken off, of which the first one has gone on since,
+        for name in ["first", "second"] {
+            breaks_off(&uploads, &store, &model, name, 20).await;
+        }
+        let mut turn = uploads.turn(&client("first"), key(&body), 20).await.unwrap();
+        turn.append(Bytes::copy_from_slice(&body[20..30])).await.unwrap();
+        drop(turn);
+        // when a third one is broken off, then the second one goes, with its file, and is said to be gone,
+        breaks_off(&uploads, &store, &model, "third", 10).await;
+        let here = |name| uploads.of(&client(name)).map(|(_, bytes)| bytes);
+        assert_eq!((here("first"), here("second"), here("third"), files(&folder)), (Some(30), None, Some(10), 2));
+        let second = uploads.turn(&client("second"), key(&body), 20).await.unwrap();
+        assert!(matches!(second.go_on(20), Err(RunError::Offset { offset: 20, have: 0 })));
+        // and the first one can be completed.
+        let mut first = uploads.turn(&client("first"), key(&body), 30).await.unwrap();
+        assert_eq!(first.go_on(30).unwrap(), 0);
+        first.append(Bytes::copy_from_slice(&body[30..])).await.unwrap();
+        assert_eq!(first.finish(&store).await.unwrap().norm, 0.0);
+    }
+
+    #[tokio::test]
+    async fn what_nobody_can_go_on_with_takes_no_room() {
+        let (folder, store, uploads, model) = uploads(1).await;
+        breaks_off(&uploads, &store, &model, "known", 20).await;
+        // An upload without a name is not kept, nor one whose round ends while it comes,
+        let mut nameless = uploads.turn(&client("nameless"), None, 0).await.unwrap();
+        nameless.begin(Incoming::new(store.spool().await.unwrap(), SAFETENSORS, (0, model.clone())));
+        drop(nameless);
+        assert_eq!((uploads.of(&client("known")).map(|(_, bytes)| bytes), files(&folder)), (Some(20), 1));
+        let turn = uploads.turn(&client("known"), key(&body(&model)), 20).await.unwrap();
+        uploads.clear(2);
+        drop(turn);
+        assert_eq!(files(&folder), 0);
+    }
+
+    #[tokio::test]
+    async fn an_upload_can_be_broken_off_at_every_byte_of_its_head_and_after_it() {
+        let (_folder, store, uploads, model) = uploads(1).await;
+        let body = body(&model);
+        breaks_off(&uploads, &store, &model, "client", 1).await;
+        for at in 1..body.len() {
+            let mut turn = uploads.turn(&client("client"), key(&body), at as u64).await.unwrap();
+            assert_eq!(turn.go_on(at as u64).unwrap(), 0);
+            turn.append(Bytes::copy_from_slice(&body[at..=at])).await.unwrap();
+        }
+        let mut turn = uploads.turn(&client("client"), key(&body), body.len() as u64).await.unwrap();
+        assert_eq!(turn.finish(&store).await.unwrap().bytes(), body.len() as u64);
     }
 }

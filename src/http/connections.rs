@@ -7,6 +7,7 @@
 use super::error::ApiError;
 use super::guesses::Peer;
 use super::room::MAX_UPLOADS;
+use crate::coordinator::MAX_PARKED;
 use app::api::ErrorCode;
 use axum::Router;
 use axum::body::{Body, HttpBody};
@@ -32,8 +33,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower_http::add_extension::AddExtension;
 
-/// How long running requests may take to end once the coordinator is told to stop.
-const DRAIN: Duration = Duration::from_secs(8);
+/// How long running requests may take to end once the coordinator is told to stop: uploads are told to come back after 5 s.
+const DRAIN: Duration = Duration::from_secs(6);
 /// What a connection may hold of a request that is not dealt with yet: its head at the least, which browsers and proxies
 /// keep far below that. Many clients upload at once.
 const BUFFER_BYTES: usize = 128 << 10;
@@ -47,8 +48,6 @@ const REFUSALS: usize = 64;
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Files that are neither a connection nor an upload: database, blobs, the page's, logs.
 const OTHER_FILES: u64 = 256;
-/// One, and for a moment three where what came is zstd of safetensors.
-const FILES_PER_UPLOAD: u64 = 2;
 
 /// How many connections, and for how long.
 #[derive(Debug, Clone, Copy)]
@@ -59,10 +58,11 @@ pub struct Limits {
     pub patience: Duration,
 }
 
-/// How many connections the limit of open files leaves, with the uploads that they bring, which are files as well.
+/// How many connections the limit of open files leaves, with the uploads that they bring and leave behind, which are files
+/// as well.
 pub fn room_in_files(files: Option<u64>) -> usize {
     let Some(files) = files else { return usize::MAX };
-    let uploads = (MAX_UPLOADS * FILES_PER_UPLOAD).min(files / 3);
+    let uploads = (MAX_UPLOADS + MAX_PARKED as u64).min(files / 3);
     usize::try_from(files.saturating_sub(OTHER_FILES + uploads).max(1)).unwrap_or(usize::MAX)
 }
 
@@ -143,11 +143,12 @@ async fn stay_busy(request: Request, next: Next) -> Response {
     keeping(busy, next.run(request).await)
 }
 
-/// Takes as many requests at once as there are permits, each from its head to the last byte of its answer.
-pub async fn at_most(permits: Arc<Semaphore>, request: Request, next: Next) -> Response {
+/// Takes as many requests at once as there are permits, each from its head to the last byte of its answer. One more is told
+/// that there are too many.
+pub async fn at_most(permits: Arc<Semaphore>, too_many: &'static str, request: Request, next: Next) -> Response {
     match permits.try_acquire_owned() {
         Ok(permit) => keeping(permit, next.run(request).await),
-        Err(_) => ApiError::new(ErrorCode::TooMany, "too many watch already").into_response(),
+        Err(_) => ApiError::new(ErrorCode::TooMany, too_many).into_response(),
     }
 }
 

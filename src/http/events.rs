@@ -2,14 +2,24 @@
 
 use super::AppState;
 use super::extract::Run;
-use crate::coordinator::Published;
-use app::api::{ErrorBody, Event, RunId, RunSnapshot};
+use super::runs::json;
+use crate::coordinator::{Published, View};
+use app::api::{ErrorBody, Event, RunId};
+use axum::body::Body;
 use axum::extract::State;
-use axum::response::sse::{self, KeepAlive, Sse};
+use axum::http::header;
+use axum::response::IntoResponse;
+use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
+
+/// A stream on which nothing happens says so from time to time, or a proxy might take it for dead.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// How soon who cannot be given the newest snapshot asks again.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Event `snapshot` with a `RunSnapshot`, then events `change` with an `Event` each. Who falls behind gets a fresh
 /// snapshot.
@@ -19,14 +29,12 @@ use tokio::sync::broadcast::{Receiver, error::RecvError};
         (status = 200, content_type = "text/event-stream", body = Event), (status = 404, body = ErrorBody),
     ),
 )]
-pub async fn events(
-    State(state): State<AppState>,
-    Run(run): Run,
-) -> Sse<impl Stream<Item = Result<sse::Event, Infallible>>> {
+pub async fn events(State(state): State<AppState>, Run(run): Run) -> impl IntoResponse {
     // Open streams would keep the server from stopping.
     let shutdown = state.coordinator.shutdown().clone();
     let stream = messages(run.published().clone()).take_until(shutdown.cancelled_owned());
-    Sse::new(stream).keep_alive(KeepAlive::default())
+    let head = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-cache")];
+    (head, Body::from_stream(stream.flat_map(stream::iter)))
 }
 
 enum Next {
@@ -34,36 +42,40 @@ enum Next {
     Changes(Receiver<Event>),
 }
 
-fn messages(published: Arc<Published>) -> impl Stream<Item = Result<sse::Event, Infallible>> {
-    stream::unfold((published, Next::Snapshot), async |(published, next)| {
-        let mut changes = match next {
-            Next::Snapshot => {
-                let (snapshot, changes) = published.subscribe();
-                return Some((Ok(snapshot_message(&snapshot)), (published, Next::Changes(changes))));
-            }
-            Next::Changes(changes) => changes,
-        };
-        match changes.recv().await {
-            Ok(event) => Some((Ok(change_message(&event)), (published, Next::Changes(changes)))),
-            Err(RecvError::Lagged(_)) => {
-                let (snapshot, changes) = published.subscribe();
-                Some((Ok(snapshot_message(&snapshot)), (published, Next::Changes(changes))))
-            }
-            Err(RecvError::Closed) => None,
+/// In the parts that a message is put together from: the snapshot is one that others are sent as well.
+type Message = [Result<Bytes, Infallible>; 3];
+
+fn messages(published: Arc<Published>) -> impl Stream<Item = Message> {
+    stream::unfold((published, Next::Snapshot), async |(published, mut next)| {
+        loop {
+            let mut changes = match next {
+                Next::Snapshot => match published.subscribe(View::Snapshot, json) {
+                    Some((told, changes)) => {
+                        let message = message("snapshot", told.seq, told.bytes);
+                        return Some((message, (published, Next::Changes(changes))));
+                    }
+                    None => {
+                        tokio::time::sleep(ASK_AGAIN).await;
+                        continue;
+                    }
+                },
+                Next::Changes(changes) => changes,
+            };
+            let message = match tokio::time::timeout(KEEP_ALIVE, changes.recv()).await {
+                Ok(Ok(event)) => message("change", event.seq, json(&event).into()),
+                Ok(Err(RecvError::Lagged(_))) => {
+                    next = Next::Snapshot;
+                    continue;
+                }
+                Ok(Err(RecvError::Closed)) => return None,
+                Err(_) => [":", "\n", "\n"].map(|part| Ok(Bytes::from_static(part.as_bytes()))),
+            };
+            return Some((message, (published, Next::Changes(changes))));
         }
     })
 }
 
-fn snapshot_message(snapshot: &RunSnapshot) -> sse::Event {
-    message("snapshot", snapshot.seq, serde_json::to_string(snapshot))
-}
-
-fn change_message(event: &Event) -> sse::Event {
-    message("change", event.seq, serde_json::to_string(event))
-}
-
-fn message(kind: &str, seq: u64, json: serde_json::Result<String>) -> sse::Event {
-    // Our own types have string keys and no failing serializers.
-    let json = json.expect("types of app::api always serialize");
-    sse::Event::default().event(kind).id(seq.to_string()).data(json)
+/// A message whose data is JSON, which has no line breaks.
+fn message(kind: &str, seq: u64, json: Bytes) -> Message {
+    [format!("event: {kind}\nid: {seq}\ndata: ").into(), json, Bytes::from_static(b"\n\n")].map(Ok)
 }

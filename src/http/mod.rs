@@ -98,7 +98,9 @@ struct ApiDoc;
 /// watch the events: anybody may, and holds a connection with it.
 pub fn router(state: AppState, body_timeout: Duration, watchers: usize) -> Router {
     let watchers = Arc::new(Semaphore::new(watchers.clamp(1, Semaphore::MAX_PERMITS)));
-    let watched = middleware::from_fn(move |request, next| connections::at_most(watchers.clone(), request, next));
+    let watched = middleware::from_fn(move |request, next| {
+        connections::at_most(watchers.clone(), "too many watch already", request, next)
+    });
     let control = OpenApiRouter::with_openapi(ApiDoc::openapi())
         // the client plane
         .routes(routes!(runs::clients, clients::register))

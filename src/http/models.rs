@@ -33,7 +33,7 @@ pub struct ModelQuery {
         (status = 206, description = "the range asked for"), (status = 304, description = "what you have is current"),
         (status = 307, description = "from `latest` to the current version"), (status = 401, body = ErrorBody),
         (status = 403, body = ErrorBody), (status = 404, body = ErrorBody), (status = 406, body = ErrorBody),
-        (status = 416, description = "the range is outside of the body"),
+        (status = 416, description = "the range is outside of the body"), (status = 503, body = ErrorBody),
     ),
 )]
 pub async fn get_model(

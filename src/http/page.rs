@@ -2,6 +2,7 @@
 
 use super::AppState;
 use super::auth::is_admin;
+use super::connections::at_most;
 use super::guesses::Peer;
 use app::ServerContext;
 use axum::Router;
@@ -14,7 +15,11 @@ use leptos::prelude::{provide_context, use_context};
 use leptos_axum::{LeptosRoutes, ResponseOptions, generate_route_list};
 use std::path::Path;
 use std::sync::Arc;
+use tokio::sync::Semaphore;
 use tower_http::set_header::SetResponseHeaderLayer;
+
+/// Pages that are rendered or being sent at once, the operator's aside: of thousands of clients each takes some megabytes.
+const MAX_PAGES: usize = 64;
 
 /// Whether the page is rendered for the operator.
 #[derive(Debug, Clone, Copy)]
@@ -63,8 +68,11 @@ pub fn routes(state: AppState) -> Router {
         let options = state.leptos.clone();
         move || app::shell(options.clone())
     };
+    let pages = Arc::new(Semaphore::new(MAX_PAGES));
+    let limited = middleware::from_fn(move |request, next| limit(pages.clone(), request, next));
     Router::new()
         .leptos_routes_with_context(&state, generate_route_list(app::App), context.clone(), shell)
+        .route_layer(limited)
         .fallback(leptos_axum::file_and_error_handler_with_context::<AppState, _>(context, app::shell))
         .layer(middleware::from_fn_with_state(state.clone(), mark_admin))
         // A page out of a cache would show an old round; the files are asked for again too, and mostly answered by 304.
@@ -77,4 +85,11 @@ async fn mark_admin(State(state): State<AppState>, mut request: Request, next: N
     let admin = is_admin(&state, request.headers(), Peer::of(request.extensions())).await.unwrap_or(false);
     request.extensions_mut().insert(IsAdmin(admin));
     next.run(request).await
+}
+
+async fn limit(pages: Arc<Semaphore>, request: Request, next: Next) -> Response {
+    match request.extensions().get() {
+        Some(IsAdmin(true)) => next.run(request).await,
+        _ => at_most(pages, "too many pages are being sent already", request, next).await,
+    }
 }

@@ -7,7 +7,7 @@ use super::extract::{ApiJson, ApiQuery, Run};
 use super::models::names;
 use super::updates::receive;
 use super::{MAX_JSON_BYTES, header_text};
-use crate::coordinator::Origin;
+use crate::coordinator::{Origin, View};
 use crate::store::{BlobError, Expanded, Spool};
 use crate::wire::{self, BodyFormat, Parameters, Plan, ReadError};
 use app::api::{
@@ -15,8 +15,9 @@ use app::api::{
 };
 use axum::Json;
 use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::IntoResponse;
+use serde::Serialize;
 use std::fmt::Write;
 
 /// Every run.
@@ -65,8 +66,20 @@ pub async fn create(_: Admin, State(state): State<AppState>, mut request: Reques
     responses((status = 200, body = RunSnapshot), (status = 404, body = ErrorBody)),
 )]
 pub async fn snapshot(Run(run): Run) -> impl IntoResponse {
-    let snapshot = run.published().snapshot();
-    ([(header::ETAG, format!("\"{}\"", snapshot.config_version))], Json(snapshot))
+    let told = run.published().tell(View::Snapshot, json);
+    ([(header::ETAG, etag(told.config_version))], [JSON], told.bytes)
+}
+
+const JSON: (HeaderName, HeaderValue) = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+
+fn etag(config_version: u64) -> String {
+    format!("\"{config_version}\"")
+}
+
+/// As JSON.
+pub(super) fn json(value: &impl Serialize) -> Vec<u8> {
+    // Our own types have string keys and no failing serializers.
+    serde_json::to_vec(value).expect("types of app::api always serialize")
 }
 
 /// Change the configuration by JSON merge patch; applied at the next round boundary, but at once where that is safe: admission,
@@ -86,15 +99,15 @@ pub async fn configure(
     headers: HeaderMap,
     ApiJson(patch): ApiJson<serde_json::Value>,
 ) -> ApiResult<impl IntoResponse> {
-    let etag = header_text(&headers, header::IF_MATCH)?.ok_or_else(|| {
+    let known = header_text(&headers, header::IF_MATCH)?.ok_or_else(|| {
         ApiError::new(ErrorCode::PreconditionRequired, "If-Match is missing: give the ETag of the run")
     })?;
     let current = run.published().read(|snapshot| snapshot.config_version);
     let expected: u64 = if names(&headers, header::IF_MATCH, &format!("\"{current}\"")) {
         current
     } else {
-        etag.trim().trim_matches('"').parse().map_err(|_| {
-            let message = format!("If-Match is {etag}, the configuration is at version \"{current}\"");
+        known.trim().trim_matches('"').parse().map_err(|_| {
+            let message = format!("If-Match is {known}, the configuration is at version \"{current}\"");
             ApiError::new(ErrorCode::PreconditionFailed, message)
         })?
     };
@@ -102,7 +115,8 @@ pub async fn configure(
         return Err(ApiError::new(ErrorCode::Invalid, "a patch of the configuration is a JSON object"));
     }
     run.configure(expected, patch).await?;
-    Ok(snapshot(Run(run)).await)
+    let snapshot = run.published().snapshot();
+    Ok(([(header::ETAG, etag(snapshot.config_version))], Json(snapshot)))
 }
 
 /// Blocking: reads initial parameters, block by block.
@@ -127,8 +141,8 @@ fn read_parameters(body: Spool, format: BodyFormat, max_bytes: u64) -> ApiResult
     get, path = "/runs/{run}/rounds", tag = "read", security(()), params(("run" = RunId, Path)),
     responses((status = 200, body = Vec<RoundSummary>), (status = 404, body = ErrorBody)),
 )]
-pub async fn rounds(Run(run): Run) -> Json<Vec<RoundSummary>> {
-    Json(run.published().read(|snapshot| snapshot.rounds.clone()))
+pub async fn rounds(Run(run): Run) -> impl IntoResponse {
+    ([JSON], run.published().tell(View::Rounds, |snapshot| json(&snapshot.rounds)).bytes)
 }
 
 /// The roster.
@@ -136,8 +150,8 @@ pub async fn rounds(Run(run): Run) -> Json<Vec<RoundSummary>> {
     get, path = "/runs/{run}/clients", tag = "read", security(()), params(("run" = RunId, Path)),
     responses((status = 200, body = Vec<ClientView>), (status = 404, body = ErrorBody)),
 )]
-pub async fn clients(Run(run): Run) -> Json<Vec<ClientView>> {
-    Json(run.published().read(|snapshot| snapshot.clients.clone()))
+pub async fn clients(Run(run): Run) -> impl IntoResponse {
+    ([JSON], run.published().tell(View::Clients, |snapshot| json(&snapshot.clients)).bytes)
 }
 
 /// The rounds as CSV, a row each.
@@ -146,7 +160,7 @@ pub async fn clients(Run(run): Run) -> Json<Vec<ClientView>> {
     responses((status = 200, content_type = "text/csv", body = String), (status = 404, body = ErrorBody)),
 )]
 pub async fn export(Run(run): Run) -> impl IntoResponse {
-    let csv = run.published().read(|snapshot| csv(&snapshot.rounds));
+    let csv = run.published().tell(View::Export, |snapshot| csv(&snapshot.rounds).into_bytes()).bytes;
     let name = format!("attachment; filename=\"{}.csv\"", run.run());
     ([(header::CONTENT_TYPE, "text/csv; charset=utf-8".to_owned()), (header::CONTENT_DISPOSITION, name)], csv)
 }

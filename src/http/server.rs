@@ -43,6 +43,9 @@ pub enum ServeError {
     Settings(Vec<String>),
 }
 
+/// How long a coordinator may take to stop: for its connections to end, and its runs to get to where they can be left.
+const STOP: Duration = Duration::from_secs(8);
+
 /// A coordinator that listens.
 pub struct Server {
     address: SocketAddr,
@@ -108,15 +111,20 @@ impl Server {
         &self.coordinator
     }
 
-    /// Lets running requests end, then stops.
+    /// Lets running requests end, then stops. What has not ended after 8 s is left: all that was acknowledged is on disk.
     pub async fn stop(self) {
         self.coordinator.shutdown().cancel();
-        if let Err(error) = self.serving.await {
-            tracing::error!(%error, "the server broke down");
+        let stopped = async {
+            if let Err(error) = self.serving.await {
+                tracing::error!(%error, "the server broke down");
+            }
+            self.coordinator.stop().await;
+            self.coordinator.store().release();
+        };
+        match tokio::time::timeout(STOP, stopped).await {
+            Ok(()) => tracing::info!("coordinator stopped"),
+            Err(_) => tracing::warn!("what a run is still doing after {} s is cut off", STOP.as_secs()),
         }
-        self.coordinator.stop().await;
-        self.coordinator.store().release();
-        tracing::info!("coordinator stopped");
     }
 }
 

@@ -44,10 +44,14 @@ pub async fn put_update(
     headers: HeaderMap,
     body: Body,
 ) -> ApiResult<(StatusCode, Json<UpdateReply>)> {
-    let store = state.coordinator.store();
+    let (store, shutdown) = (state.coordinator.store(), state.coordinator.shutdown());
     // All that headers tell comes before the first byte of the body is asked for.
-    let mut prior = run.prior(&id, round).await?;
-    let (sha256, offset) = said(&query)?;
+    let mut prior = unless_stopping(shutdown, run.prior(&id, round)).await?;
+    let (sha256, offset) = match said(&query) {
+        Ok(said) => said,
+        Err(failure) if matches!(prior, Prior::Awaited { .. }) => return Err(answer(&run, &id, failure).await),
+        Err(failure) => return Err(failure.into()),
+    };
     let format = wire::body_format(
         header_text(&headers, header::CONTENT_TYPE)?,
         header_text(&headers, header::CONTENT_ENCODING)?,
@@ -61,9 +65,9 @@ pub async fn put_update(
     let mut turn = None;
     if matches!(prior, Prior::Awaited { .. }) {
         let key = sha256.map(|sha256| UploadKey { round, sha256, format });
-        turn = Some(run.published().uploads.turn(&id, key, offset).await?);
+        turn = Some(unless_stopping(shutdown, run.published().uploads.turn(&id, key, offset)).await?);
         // Whoever had the turn before may have completed it.
-        prior = run.prior(&id, round).await?;
+        prior = unless_stopping(shutdown, run.prior(&id, round)).await?;
     }
     let (mut turn, version) = match (prior, turn) {
         (Prior::Awaited { version }, Some(turn)) => (turn, version),
@@ -84,26 +88,31 @@ pub async fn put_update(
         offset => turn.go_on(offset)?,
     };
     // By itself: this handler ends when the client hangs up, and what has arrived by then counts or stays.
-    let store = store.clone();
-    let shutdown = state.coordinator.shutdown().clone();
+    let (store, shutdown) = (store.clone(), shutdown.clone());
     let received = tokio::spawn(async move {
         let _place = place;
-        let expected = Expected { here, length, cap };
-        let received = tokio::select! {
-            received = receive_update(&run, &id, &mut turn, body, expected) => received,
+        let counting = async {
+            receive_update(&run, &id, &mut turn, body, Expected { here, length, cap }).await?;
+            count(&run, &store, &id, round, query, turn).await.map_err(Failure::Run)
+        };
+        let counted = tokio::select! {
+            counted = counting => counted,
             () = last_moment(&shutdown) => Err(Failure::Run(Refusal::Stopping.into())),
         };
-        let counted = match received {
-            Ok(()) => count(&run, &store, &id, round, query, turn).await.map_err(Failure::Run),
-            Err(failure) => Err(failure),
-        };
-        if let Err(Failure::Run(RunError::BadUpdate(reason))) = &counted {
-            // That the run stops, or the client is kicked meanwhile, makes the refusal no other.
-            let _ = run.strike(&id, reason.clone()).await;
+        match counted {
+            Ok(reply) => Ok(reply),
+            Err(failure) => Err(answer(&run, &id, failure).await),
         }
-        counted.map_err(ApiError::from)
     });
     received.await.map_err(|e| ApiError::new(ErrorCode::Internal, format!("receiving broke down: {e}")))?
+}
+
+/// What may have to wait, for the next round or for an earlier request, does not wait while the coordinator stops.
+async fn unless_stopping<T>(
+    shutdown: &CancellationToken,
+    wait: impl Future<Output = Result<T, RunError>>,
+) -> Result<T, RunError> {
+    shutdown.run_until_cancelled(wait).await.unwrap_or(Err(Refusal::Stopping.into()))
 }
 
 /// Uploads that are under way when the coordinator is told to stop have so long to end; then they are told to come back.
@@ -141,6 +150,15 @@ impl From<Failure> for ApiError {
             Failure::Run(error) => error.into(),
         }
     }
+}
+
+/// The answer to an update that was awaited and failed. What is wrong with the update itself is held against its client.
+async fn answer(run: &RunHandle, id: &ClientId, failure: Failure) -> ApiError {
+    if let Failure::Run(RunError::BadUpdate(reason)) = &failure {
+        // That the run stops, or the client is kicked meanwhile, makes the refusal no other.
+        let _ = run.strike(id, reason.clone()).await;
+    }
+    failure.into()
 }
 
 /// What is known of a request's body.
@@ -202,17 +220,21 @@ pub async fn get_update(
 }
 
 /// What the query says, if it can be so: the whole body's hash, and where this one begins in it.
-fn said(query: &UpdateQuery) -> ApiResult<(Option<Sha256Digest>, u64)> {
+///
+/// # Errors
+/// No update of these samples and this loss is acceptable; or hash and offset do not go together, which says nothing of the
+/// update.
+fn said(query: &UpdateQuery) -> Result<(Option<Sha256Digest>, u64), Failure> {
     let invalid = |message: String| ApiError::new(ErrorCode::Invalid, message);
     if query.samples == 0 || query.samples > 1_000_000_000_000 {
-        return Err(invalid(format!("samples is {}, allowed are 1 to 10^12", query.samples)));
+        return Err(RunError::BadUpdate(format!("samples is {}, allowed are 1 to 10^12", query.samples)).into());
     }
-    if query.loss.is_some_and(|loss| !loss.is_finite()) {
-        return Err(invalid("loss is not finite".into()));
+    if let Some(loss) = query.loss.filter(|loss| !loss.is_finite()) {
+        return Err(RunError::BadUpdate(format!("loss is {loss}, which is not finite")).into());
     }
     let sha256 = query.sha256.as_deref().map(str::parse).transpose().map_err(|e| invalid(format!("sha256: {e}")))?;
     match (sha256, query.offset.unwrap_or(0)) {
-        (None, 1..) => Err(invalid("offset needs sha256: it tells which update is gone on with".into())),
+        (None, 1..) => Err(invalid("offset needs sha256: it tells which update is gone on with".into()).into()),
         said => Ok(said),
     }
 }

@@ -1,90 +1,21 @@
 //! The program itself, as processes of their own: what it prints, what it logs, how it ends.
 
-use crate::harness::{Watch, soon, take};
-use app::api::RunSnapshot;
+use crate::harness::{Program, Served, soon, take};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
-use tokio::io::{AsyncBufReadExt, BufReader, Lines};
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Command;
 
-/// A running `fedlearn`, whose log goes to a file.
-struct Program {
-    child: Child,
-    lines: Lines<BufReader<ChildStdout>>,
-    log: PathBuf,
-}
-
-impl Program {
-    fn start(folder: &Path, name: &str, args: &[&str]) -> Self {
-        let log = folder.join(format!("{name}.log"));
-        let mut command = Command::new(env!("CARGO_BIN_EXE_fedlearn"));
-        command.args(args).args(["--device", "cpu", "--log", "debug", "--log-format", "json"]).current_dir(folder);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&log).unwrap()).kill_on_drop(true);
-        let mut child = command.spawn().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        Self { child, lines, log }
-    }
-
-    async fn line(&mut self) -> String {
-        let line = soon("a line of output", self.lines.next_line()).await.unwrap();
-        line.unwrap_or_else(|| panic!("it ended:\n{}", self.logged()))
-    }
-
-    fn logged(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap()
-    }
-
-    /// Tells it to end, and waits for its exit code.
-    async fn ends(&mut self) -> Option<i32> {
-        let pid = Pid::from_raw(self.child.id().unwrap() as i32).unwrap();
-        kill_process(pid, Signal::TERM).unwrap();
-        soon("the end of a process", self.child.wait()).await.unwrap().code()
-    }
-}
-
-/// A coordinator as a process.
-struct Served {
-    program: Program,
-    origin: String,
-    token: Option<String>,
-    http: reqwest::Client,
-}
-
-impl Served {
-    async fn start(folder: &Path, listen: &str, flags: &[&str]) -> Self {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let name = format!("serve-{}", listen.replace(':', "-"));
-        let args = ["serve", "--listen", listen, "--data-dir", "data"];
-        let mut program = Program::start(folder, &name, &[&args, flags].concat());
-        let dashboard = program.line().await.trim_start_matches("Dashboard:").trim().to_owned();
-        let (origin, token) = match dashboard.split_once("/login#") {
-            Some((origin, token)) => (origin.to_owned(), Some(token.to_owned())),
-            None => (dashboard, None),
-        };
-        Self { program, origin, token, http: reqwest::Client::new() }
-    }
-
-    async fn until(&self, what: &str, is_so: impl Fn(&RunSnapshot) -> bool) -> RunSnapshot {
-        let events = self.http.get(format!("{}/api/v1/runs/default/events", self.origin));
-        Watch::open(events).await.until(what, is_so).await
-    }
-
-    async fn autorun(&self, token: &str, rounds: u32) {
-        let request = self.http.post(format!("{}/api/v1/runs/default/autorun", self.origin));
-        take(202, request.bearer_auth(token).json(&json!({"rounds": rounds}))).await;
-    }
-
-    fn join(&self, folder: &Path, part: usize) -> Program {
-        let (name, partition) = (format!("agent-{part}"), format!("{part}/2"));
-        let data = app::api::Dataset::FashionMnist;
-        let data = fedlearn::model::dataset::default_path(data).unwrap().canonicalize().unwrap();
-        let args = ["join", &self.origin, "--name", &name, "--partition", &partition, "--limit", "400"];
-        let more = ["--data", data.to_str().unwrap(), "--threads", "1", "--split", "dirichlet-label:0.5"];
-        Program::start(folder, &name, &[&args[..], &more].concat())
-    }
+/// An agent with one of two parts of Fashion-MNIST.
+fn join(served: &Served, folder: &Path, part: usize) -> Program {
+    let (name, partition) = (format!("agent-{part}"), format!("{part}/2"));
+    let data = app::api::Dataset::FashionMnist;
+    let data = fedlearn::model::dataset::default_path(data).unwrap().canonicalize().unwrap();
+    let args = ["join", &served.origin, "--name", &name, "--partition", &partition, "--limit", "400"];
+    let more = ["--data", data.to_str().unwrap(), "--threads", "1", "--split", "dirichlet-label:0.5"];
+    Program::start(folder, &name, &[&args[..], &more].concat())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -97,7 +28,7 @@ async fn coordinator_and_agents_as_processes_survive_a_crash_and_end_in_good_ord
     let mut served = Served::start(folder.path(), "127.0.0.1:0", &flags).await;
     let token = served.token.clone().expect("the first start shows the admin token");
     assert!(served.program.line().await.contains(&token));
-    let mut agents = [served.join(folder.path(), 1), served.join(folder.path(), 2)];
+    let mut agents = [join(&served, folder.path(), 1), join(&served, folder.path(), 2)];
     served.autorun(&token, 4).await;
     let before = served.until("a round is complete", |run| run.version >= 1).await;
     // when the coordinator is killed on the spot, and started again where it was,
@@ -257,4 +188,23 @@ async fn a_benchmark_runs_real_rounds_and_leaves_nothing_running() {
     let megabytes: Vec<f64> = rows.map(|row| row.split('|').nth(6).unwrap().trim().parse().unwrap()).collect();
     // 206,922 values: 0.83 MB as f32, about a quarter of it as q8.
     assert!(matches!(megabytes[..], [0.82..0.84, 0.15..0.25]), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_answers_and_counts_many_clients_at_once() {
+    // Given 300 clients that wait for an order at once, 30 that take part in 3 rounds, and 16 updates that come in at once,
+    let folder = tempfile::tempdir().unwrap();
+    let mut bench = Command::new(env!("CARGO_BIN_EXE_fedlearn"));
+    bench.args(["bench", "load", "--clients", "300,30", "--rounds", "3", "--uploads", "16", "--arch", "cnn"]);
+    bench.args(["--turn-s", "1"]).current_dir(folder.path()).stdin(Stdio::null()).kill_on_drop(true);
+    let output = soon("the end of the benchmark", bench.output()).await.unwrap();
+    let (said, complained) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8_lossy(&output.stderr));
+    // then the order reaches all, every update counts, and nobody is told to come back.
+    assert!(output.status.success(), "{said}{complained}");
+    let rows = said.lines().filter(|line| line.starts_with('|') && line.contains(char::is_numeric));
+    let rows: Vec<Vec<&str>> = rows.map(|row| row.trim_matches('|').split('|').map(str::trim).collect()).collect();
+    let row = |clients| rows.iter().find(|row| row[0] == clients).unwrap_or_else(|| panic!("no {clients}: {said}"));
+    assert_eq!(row("300").last(), Some(&"0"), "{said}");
+    assert_eq!((&row("30")[1..3], row("30").last()), (&["3", "90"][..], Some(&"0")), "{said}");
+    assert_eq!(row("16").len(), 4, "{said}");
 }

@@ -1,9 +1,19 @@
 //! A coordinator that is told to stop: what is under way may end, nothing new begins, and all goes on at the next start.
 
-use crate::harness::{Coordinator, Guest, read_to_end, safetensors, soon, with};
-use app::api::ErrorCode;
+use crate::harness::{
+    Coordinator, Guest, NO_DATASET, Served, Watch, read_to_end, refused, safetensors, soon, take, with,
+};
+use app::api::{ErrorCode, Phase};
+use reqwest::Method;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::{ConnectOptions, Executor};
+use std::path::Path;
+use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+
+/// Whoever tells a coordinator to stop is promised that it is gone after this time.
+const GONE: Duration = Duration::from_secs(10);
 
 /// A client in an open round, and a connection on which all of its update but the last byte is sent.
 async fn all_but_the_last_byte() -> (Coordinator, Guest, TcpStream, u8) {
@@ -57,4 +67,113 @@ async fn an_upload_that_does_not_end_is_told_to_come_back() {
     assert_eq!(guest.asked().await.round, 1);
     guest.sends(1, 2.0).await;
     coordinator.until("tiny", "the round is over", |run| run.version == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_that_waits_for_the_next_round_is_told_to_come_back() {
+    // Given an asynchronous run whose round is being combined, which takes as long as there is no folder for the model,
+    let coordinator = Coordinator::tiny(&[]).await;
+    coordinator.configure("tiny", serde_json::json!({"mode": "async", "buffer_size": 1})).await;
+    let (fast, slow) =
+        (Guest::join(&coordinator, "tiny", "fast").await, Guest::join(&coordinator, "tiny", "slow").await);
+    coordinator.autorun("tiny", 10).await;
+    assert_eq!((fast.asked().await.round, slow.asked().await.round), (1, 1));
+    let (models, aside) = (coordinator.folder().join("models"), coordinator.folder().join("models-aside"));
+    std::fs::rename(&models, &aside).unwrap();
+    fast.sends(1, 1.0).await;
+    let run = coordinator.until("tiny", "the round is combined", |run| run.phase == Phase::Aggregating).await;
+    // and an update that waits for the round after it,
+    let seen_ms = run.client(&slow.id).unwrap().seen_ms;
+    let waiting = tokio::spawn(refused(503, ErrorCode::Unavailable, slow.full_of(1, 2.0)));
+    let is_heard = |run: &app::api::RunSnapshot| run.client(&slow.id).is_some_and(|slow| slow.seen_ms > seen_ms);
+    coordinator.until("tiny", "the update is heard of", is_heard).await;
+    // when the coordinator stops, then it is answered.
+    coordinator.begin_to_stop();
+    let refusal = soon("an answer", waiting).await.unwrap();
+    assert_eq!(refusal.message, "the coordinator is stopping");
+    std::fs::rename(&aside, &models).unwrap();
+}
+
+/// A coordinator as a process, a client in its open round, and that client's upload, which stalls.
+async fn with_a_stalling_upload(folder: &Path) -> (Served, Guest, TcpStream) {
+    let served = Served::start(folder, "127.0.0.1:0", &NO_DATASET).await;
+    let guest = served.guest("guest").await;
+    take(202, served.order("/rounds")).await;
+    let mut stream = served.connect().await;
+    let head = format!(
+        "PUT /api/v1/runs/default/rounds/1/updates/{}?samples=1 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\
+         Content-Type: application/vnd.safetensors\r\nContent-Length: 100\r\n\r\n\u{5}",
+        guest.id, guest.token
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let appears = async {
+        while std::fs::read_dir(folder.join("data/incoming")).unwrap().count() == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon("the file of an upload", appears).await;
+    (served, guest, stream)
+}
+
+/// The exit code of one that was told to stop, if it is gone in time.
+async fn is_gone(served: &mut Served) -> Option<i32> {
+    let exit = tokio::time::timeout(GONE, served.program.child.wait()).await;
+    exit.expect("gone within 10 s").unwrap().code()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_program_is_gone_within_ten_seconds_whatever_its_clients_do() {
+    // Given an upload that stalls, a client that waits for something to do, somebody who watches, and one who is silent,
+    let folder = tempfile::tempdir().unwrap();
+    let (mut served, _guest, mut upload) = with_a_stalling_upload(folder.path()).await;
+    let idle = served.guest("idle").await;
+    let mut watch = Watch::open(served.http.get(format!("{}/api/v1/runs/default/events", served.origin))).await;
+    let poll = tokio::spawn(refused(503, ErrorCode::Unavailable, idle.own(Method::GET, "/task?wait_s=60")));
+    soon("its heartbeat", watch.next()).await.unwrap();
+    let _silent = served.connect().await;
+    // when the coordinator is told to stop,
+    served.program.terminate();
+    // then it is gone in time and in good order, and each of them had its answer.
+    assert_eq!(is_gone(&mut served).await, Some(0), "{}", served.program.logged());
+    let answer = read_to_end(&mut upload).await;
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("retry-after: 1"), "{answer}");
+    soon("an answer", poll).await.unwrap();
+    while soon("the end of the events", watch.next()).await.is_some() {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_program_is_gone_within_ten_seconds_though_the_database_is_locked() {
+    // Given a database that somebody else holds, so that what the operator orders cannot be stored, and an upload,
+    let folder = tempfile::tempdir().unwrap();
+    let (mut served, guest, _upload) = with_a_stalling_upload(folder.path()).await;
+    let _database = locked(&folder.path().join("data")).await;
+    refused(503, ErrorCode::Unavailable, served.order(&format!("/clients/{}/kick", guest.id))).await;
+    // when the coordinator is told to stop, then it is gone in time.
+    served.program.terminate();
+    assert_eq!(is_gone(&mut served).await, Some(0), "{}", served.program.logged());
+}
+
+/// Nobody else can write to the database in that folder.
+async fn locked(folder: &Path) -> SqliteConnection {
+    let database = SqliteConnectOptions::new().filename(folder.join("fedlearn.sqlite"));
+    let mut database = database.connect().await.unwrap();
+    database.execute("BEGIN IMMEDIATE").await.unwrap();
+    database
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_tells_the_program_to_stop_twice_does_not_wait_for_anybody() {
+    // Given a coordinator that was told to stop and waits for an upload,
+    let folder = tempfile::tempdir().unwrap();
+    let (mut served, _guest, _upload) = with_a_stalling_upload(folder.path()).await;
+    served.program.terminate();
+    let is_told = async {
+        while !served.program.logged().contains("once more to stop at once") {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon("the word that it stops", is_told).await;
+    // when it is told so once more, then that ends it: interrupted, not done.
+    served.program.terminate();
+    assert_eq!(is_gone(&mut served).await, Some(130));
 }

@@ -21,11 +21,8 @@ const SMALL: [&str; 8] = ["--dataset", "none", "--channels", "1", "--classes", "
 /// Clients that register side by side.
 const REGISTER_AT_ONCE: usize = 64;
 
-/// A turn: as long as a long-poll waits.
-const TURN: Duration = Duration::from_secs(25);
-
-/// So long after the last has registered, all polls have arrived.
-const SETTLED: Duration = Duration::from_secs(5);
+/// All polls have arrived after this part of a turn.
+const SETTLED: u32 = 5;
 
 /// Values of the model that rounds are measured with.
 const VALUES: u64 = 100_000;
@@ -39,13 +36,13 @@ pub(super) async fn run(settings: &BenchSettings) -> Result<(), BenchError> {
         [polling] => (polling, 500),
         [polling, sending, ..] => (polling, sending),
     };
-    waiting(polling).await?;
+    waiting(polling, Duration::from_secs(settings.turn_s.into())).await?;
     rounds(sending, settings.rounds.unwrap_or(10)).await?;
     uploads(settings).await
 }
 
 /// Clients that long-poll, and how soon an order reaches them all.
-async fn waiting(clients: u32) -> Result<(), BenchError> {
+async fn waiting(clients: u32, turn: Duration) -> Result<(), BenchError> {
     let cluster = Cluster::start(&[&SMALL[..], &["--min-clients", &clients.to_string()]].concat()).await?;
     let before = cluster.resident_bytes()?;
     let began = Instant::now();
@@ -55,16 +52,16 @@ async fn waiting(clients: u32) -> Result<(), BenchError> {
     for member in members {
         polls.spawn(until_asked(member));
     }
-    tokio::time::sleep(SETTLED).await;
+    tokio::time::sleep(turn / SETTLED).await;
     let mut resident = vec![cluster.resident_bytes()?];
     let mut cpu_s = Vec::new();
     for _ in 0..3 {
-        tokio::time::sleep(TURN).await;
+        tokio::time::sleep(turn).await;
         resident.push(cluster.resident_bytes()?);
         cpu_s.push(cluster.cpu_s()?);
     }
     // From the end of the first turn to that of the third: registering is over.
-    let cpu_a_minute_s = (cpu_s[2] - cpu_s[0]) / (2 * TURN).as_secs_f64() * 60.0;
+    let cpu_a_minute_s = (cpu_s[2] - cpu_s[0]) / (2 * turn).as_secs_f64() * 60.0;
     let each = resident[3].saturating_sub(before) as f64 / f64::from(clients) / 1e3;
     let ordered = Instant::now();
     cluster.operator(Method::POST, "/runs/default/rounds").send().await?.error_for_status()?;
@@ -79,12 +76,13 @@ async fn waiting(clients: u32) -> Result<(), BenchError> {
     cluster.stop().await?;
     let resident: Vec<_> = resident.into_iter().map(|bytes| format!("{:.0}", mib(bytes))).collect();
     say(&format!(
-        "Long-polling at once: the coordinator's memory (VmRSS) before, once all poll, and after 1, 2, 3 turns of 25 s; \
-         its CPU time while nothing happens; and how soon the order to start a round has reached them all\n\n\
+        "Long-polling at once: the coordinator's memory (VmRSS) before, once all poll, and after 1, 2, 3 turns of \
+         {} s; its CPU time while nothing happens; and how soon the order to start a round has reached them all\n\n\
          | clients | registrations a second | MiB before | once all poll | after 1 / 2 / 3 turns | kB a client | \
          CPU s a minute | s until the order is taken | s until the last client has it | answers 503 |\n\
          |---|---|---|---|---|---|---|---|---|---|\n\
          | {clients} | {rate:.0} | {:.0} | {} | {} | {each:.1} | {cpu_a_minute_s:.1} | {order_s:.2} | {last_s:.2} | {busy} |\n",
+        turn.as_secs(),
         mib(before),
         resident[0],
         resident[1..].join(" / "),
@@ -131,9 +129,9 @@ async fn rounds(clients: u32, rounds: u32) -> Result<(), BenchError> {
     say(&format!(
         "Rounds of a model of {VALUES} values, bf16: each client asks for its task, fetches the model, reports, and sends; \
          the coordinator's CPU time and peak memory (VmHWM)\n\n\
-         | clients | rounds | s a round: median (least, most) | CPU s a round | updates a second | peak MiB | kB an update \
-         | answers 503 |\n|---|---|---|---|---|---|---|---|\n\
-         | {clients} | {rounds} | {:.2} ({least:.2}, {most:.2}) | {cpu_s:.2} | {:.0} | {:.0} | {:.0} | {busy} |\n",
+         | clients | rounds | updates counted | s a round: median (least, most) | CPU s a round | updates a second | peak MiB | kB an update \
+         | answers 503 |\n|---|---|---|---|---|---|---|---|---|\n\
+         | {clients} | {rounds} | {updates} | {:.2} ({least:.2}, {most:.2}) | {cpu_s:.2} | {:.0} | {:.0} | {:.0} | {busy} |\n",
         median(seconds),
         f64::from(updates) / all_s,
         mib(peak),
@@ -163,15 +161,15 @@ async fn register(cluster: &Cluster, run: &str, clients: u32) -> Result<Vec<Memb
 
 /// Updates of a large model that come in at once: memory must not grow with their number.
 async fn uploads(settings: &BenchSettings) -> Result<(), BenchError> {
-    let network = settings.architecture;
+    let (network, first) = (settings.architecture, settings.uploads.first().copied().unwrap_or_default());
     say(&format!(
         "Updates of {network} that come in at once: the coordinator's memory before (VmRSS) and at most (VmHWM)\n\n\
-         | at once | MiB before | MiB at most | times that of 8 |\n|---|---|---|---|"
+         | at once | MiB before | MiB at most | times that of {first} |\n|---|---|---|---|"
     ));
-    let mut of_eight = None;
-    for clients in [8, 64, 128] {
+    let mut of_first = None;
+    for &clients in &settings.uploads {
         let taken = memory::at_once(&network.to_string(), clients).await?;
-        let ratio = taken.peak as f64 / *of_eight.get_or_insert(taken.peak) as f64;
+        let ratio = taken.peak as f64 / *of_first.get_or_insert(taken.peak) as f64;
         say(&format!("| {clients} | {:.0} | {:.0} | {ratio:.2} |", mib(taken.resident), mib(taken.peak)));
     }
     Ok(())

@@ -24,18 +24,18 @@ impl Guest {
 
     /// Registers with so many images.
     pub async fn with_samples(coordinator: &Coordinator, run: &str, name: &str, samples: u64) -> Self {
-        let register = coordinator.anybody(Method::POST, &format!("/runs/{run}/clients"));
+        let this = Self::register(coordinator.http.clone(), coordinator.origin(), run, name, samples).await;
+        coordinator.remember(&this.token);
+        this
+    }
+
+    /// Registers where a coordinator listens.
+    pub async fn register(http: reqwest::Client, origin: String, run: &str, name: &str, samples: u64) -> Self {
+        let register = http.post(format!("{origin}/api/v1/runs/{run}/clients"));
         let reply: RegisterReply =
             take(201, register.json(&json!({"name": name, "samples": samples}))).await.json().await.unwrap();
         assert_eq!(reply.token.len(), 64, "256 bits in hexadecimal");
-        coordinator.remember(&reply.token);
-        Self {
-            id: reply.client_id,
-            token: reply.token,
-            http: coordinator.http.clone(),
-            origin: coordinator.origin(),
-            run: run.to_owned(),
-        }
+        Self { id: reply.client_id, token: reply.token, http, origin, run: run.to_owned() }
     }
 
     /// The run `tiny` with clients of these names, and its first round open.

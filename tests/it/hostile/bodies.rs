@@ -2,7 +2,7 @@
 
 use super::{nothing_was_kept, open_round};
 use crate::harness::{Coordinator, Guest, container, read_to_end, refused, safetensors, schema, take, with};
-use app::api::ErrorCode;
+use app::api::{ClientState, ErrorCode};
 use fedlearn::wire::{
     self, CONTAINER, Dtype, Parameters, SAFETENSORS, Schema, TensorSpec, Values, max_body_bytes, safe,
 };
@@ -182,6 +182,30 @@ async fn a_weight_or_loss_that_makes_no_sense_is_refused() {
         refused(400, ErrorCode::BadRequest, with_query(query)).await;
     }
     nothing_was_kept(&coordinator, &guest).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_weight_or_loss_that_makes_no_sense_is_a_strike_where_an_update_is_awaited() {
+    let (coordinator, guest) = open_round(&[]).await;
+    coordinator.configure("tiny", json!({"max_strikes": 3})).await;
+    let late = Guest::join(&coordinator, "tiny", "late").await;
+    let send = |guest: &Guest, query| {
+        let update = guest.update_of(1, query).header(header::CONTENT_TYPE, SAFETENSORS);
+        update.body(safetensors(&with(1.0)))
+    };
+    let view = async |guest: &Guest| coordinator.snapshot("tiny").await.client(&guest.id).unwrap().clone();
+    // Given a client that is not asked in this round, and queries that say nothing of an update,
+    refused(403, ErrorCode::NotAdmitted, send(&late, "samples=0")).await;
+    refused(400, ErrorCode::BadRequest, send(&guest, "samples=-1")).await;
+    is_invalid(send(&guest, "samples=1&offset=1"), "offset needs sha256").await;
+    // then there is nothing to hold against anybody;
+    assert_eq!((view(&late).await.strikes, view(&guest).await.strikes), (0, 0));
+    // but each update that cannot be counted is, until there is no patience left.
+    for (strikes, query) in [(1, "samples=0"), (2, "samples=1000000000001"), (3, "samples=1&loss=inf")] {
+        refused(422, ErrorCode::Invalid, send(&guest, query)).await;
+        assert_eq!(view(&guest).await.strikes, strikes);
+    }
+    assert_eq!(view(&guest).await.state, ClientState::Quarantine);
 }
 
 #[tokio::test(flavor = "multi_thread")]

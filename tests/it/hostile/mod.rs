@@ -2,6 +2,7 @@
 
 mod bodies;
 mod floods;
+mod memory;
 mod models;
 mod requests;
 mod secrets;
