@@ -113,8 +113,9 @@ impl RoundMachine {
     }
 
     fn first_of(&self, ids: &BTreeSet<ClientId>, name: impl Fn(&ClientView) -> String) -> String {
-        let names = ids.iter().filter_map(|id| self.client(id)).map(name);
-        let mut list = names.take(NAMED).collect::<Vec<_>>().join(", ");
+        let mut names: Vec<_> = ids.iter().filter_map(|id| self.client(id)).map(name).take(NAMED).collect();
+        names.sort_unstable(); // ids are drawn at random
+        let mut list = names.join(", ");
         if ids.len() > NAMED {
             list += &format!(" and {} more", ids.len() - NAMED);
         }
