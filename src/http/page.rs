@@ -93,3 +93,43 @@ async fn limit(pages: Arc<Semaphore>, request: Request, next: Next) -> Response 
         _ => at_most(pages, "too many pages are being sent already", request, next).await,
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::http::connections::{Limits, serve};
+    use axum::body::Body;
+    use axum::routing::get;
+    use std::time::Duration;
+    use tokio_util::sync::CancellationToken;
+
+    #[tokio::test]
+    async fn only_so_many_pages_are_being_sent_at_once_but_the_operators_is_in_any_case() {
+        // Given a page that takes for ever, and room for one of them,
+        let (pages, stop) = (Arc::new(Semaphore::new(1)), CancellationToken::new());
+        let page = || async { Body::from_stream(futures::stream::pending::<Result<Vec<u8>, std::io::Error>>()) };
+        let limited = middleware::from_fn(move |mut request: Request, next| {
+            let is_admin = request.uri().query() == Some("admin");
+            request.extensions_mut().insert(IsAdmin(is_admin));
+            limit(pages.clone(), request, next)
+        });
+        let router = Router::new().route("/", get(page)).route_layer(limited);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let origin = format!("http://{}", listener.local_addr().unwrap());
+        let limits = Limits { connections: 10, patience: Duration::from_secs(30) };
+        let serving = tokio::spawn(serve(listener, router, limits, stop.clone()));
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let ask = async |query| reqwest::get(format!("{origin}/{query}")).await.unwrap();
+        let first = ask("").await;
+        assert_eq!(first.status(), 200);
+        // then the next one is told to come back, unless it is the operator's.
+        let second = ask("").await;
+        assert_eq!((second.status().as_u16(), second.headers()["retry-after"].to_str().unwrap()), (429, "1"));
+        let operators = ask("?admin").await;
+        assert_eq!(operators.status(), 200);
+        drop((first, second, operators));
+        stop.cancel();
+        serving.await.unwrap();
+    }
+}
