@@ -29,7 +29,8 @@ impl Schedule {
                     self.ordered.remove(&round.unwrap_or_default());
                 }
             }
-            (45..50, _) => _ = self.order(Command::StartRound),
+            (45..48, _) => _ = self.order(Command::StartRound),
+            (48..50, _) => _ = self.order(Command::CancelRound),
             (50..53, _) => _ = self.order(Command::StopAutorun),
             (53..65, _) => {
                 let config = random_config(&mut self.rng);

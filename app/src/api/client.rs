@@ -21,7 +21,7 @@ word!(
         Finish = "finish",
         /// Not heard of for a while.
         Offline = "offline",
-        /// Reported that it cannot go on.
+        /// Failed, as it said, at this round or altogether.
         Error = "error",
         /// Sent too many updates that were refused: nothing of it is taken until the operator admits it again.
         Quarantine = "quarantine",
@@ -162,7 +162,8 @@ word!(
         Update = "update",
         /// Trains.
         Training = "training",
-        /// Cannot go on.
+        /// Has failed at the round that it names, and is asked again in the next one; or, where it names none, cannot work at
+        /// all until it says otherwise.
         Error = "error",
     }
 );
