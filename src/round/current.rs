@@ -34,6 +34,8 @@ pub(super) struct CurrentRound {
     awaited: BTreeSet<ClientId>,
     /// Asked, on the roster, but offline or in error, update not in: may come back, is not waited for beyond quorum.
     absent: BTreeSet<ClientId>,
+    /// Those of them who are in error: no update of theirs is to be expected in this round.
+    failed: BTreeSet<ClientId>,
     /// What those work on who began in an earlier round; all others work on this one.
     earlier: BTreeMap<ClientId, Assignment>,
     /// Of `async`: who has taken its task, and so may still be at it when the round closes.
@@ -58,6 +60,7 @@ impl CurrentRound {
             config,
             awaited,
             absent: BTreeSet::new(),
+            failed: BTreeSet::new(),
             earlier,
             at_work,
             counted: BTreeMap::new(),
@@ -153,6 +156,7 @@ impl CurrentRound {
     pub fn place(&mut self, id: &ClientId, state: Option<ClientState>) {
         self.awaited.remove(id);
         self.absent.remove(id);
+        self.failed.remove(id);
         self.finished.remove(id);
         if !self.was_asked(id) {
             return;
@@ -170,6 +174,7 @@ impl CurrentRound {
                 self.at_work.remove(id);
                 if state == Some(ClientState::Error) {
                     self.absent.insert(id.clone()); // it may report that it can go on
+                    self.failed.insert(id.clone());
                 }
             }
         }
@@ -184,6 +189,7 @@ impl CurrentRound {
         self.open.place(id, CohortStep::Counted);
         self.awaited.remove(id);
         self.absent.remove(id);
+        self.failed.remove(id);
         let place = self.norms.partition_point(|norm| norm.total_cmp(&update.norm).is_lt());
         self.norms.insert(place, update.norm);
         self.counted.insert(id.clone(), update);
@@ -241,9 +247,13 @@ impl CurrentRound {
                 Verdict::Wait
             }
         } else {
-            let possible = updates + self.awaited.len() + self.absent.len();
-            if possible < min && !self.is_async() {
-                Verdict::Void(format!("at most {possible} of {asked} updates can still come, min_clients is {min}"))
+            let failed = self.failed.len();
+            let possible = updates + self.awaited.len() + self.absent.len() - failed;
+            // Whoever joins an asynchronous round may make up for those who are gone, but not for what makes clients fail.
+            if possible < min && (!self.is_async() || failed > 0 && !has_others) {
+                let failed = if failed > 0 { format!(", {failed} failed") } else { String::new() };
+                let reason = "updates can still come";
+                Verdict::Void(format!("at most {possible} of {asked} {reason}{failed}, min_clients is {min}"))
             } else if !past_deadline {
                 Verdict::Wait
             } else if self.may_extend() {

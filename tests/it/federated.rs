@@ -77,3 +77,23 @@ async fn an_agent_that_is_kicked_drops_its_work_and_takes_it_up_when_admitted_ag
     coordinator.until("default", "a round is complete", |run| run.version == 1).await;
     agent.leaves().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_whose_training_diverges_says_so_and_goes_on_once_that_is_mended() {
+    // Given a learning rate at which no loss stays a number,
+    let coordinator = Coordinator::start(&[]).await;
+    coordinator.configure("default", json!({"train": {"learning_rate": 1000}})).await;
+    let agent = Agent::start(&coordinator, "agent", fashion_mnist(0, 600));
+    coordinator.autorun("default", 1).await;
+    // then the round is void at once, and the client is there to say why.
+    let is_told = |run: &app::api::RunSnapshot| run.rounds.len() == 1 && run.clients[0].error.is_some();
+    let run = coordinator.until("default", "the round is void", is_told).await;
+    let reason = "at most 0 of 1 updates can still come, 1 failed, min_clients is 1";
+    assert_eq!((run.rounds[0].outcome, run.rounds[0].reason.as_str()), (RoundOutcome::Void, reason));
+    assert!(run.clients[0].error.as_ref().unwrap().contains("NaN"), "{:?}", run.clients[0].error);
+    // When it is mended, the auto-run comes to its end without anybody being started again.
+    coordinator.configure("default", json!({"train": {"learning_rate": 0.05}})).await;
+    let run = coordinator.until("default", "the auto-run is over", |run| run.autorun.is_none()).await;
+    assert_eq!((run.version, run.clients[0].error.as_ref()), (1, None));
+    agent.leaves().await;
+}

@@ -198,10 +198,14 @@ impl Judge {
                     let may_end = self.config.below_quorum == BelowQuorum::Void || is_forlorn;
                     let is_lost = may_end && now >= seen.open.deadline_ms;
                     let coming = |id: &&ClientId| {
-                        seen.updates.contains_key(*id) || machine.client(id).is_some_and(|c| !is_out(c.state))
+                        let may_come = |c: &ClientView| !is_out(c.state) && !self.failed.contains(&c.id);
+                        seen.updates.contains_key(*id) || machine.client(id).is_some_and(may_come)
                     };
                     let possible = seen.open.cohort.iter().filter(coming).count();
-                    let is_hopeless = is_sync && possible < seen.config.min_clients as usize;
+                    let has_failed = seen.open.cohort.iter().any(|id| self.failed.contains(id));
+                    let is_free = |c: &ClientView| is_eligible(c.state) && !seen.open.cohort.contains(&c.id);
+                    let has_no_others = has_failed && !machine.clients().any(is_free);
+                    let is_hopeless = possible < seen.config.min_clients as usize && (is_sync || has_no_others);
                     assert!(is_lost || is_hopeless, "void too early: {seen:?}");
                 }
             }

@@ -279,11 +279,33 @@ fn a_round_that_cannot_reach_quorum_any_more_is_void_at_once() {
 fn a_round_whose_missing_clients_may_come_back_waits_for_the_deadline() {
     let mut world = World::in_round(quorum(2), &["alice", "bob"]);
     world.ok(update("alice", 1));
-    world.ok(report("bob", ReportedState::Error, Some(1)));
     world.pass_with(&["alice"], DEADLINE_MS - 1);
-    assert_eq!(world.machine.phase(), Phase::Training);
+    assert_eq!((world.machine.phase(), world.state("bob")), (Phase::Training, ClientState::Offline));
     world.pass(1);
     assert_eq!(world.last().0, RoundOutcome::Void);
+}
+
+#[test]
+fn a_round_that_too_many_have_failed_at_is_void_at_once() {
+    let at_once = |config| {
+        let mut world = World::in_round(config, &["alice", "bob"]);
+        world.ok(update("alice", 1));
+        world.ok(report("bob", ReportedState::Error, Some(1)));
+        world
+    };
+    let reason = "at most 1 of 2 updates can still come, 1 failed, min_clients is 2";
+    assert_eq!(at_once(quorum(2)).last(), (RoundOutcome::Void, reason));
+    let mut asynchronous = at_once(RunConfig { min_clients: 2, ..asynchronous(2) });
+    assert_eq!(asynchronous.last(), (RoundOutcome::Void, reason));
+    // Of an asynchronous one somebody else may make up for it.
+    for name in ["carol", "dave"] {
+        asynchronous.ok(join(name));
+    }
+    asynchronous.ok(Command::StartRound);
+    for name in ["alice", "bob", "carol"] {
+        asynchronous.ok(report(name, ReportedState::Error, Some(2)));
+    }
+    assert_eq!(asynchronous.ended().len(), 2);
 }
 
 #[test]

@@ -63,10 +63,10 @@ fn in_a_round_it_says_who_is_missing_since_when_and_what_the_deadline_will_do() 
 fn in_a_round_where_only_the_absent_could_help_it_says_so() {
     let mut world = World::in_round(quorum(2), &["alice", "bob"]);
     world.ok(update("alice", 1));
-    world.ok(report("bob", ReportedState::Error, Some(1)));
+    world.pass_with(&["alice"], OFFLINE_AFTER_MS);
     says(
         &world,
-        "Round 1: 1 of at least 2 updates in, 1 offline or in error (bob) may come back; \
+        "Round 1: 1 of at least 2 updates in, 1 offline or in error (bob since 22:13:20 UTC) may come back; \
          at 22:23:20 UTC it is void unless it has 2 updates by then, 1 so far.",
     );
 }
