@@ -142,8 +142,8 @@ impl<W: World> Conductor<W> {
         let model = made.as_ref().map(|(model, _)| (model, is_best));
         self.persist(|| Record::RoundEnded { summary: &summary, model, autorun_rounds }).await?;
         self.best = best;
+        self.autorun_rounds = autorun_rounds;
         if let Some((model, version)) = made {
-            self.autorun_rounds = autorun_rounds;
             self.world.adopt(version, model);
         }
         let detail = match summary.test_accuracy {

@@ -2,7 +2,7 @@
 
 use super::StartError;
 use super::models::blocking;
-use crate::round::{Assignment, Counted, Restored, RestoredClient, RestoredRound};
+use crate::round::{Assignment, Closed, Counted, Restored, RestoredClient, RestoredRound};
 use crate::store::{Store, StoredContribution, StoredRound, StoredRun};
 use app::api::{Autorun, ClientId, Mode};
 use std::collections::BTreeMap;
@@ -53,13 +53,15 @@ pub(super) fn restored(stored: &StoredRun, now_ms: u64) -> Restored {
 }
 
 fn round(stored: &StoredRound) -> RestoredRound {
-    let StoredRound { round, config, contributions, closed, .. } = stored;
+    let StoredRound { round, config, contributions, .. } = stored;
+    let by_operator = stored.closed_by_operator;
+    let closed = stored.closed.clone().map(|(at_ms, reason)| Closed { at_ms, reason, by_operator });
     let mut restored = RestoredRound {
         open: round.clone(),
         config: config.clone(),
         earlier: Default::default(),
         counted: Default::default(),
-        closed: closed.clone(),
+        closed,
     };
     for contribution in contributions {
         let client = contribution.client.clone();

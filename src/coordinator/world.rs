@@ -9,7 +9,7 @@ use super::published::Published;
 use crate::conductor::{Aggregation, Made, Record, World};
 use crate::digest::Sha256Digest;
 use crate::model::Device;
-use crate::round::{UnixMs, time};
+use crate::round::{Closed, UnixMs, time};
 use crate::store::{NewContribution, NewVersion, Store, StoreError, StoredUpdate};
 use app::api::{Change, ClientId, RunId};
 use std::ops::ControlFlow;
@@ -159,7 +159,9 @@ impl Real {
             }
             Record::Dropped { round, client, is_open } => store.drop_contribution(run, round, client, is_open).await,
             Record::Deadline { round, deadline_ms } => store.move_deadline(run, round, deadline_ms).await,
-            Record::Closed { round, closed } => store.close_round(run, round, closed).await,
+            Record::Closed { round, closed: Closed { at_ms, reason, by_operator } } => {
+                store.close_round(run, round, *at_ms, reason, *by_operator).await
+            }
             Record::RoundEnded { summary, model, autorun_rounds } => {
                 let version = model.zip(summary.version).map(|((model, is_best), version)| NewVersion {
                     version,

@@ -16,8 +16,8 @@ use axum::extract::{FromRequestParts, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use std::time::{Duration, Instant};
 
-/// The longest that a long-poll waits.
-const MAX_WAIT_S: u32 = 60;
+/// The longest that a long-poll waits: a client is heard when it asks, and must not be `offline` while it waits.
+const MAX_WAIT_S: u32 = 30;
 /// The longest report of an error that is kept, in characters.
 const MAX_ERROR_CHARS: usize = 500;
 

@@ -14,7 +14,7 @@ pub async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// The database answers, and no run is stuck or unreadable.
+/// The database can be written, and no run is stuck or unreadable.
 #[utoipa::path(
     get, path = "/readyz", tag = "health", security(()), responses((status = 200, body = String), (status = 503)),
 )]

@@ -257,8 +257,8 @@ pub enum Effect {
     ShowClient(ClientId),
     /// A client left: store that, then broadcast it.
     RemoveClient(Box<ClientView>),
-    /// [`super::RoundMachine::open_round`] has opened: store it, with [`super::RoundMachine::carried`]; its cohort may fetch
-    /// the model.
+    /// [`super::RoundMachine::open_round`] has opened: store it, with [`super::RoundMachine::assignment`] of each of its
+    /// cohort, which may fetch the model.
     RoundOpened,
     /// Something happened to a client in the open round: store it, then broadcast it. An update that is counted is stored
     /// already.

@@ -50,7 +50,7 @@ impl RoundMachine {
                 round.open.deadline_ms = deadline_ms;
                 self.effects.push_back(Effect::DeadlineMoved);
                 self.is_course_stale = true;
-                // The round cannot go on without those who failed in it: they have another chance.
+                // All have more time, those who failed too.
                 for id in round.absent().clone() {
                     self.forgive(&id);
                 }

@@ -34,7 +34,7 @@ pub(super) struct CurrentRound {
     awaited: BTreeSet<ClientId>,
     /// Asked, on the roster, but offline or in error, update not in: may come back, is not waited for beyond quorum.
     absent: BTreeSet<ClientId>,
-    /// Those of them who are in error: no update of theirs is to be expected in this round.
+    /// Those of them who are in error: no update of theirs is to be expected, unless they say so or the deadline moves on.
     failed: BTreeSet<ClientId>,
     /// What those work on who began in an earlier round; all others work on this one.
     earlier: BTreeMap<ClientId, Assignment>,
@@ -291,7 +291,8 @@ impl CurrentRound {
 
     /// What happens at the deadline as things stand, and when: for people.
     pub fn what_next(&self) -> String {
-        let (updates, min, at) = (self.updates(), self.min_clients(), time::of_day(self.open.deadline_ms));
+        let (updates, min, at) =
+            (self.updates(), self.min_clients(), time::of_day_after(self.open.deadline_ms, self.open.opened_ms));
         if updates >= min {
             return format!("at {at} it closes with what is in");
         }

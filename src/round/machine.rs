@@ -100,7 +100,7 @@ impl RoundMachine {
     /// # Errors
     /// The command cannot be obeyed: the machine is unchanged.
     pub fn handle(&mut self, now: UnixMs, command: Command) -> Result<(), Reject> {
-        // These two come by the thousand and seldom change the course; `change` notices when they do.
+        // These come by the thousand and seldom change the course; `change` notices when they do.
         let is_quiet = matches!(command, Command::Seen { .. } | Command::Ask { .. } | Command::Status { .. });
         match command {
             Command::Join { client, name, samples, device } => self.join(now, client, name, samples, device)?,

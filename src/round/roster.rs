@@ -37,7 +37,7 @@ pub(super) struct Roster {
     pending: BTreeSet<ClientId>,
     /// Those who are admitted, but `offline` or in `error`.
     absent: BTreeSet<ClientId>,
-    /// Those who are not there and never took part, by when they were heard of: the first makes room for a newcomer.
+    /// Those who are not there and were never asked, by when they were heard of: the first makes room for a newcomer.
     idle: BTreeSet<(UnixMs, ClientId)>,
     banned: BTreeSet<String>,
 }
@@ -52,9 +52,9 @@ struct Place {
 }
 
 impl Place {
-    fn of(view: &ClientView) -> Self {
+    fn of(Entry { view, asked }: &Entry) -> Self {
         let is_away = matches!(view.state, ClientState::Pending | ClientState::Offline | ClientState::Error);
-        let is_idle = is_away && view.rounds == 0 && view.strikes == 0;
+        let is_idle = is_away && *asked == 0 && view.strikes == 0;
         Self { state: view.state, seen_ms: view.seen_ms, is_idle }
     }
 }
@@ -118,22 +118,27 @@ impl Roster {
     }
 
     pub fn insert(&mut self, view: ClientView) {
-        self.list(&view.id, Place::of(&view));
-        self.clients.insert(view.id.clone(), Entry { view, asked: 0 });
+        let entry = Entry { view, asked: 0 };
+        self.list(&entry.view.id, Place::of(&entry));
+        self.clients.insert(entry.view.id.clone(), entry);
     }
 
     pub fn remove(&mut self, id: &ClientId) -> Option<ClientView> {
-        let view = self.clients.remove(id)?.view;
-        self.unlist(id, Place::of(&view));
-        Some(view)
+        let entry = self.clients.remove(id)?;
+        self.unlist(id, Place::of(&entry));
+        Some(entry.view)
     }
 
     /// The one way to change a client: keeps the lists in step. Returns its state before and after.
     pub fn edit(&mut self, id: &ClientId, edit: impl FnOnce(&mut ClientView)) -> Option<(ClientState, ClientState)> {
-        let view = &mut self.clients.get_mut(id)?.view;
-        let before = Place::of(view);
-        edit(view);
-        let after = Place::of(view);
+        self.edit_entry(id, |entry| edit(&mut entry.view))
+    }
+
+    fn edit_entry(&mut self, id: &ClientId, edit: impl FnOnce(&mut Entry)) -> Option<(ClientState, ClientState)> {
+        let entry = self.clients.get_mut(id)?;
+        let before = Place::of(entry);
+        edit(entry);
+        let after = Place::of(entry);
         if before != after {
             self.unlist(id, before);
             self.list(id, after);
@@ -194,9 +199,7 @@ impl Roster {
 
     pub fn set_asked(&mut self, cohort: &[ClientId], round: u64) {
         for id in cohort {
-            if let Some(entry) = self.clients.get_mut(id) {
-                entry.asked = round;
-            }
+            self.edit_entry(id, |entry| entry.asked = round);
         }
     }
 

@@ -3,7 +3,6 @@
 use super::contributions::insert;
 use super::{Store, StoreError, StoredContribution, corrupt, int, uint};
 use crate::digest::Sha256Digest;
-use crate::round::Closed;
 use app::api::{ClientId, OpenRound, RoundOutcome, RoundSummary, RunConfig, RunId};
 
 /// The last round, open or over.
@@ -13,8 +12,10 @@ pub struct StoredRound {
     pub is_open: bool,
     /// As it was; `updated` is empty, see `contributions`.
     pub round: OpenRound,
-    /// None while it takes updates.
-    pub closed: Option<Closed>,
+    /// Since when it takes no more updates, and why; none while it does.
+    pub closed: Option<(u64, String)>,
+    /// It was closed by the operator.
+    pub closed_by_operator: bool,
     /// The configuration that it runs under.
     pub config: RunConfig,
     /// Of its whole cohort, by client.
@@ -121,11 +122,18 @@ impl Store {
     ///
     /// # Errors
     /// The database.
-    pub async fn close_round(&self, run: &RunId, round: u64, closed: &Closed) -> Result<(), StoreError> {
+    pub async fn close_round(
+        &self,
+        run: &RunId,
+        round: u64,
+        at_ms: u64,
+        reason: &str,
+        by_operator: bool,
+    ) -> Result<(), StoreError> {
         sqlx::query("UPDATE rounds SET closed_ms = ?, reason = ?, closed_by_operator = ? WHERE run = ? AND number = ?")
-            .bind(int(closed.at_ms))
-            .bind(&closed.reason)
-            .bind(closed.by_operator)
+            .bind(int(at_ms))
+            .bind(reason)
+            .bind(by_operator)
             .bind(run.as_str())
             .bind(int(round))
             .execute(&self.writer)
@@ -160,17 +168,20 @@ impl Store {
             .execute(&mut *tx)
             .await?;
             sqlx::query(
-                "UPDATE runs SET version = ?, best_version = CASE WHEN ? THEN ? ELSE best_version END, \
-                 autorun_rounds = ? WHERE run = ?",
+                "UPDATE runs SET version = ?, best_version = CASE WHEN ? THEN ? ELSE best_version END WHERE run = ?",
             )
             .bind(int(new.version))
             .bind(new.is_best)
             .bind(int(new.version))
-            .bind(autorun_rounds)
             .bind(run.as_str())
             .execute(&mut *tx)
             .await?;
         }
+        sqlx::query("UPDATE runs SET autorun_rounds = ? WHERE run = ?")
+            .bind(autorun_rounds)
+            .bind(run.as_str())
+            .execute(&mut *tx)
+            .await?;
         sqlx::query(
             "UPDATE rounds SET status = ?, reason = ?, version = ?, cohort = ?, updates = ?, samples = ?, \
              received_bytes = ?, mean_staleness = ?, train_loss = ?, test_loss = ?, test_accuracy = ?, ended_ms = ? WHERE run = ? AND number = ?",
@@ -219,9 +230,15 @@ impl Store {
             updated: Vec::new(),
         };
         let config = serde_json::from_str(&row.config_json).map_err(|e| corrupt("configuration")(e.to_string()))?;
-        let (reason, by_operator) = (row.reason, row.closed_by_operator);
-        let closed = row.closed_ms.map(|at| Closed { at_ms: uint(at), reason, by_operator });
-        Ok(Some(StoredRound { is_open: row.status == "open", round, closed, config, contributions }))
+        let (closed, closed_by_operator) = (row.closed_ms.map(|at| (uint(at), row.reason)), row.closed_by_operator);
+        Ok(Some(StoredRound {
+            is_open: row.status == "open",
+            round,
+            closed,
+            closed_by_operator,
+            config,
+            contributions,
+        }))
     }
 
     pub(super) async fn history(&self, run: &RunId) -> Result<Vec<RoundSummary>, StoreError> {

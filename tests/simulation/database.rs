@@ -143,11 +143,11 @@ impl Database {
                 assert!(row.ended.is_none(), "round {} ends twice", summary.number);
                 assert_eq!(summary.outcome == RoundOutcome::Complete, model.is_some());
                 row.ended = Some((*summary).clone());
+                self.autorun = *autorun_rounds;
                 if let Some((model, _)) = model {
                     let version = summary.version.unwrap();
                     assert_eq!(version, self.version() + 1);
                     self.versions.insert(version, (*model).clone());
-                    self.autorun = *autorun_rounds;
                 }
             }
             Record::Autorun { rounds } => self.autorun = *rounds,

@@ -163,7 +163,7 @@ word!(
         /// Trains.
         Training = "training",
         /// Has failed at the round that it names, and is asked again in the next one; or, where it names none, cannot work at
-        /// all until it says otherwise.
+        /// all until it says otherwise or a round that asked it ends.
         Error = "error",
     }
 );
@@ -207,7 +207,7 @@ pub struct UpdateQuery {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss: Option<f64>,
     /// SHA-256 of the whole body, hexadecimal. With it, an upload whose connection breaks can be gone on with: what has come
-    /// is kept until the round is over.
+    /// is kept until the round is over, or so many others were broken off later that there is no room.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
     /// Where in the whole body this one begins: at most as many bytes as `GET` says are here. Needs `sha256`.

@@ -153,8 +153,8 @@ pub struct RunConfig {
     pub topk_fraction: f64,
     /// The largest L2 norm of (update - base version) that is taken; none: any finite one.
     pub max_update_norm: Option<f64>,
-    /// The same, as a multiple of the median of the round's updates, or of the last round's while there are fewer than 3;
-    /// none: no such bound.
+    /// The same, as a multiple of the median of the last complete round that had 3 updates, or of this round once half of what
+    /// it wants is in, at least 3, whichever is larger; none: no such bound.
     pub max_norm_ratio: Option<f64>,
     /// The most images that a client may say it has.
     pub max_samples: u64,

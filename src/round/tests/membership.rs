@@ -52,26 +52,38 @@ fn to_join_twice_is_to_be_seen() {
     assert_eq!(world.ok(join("alice")), [show("alice")]);
 }
 
-#[test]
-fn on_a_full_roster_a_newcomer_takes_the_place_of_one_that_never_took_part_and_is_gone() {
+/// As many as there may be; all have joined at the same time, were asked in round 1 or not, and are gone.
+fn full(asked: bool) -> World {
     let mut world = World::new(quorum(1));
     for n in 0..MAX_CLIENTS {
         world.machine.handle(world.now, join(&n.to_string())).unwrap();
     }
+    if asked {
+        world.machine.handle(world.now, Command::StartRound).unwrap();
+    }
     // Not by `refused`: what it compares is large.
     assert_eq!(world.machine.handle(world.now, join("alice")), Err(Reject::RosterFull(MAX_CLIENTS)));
-    // Once they are not heard of any more, the one silent for longest goes: not one that has sent something,
+    world.now += OFFLINE_AFTER_MS;
+    world.machine.handle_timeout(world.now);
     while world.machine.poll_effect().is_some() {}
-    world.machine.handle(world.now, Command::StartRound).unwrap();
-    world.machine.handle(world.now, update("0", 1)).unwrap();
-    world.machine.handle(world.now + 1, seen("1")).unwrap();
+    world
+}
+
+#[test]
+fn on_a_full_roster_a_newcomer_takes_the_place_of_one_that_was_never_asked_and_is_gone() {
+    let mut world = full(false);
+    world.machine.handle(world.now, seen("0")).unwrap();
     while world.machine.poll_effect().is_some() {}
-    world.machine.handle_timeout(world.now + OFFLINE_AFTER_MS);
-    while world.machine.poll_effect().is_some() {}
-    world.machine.handle(world.now + OFFLINE_AFTER_MS, join("alice")).unwrap();
+    world.machine.handle(world.now, join("alice")).unwrap();
     let effect = world.machine.poll_effect();
-    assert!(matches!(effect, Some(Effect::RemoveClient(client)) if client.id == id("10")), "the next by id");
+    assert!(matches!(effect, Some(Effect::RemoveClient(client)) if client.id == id("1")), "the next by id");
     assert!(world.machine.client(&id("alice")).is_some());
+}
+
+#[test]
+fn but_not_of_one_that_may_be_at_work_in_silence() {
+    let mut world = full(true);
+    assert_eq!(world.machine.handle(world.now, join("alice")), Err(Reject::RosterFull(MAX_CLIENTS)));
 }
 
 #[test]

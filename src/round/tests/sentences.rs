@@ -186,3 +186,17 @@ fn after_a_void_round_it_says_so_where_too_few_are_left_for_the_next_one() {
         "Waiting for clients since 22:13:20 UTC: 1 of at least 2 is ready; round 2 opens by itself once enough are.",
     );
 }
+
+#[test]
+fn of_a_deadline_on_another_day_it_says_how_many_days_later() {
+    for (deadline_s, says_at) in [(3_600, "at 23:13:20 UTC it"), (7_200, "at 00:13:20 UTC, a day later it")] {
+        let world = World::in_round(RunConfig { deadline_s, ..quorum(1) }, &["alice"]);
+        assert!(world.machine.waiting().contains(says_at), "{}", world.machine.waiting());
+    }
+    let world = World::in_round(RunConfig { deadline_s: 3 * 86_400, ..quorum(1) }, &["alice"]);
+    assert!(
+        world.machine.waiting().contains("at 22:13:20 UTC, 3 days later it is void"),
+        "{}",
+        world.machine.waiting()
+    );
+}
