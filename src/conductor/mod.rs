@@ -12,7 +12,7 @@ pub use world::{Aggregation, Made, Record, World};
 use crate::digest::Sha256Digest;
 use crate::round::{Command, Counted, Reject, RoundMachine};
 use app::api::{
-    BestVersion, Change, ClientId, ClientState, RegisterRequest, RunConfig, StatusReply, StatusReport, Task,
+    BestVersion, Change, ClientId, ClientState, ClientView, RegisterRequest, RunConfig, StatusReply, StatusReport, Task,
 };
 
 /// Why a run did not do what was asked. Nothing of it is done then, but for strikes.
@@ -165,6 +165,13 @@ impl<W: World> Conductor<W> {
         at_work_for: Option<u64>,
         is_heard: bool,
     ) -> Result<(Task, bool), Refusal<W::Error>> {
+        let is_kicked = |view: &&ClientView| view.state == ClientState::Kicked;
+        if let Some(view) = self.machine.client(client).filter(is_kicked)
+            && self.machine.is_banned(&view.name)
+        {
+            let reason = format!("the operator has banned the name '{}' from this run", view.name);
+            return Ok((Task::Stop { reason }, true));
+        }
         let command = match at_work_for {
             Some(_) => is_heard.then(|| Command::Seen { client: client.clone() }),
             None => (is_heard || self.machine.has_place(client)).then(|| Command::Ask { client: client.clone() }),

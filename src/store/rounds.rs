@@ -168,20 +168,23 @@ impl Store {
             .execute(&mut *tx)
             .await?;
             sqlx::query(
-                "UPDATE runs SET version = ?, best_version = CASE WHEN ? THEN ? ELSE best_version END WHERE run = ?",
+                "UPDATE runs SET version = ?, best_version = CASE WHEN ? THEN ? ELSE best_version END, \
+                 autorun_rounds = ? WHERE run = ?",
             )
             .bind(int(new.version))
             .bind(new.is_best)
             .bind(int(new.version))
-            .bind(run.as_str())
-            .execute(&mut *tx)
-            .await?;
-        }
-        sqlx::query("UPDATE runs SET autorun_rounds = ? WHERE run = ?")
             .bind(autorun_rounds)
             .bind(run.as_str())
             .execute(&mut *tx)
             .await?;
+        } else {
+            sqlx::query("UPDATE runs SET autorun_rounds = ? WHERE run = ?")
+                .bind(autorun_rounds)
+                .bind(run.as_str())
+                .execute(&mut *tx)
+                .await?;
+        }
         sqlx::query(
             "UPDATE rounds SET status = ?, reason = ?, version = ?, cohort = ?, updates = ?, samples = ?, \
              received_bytes = ?, mean_staleness = ?, train_loss = ?, test_loss = ?, test_accuracy = ?, ended_ms = ? WHERE run = ? AND number = ?",

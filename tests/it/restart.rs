@@ -48,7 +48,8 @@ async fn a_run_is_after_a_restart_what_it_was_before() {
     // the tokens are good, and the answers the same,
     assert!(matches!(guest.task(0).await, Task::Wait { state: ClientState::Ready }));
     assert_eq!(pending.task(0).await, Task::Wait { state: ClientState::Pending });
-    refused(403, ErrorCode::Kicked, kicked.own(Method::GET, "/task")).await;
+    assert!(matches!(kicked.task(0).await, Task::Stop { .. }));
+    refused(403, ErrorCode::Kicked, kicked.own(Method::PUT, "/status").json(&json!({"state": "ready"}))).await;
     let again = coordinator.anybody(Method::POST, "/runs/tiny/clients").json(&json!({"name": "kicked", "samples": 1}));
     refused(403, ErrorCode::Kicked, again).await;
     take(200, guest.full_of(2, 2.0)).await;

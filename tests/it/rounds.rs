@@ -148,7 +148,8 @@ async fn a_kicked_client_may_be_taken_back_and_a_banned_name_not_register() {
     take(202, coordinator.operator(Method::POST, &format!("{path}/kick")).json(&json!({"ban": true}))).await;
     let again = coordinator.anybody(Method::POST, "/runs/tiny/clients").json(&json!({"name": "mallory", "samples": 1}));
     refused(403, ErrorCode::Kicked, again.try_clone().unwrap()).await;
-    refused(403, ErrorCode::Kicked, guest.own(Method::GET, "/task")).await;
+    let reason = "the operator has banned the name 'mallory' from this run".to_owned();
+    assert_eq!(guest.task(0).await, Task::Stop { reason });
     coordinator.order(&format!("{path}/admit")).await;
     assert_eq!(guest.task(0).await, Task::Wait { state: ClientState::Join });
     take(201, again).await;

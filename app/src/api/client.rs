@@ -100,7 +100,7 @@ pub enum Task {
         /// Where the client stands.
         state: ClientState,
     },
-    /// The coordinator is done with this client.
+    /// The operator has banned this client: it need not ask again.
     Stop {
         /// Why, for a person.
         reason: String,

@@ -45,12 +45,8 @@ fn Buttons(board: Board) -> impl IntoView {
             }
         }
     };
-    // First after the round that is open; then, if that is too long, at once.
-    let stop = move |_| match planned.get_untracked() {
-        Some(_) => perform(board, &Action::StopAutorun, "Auto-run stops after the current round.".to_owned()),
-        None => perform(board, &Action::CancelRound, "The round is cancelled.".to_owned()),
-    };
-    let is_last = move || planned.get().is_none() && phase.get() == Phase::Training;
+    let stop = move |_| perform(board, &Action::StopAutorun, "Auto-run stops after the current round.".to_owned());
+    let cancel = move |_| perform(board, &Action::CancelRound, "The round is cancelled; no other follows.".to_owned());
     let one = move |_| perform(board, &Action::RunRound, "One round is asked for.".to_owned());
     let now = move |_| perform(board, &Action::AggregateNow, "The round is closed now.".to_owned());
     view! {
@@ -69,9 +65,9 @@ fn Buttons(board: Board) -> impl IntoView {
                     <button class="button primary" type="submit" data-testid="autorun-start">"Start"</button>
                     <button
                         class="button" type="button" data-testid="autorun-stop"
-                        disabled=flag(move || planned.get().is_none() && !is_last())
+                        disabled=flag(move || planned.get().is_none())
                         on:click=stop
-                    >{text(move || if is_last() { "Stop now" } else { "Stop" }.to_owned())}</button>
+                    >"Stop"</button>
                 </div>
                 <p class="muted small">
                     {text(move || match planned.get() {
@@ -91,6 +87,11 @@ fn Buttons(board: Board) -> impl IntoView {
                     disabled=flag(move || phase.get() != Phase::Training)
                     on:click=now
                 >"Aggregate now"</button>
+                <button
+                    class="button" type="button" data-testid="cancel-round"
+                    disabled=flag(move || phase.get() != Phase::Training)
+                    on:click=cancel
+                >"Cancel round"</button>
             </div>
         </div>
     }
