@@ -169,6 +169,8 @@ impl RoundMachine {
         for id in round.open.cohort.clone() {
             round.place(&id, self.roster.get(&id).map(|client| client.state));
         }
+        // The clock may have been set back meanwhile.
+        round.open.opened_ms = round.open.opened_ms.min(now);
         let (updates, min) = (round.updates(), round.min_clients());
         if let Some(closed) = from.closed.filter(|c| updates >= min || c.by_operator && updates > 0) {
             self.round = Some(round);
@@ -177,8 +179,6 @@ impl RoundMachine {
         }
         let grace_until_ms = now.saturating_add(OFFLINE_AFTER_MS);
         round.grace_until_ms = Some(grace_until_ms);
-        // The clock may have been set back meanwhile.
-        round.open.opened_ms = round.open.opened_ms.min(now);
         let latest_ms = now.saturating_add(deadline_ms(&round.config));
         round.open.deadline_ms = round.open.deadline_ms.min(latest_ms).max(grace_until_ms);
         self.round = Some(round);
