@@ -21,8 +21,13 @@ pub enum RunError {
     #[error(transparent)]
     Refusal(#[from] Refusal<StoreError>),
     /// The run has more to do than it can queue.
-    #[error("the run is busy")]
-    Busy,
+    #[error("run '{run}' is busy: {most} requests wait for it, the most that may")]
+    Busy {
+        /// Which run.
+        run: RunId,
+        /// How many may wait.
+        most: usize,
+    },
     /// The run cannot go on, and why: something is decided and cannot be stored, or it has broken down.
     #[error("{0}")]
     Stuck(String),
@@ -76,13 +81,17 @@ pub(super) enum Message {
 
 impl Message {
     /// Whether it would be done behind the back of who asked for it, and was told that it is not done or has gone away:
-    /// a round would close late, and who registers twice be there twice. An update may come after all: it is awaited.
+    /// a round would close late, who registers twice be there twice, and a run that was stuck for a while be busy with
+    /// questions of long ago. An update may come after all: it is awaited, durable, and harmless to repeat.
     pub(super) fn is_given_up(&self) -> bool {
         match self {
             Self::Command(_, reply) => reply.is_closed(),
             Self::Register { reply, .. } => reply.is_closed(),
+            Self::Status { reply, .. } => reply.is_closed(),
+            Self::Task { reply, .. } => reply.is_closed(),
+            Self::Prior { reply, .. } => reply.is_closed(),
             Self::Configure { reply, .. } => reply.is_closed(),
-            _ => false,
+            Self::Update(..) | Self::Aggregated(..) => false,
         }
     }
 }
@@ -131,7 +140,10 @@ impl RunHandle {
     async fn ask<T>(&self, message: impl FnOnce(Reply<T>) -> Message) -> Result<T, RunError> {
         let (reply, answer) = oneshot::channel();
         self.inbox.try_send(message(reply)).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => RunError::Busy,
+            // Those who were told the cause, and ask again all the same, are what fills it: the cause is what matters.
+            mpsc::error::TrySendError::Full(_) => self
+                .stuck()
+                .unwrap_or_else(|| RunError::Busy { run: self.run.clone(), most: self.inbox.max_capacity() }),
             mpsc::error::TrySendError::Closed(_) => self.ended(),
         })?;
         let mut stuck = self.published.stuck.subscribe();
@@ -149,7 +161,12 @@ impl RunHandle {
 
     /// Why the run takes no more messages.
     fn ended(&self) -> RunError {
-        self.published.stuck.borrow().clone().map_or_else(|| Refusal::Stopping.into(), RunError::Stuck)
+        self.stuck().unwrap_or_else(|| Refusal::Stopping.into())
+    }
+
+    /// Why the run cannot go on, if it cannot.
+    fn stuck(&self) -> Option<RunError> {
+        self.published.stuck.borrow().clone().map(RunError::Stuck)
     }
 
     /// Has the round machine handle a command. What it decides is durable when this returns.
