@@ -160,3 +160,24 @@ async fn a_model_that_was_to_go_when_the_coordinator_died_goes_at_the_next_start
     let there = [kept, pruned, unknown].map(|sha256| store.open_model(&sha256).is_ok());
     assert_eq!(there, [true, false, true], "of what another version still is, and of what is unknown, nothing goes");
 }
+
+#[tokio::test]
+async fn an_update_of_a_client_that_was_not_asked_is_an_error_and_not_half_stored() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).await.unwrap();
+    let new = new_run(Sha256Digest([0; 32]));
+    assert!(store.create_run(&new).await.unwrap());
+    // Given a client that is on the roster and in no round,
+    let client = "INSERT INTO clients (run, client, name, device, samples, token_sha256, standing, banned, rounds, \
+        sent_bytes, joined_ms, seen_ms) VALUES ('tiny', 'c1', 'alice', 'cpu', 10, zeroblob(32), 'admitted', 0, 0, 0, 1, 1)";
+    store.writer.execute(client).await.unwrap();
+    let (client, sha256, format) = ("c1".parse().unwrap(), Sha256Digest([1; 32]), "params".to_owned());
+    let update = StoredUpdate { sha256, file: "file".into(), format, bytes: 1, samples: 1, loss: None, norm: 0.0 };
+    let refused =
+        store.add_contribution(&new.run, NewContribution { round: 1, client: &client, update, received_ms: 2 });
+    // then an update of it is an error, and is not put on its account either.
+    let refused = refused.await.unwrap_err();
+    assert!(matches!(refused, StoreError::Corrupt { .. }), "{refused}");
+    assert!(refused.to_string().contains("client c1 has 0 places in round 1 and 1 on the roster"), "{refused}");
+    assert_eq!(store.load_runs().await.unwrap()[0].clients[0].view.rounds, 0);
+}
