@@ -46,7 +46,7 @@ pub async fn put_update(
 ) -> ApiResult<(StatusCode, Json<UpdateReply>)> {
     let (store, shutdown) = (state.coordinator.store(), state.coordinator.shutdown());
     // All that headers tell comes before the first byte of the body is asked for.
-    let mut prior = unless_stopping(shutdown, run.prior(&id, round)).await?;
+    let prior = unless_stopping(shutdown, run.prior(&id, round)).await?;
     let (sha256, offset) = match said(&query) {
         Ok(said) => said,
         Err(failure) if matches!(prior, Prior::Awaited { .. }) => return Err(answer(&run, &id, failure).await),
@@ -62,18 +62,22 @@ pub async fn put_update(
     within(offset.saturating_add(length.unwrap_or(0)), cap)?;
 
     let place = state.uploads.enter(run.run(), &id)?;
-    let mut turn = None;
-    if matches!(prior, Prior::Awaited { .. }) {
-        let key = sha256.map(|sha256| UploadKey { round, sha256, format });
-        turn = Some(unless_stopping(shutdown, run.published().uploads.turn(&id, key, offset)).await?);
-        // Whoever had the turn before may have completed it.
-        prior = unless_stopping(shutdown, run.prior(&id, round)).await?;
-    }
-    let (mut turn, version) = match (prior, turn) {
-        (Prior::Awaited { version }, Some(turn)) => (turn, version),
-        (prior, _) => {
+    let awaited = match prior {
+        Prior::In(earlier) => Err(earlier),
+        Prior::Awaited { .. } => {
+            let key = sha256.map(|sha256| UploadKey { round, sha256, format });
+            let turn = unless_stopping(shutdown, run.published().uploads.turn(&id, key, offset)).await?;
+            // Whoever had the turn before may have completed it.
+            match unless_stopping(shutdown, run.prior(&id, round)).await? {
+                Prior::Awaited { version } => Ok((turn, version)),
+                Prior::In(earlier) => Err(earlier),
+            }
+        }
+    };
+    let (mut turn, version) = match awaited {
+        Ok(awaited) => awaited,
+        Err(earlier) => {
             let spool = receive(store.spool().await?, body, cap).await?;
-            let earlier = if let Prior::In(earlier) = prior { earlier } else { spool.digest() };
             let same = earlier == spool.digest() || offset > 0 && Some(earlier) == sha256;
             let reply = UpdateReply { round, sha256: earlier.to_string(), bytes: offset + spool.bytes() };
             let other = Reject::AlreadyUpdated { client: id, round };
