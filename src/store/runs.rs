@@ -4,6 +4,8 @@ use super::{Store, StoreError, StoredClient, StoredRound, corrupt, int, uint};
 use crate::digest::Sha256Digest;
 use app::api::{BestVersion, Dataset, ModelSpec, RoundSummary, RunConfig, RunId};
 use sqlx::SqliteConnection;
+use std::sync::Arc;
+use std::time::Instant;
 
 /// A run that is to be made; the blob of its version 0 is durable already.
 #[derive(Debug, Clone)]
@@ -202,10 +204,20 @@ impl Store {
     ///
     /// # Errors
     /// It cannot, and why.
-    pub async fn ping(&self) -> Result<(), StoreError> {
-        // Anybody may ask, as often as they like: at most one of them stands in the way of those who have to write.
-        let _turn = self.ping.lock().await;
-        self.begin().await?.commit().await
+    pub async fn ping(&self) -> Result<(), Arc<StoreError>> {
+        // Anybody may ask, as often as they like: at most one of them stands in the way of those who have to write, and
+        // what it finds is told to all who asked before it began.
+        let asked = Instant::now();
+        let mut last = self.ping.lock().await;
+        if let Some((began, found)) = &*last
+            && *began >= asked
+        {
+            return found.clone();
+        }
+        let began = Instant::now();
+        let found = async { self.begin().await?.commit().await }.await.map_err(Arc::new);
+        *last = Some((began, found.clone()));
+        found
     }
 }
 

@@ -92,7 +92,7 @@ async fn whoever_writes_at_once_waits_for_each_other_and_none_in_vain() {
             for _ in 0..30 {
                 store.open_session(0, 1).await?;
             }
-            store.ping().await
+            store.begin().await?.commit().await
         });
     }
     // then all is written.
@@ -180,4 +180,33 @@ async fn an_update_of_a_client_that_was_not_asked_is_an_error_and_not_half_store
     assert!(matches!(refused, StoreError::Corrupt { .. }), "{refused}");
     assert!(refused.to_string().contains("client c1 has 0 places in round 1 and 1 on the roster"), "{refused}");
     assert_eq!(store.load_runs().await.unwrap()[0].clients[0].view.rounds, 0);
+}
+
+#[tokio::test]
+async fn who_waits_in_line_for_the_database_in_vain_is_told_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = Store::open(folder.path()).await.unwrap();
+    // Given a database whose one connection nobody gets in time,
+    let options = store.writer.connect_options().as_ref().clone();
+    let pool = SqlitePoolOptions::new().acquire_timeout(Duration::from_millis(1));
+    store.writer = pool.after_connect(|_, _| Box::pin(std::future::pending())).connect_lazy_with(options);
+    // then who waits for it is told what to look for.
+    let refused = store.set_autorun(&"tiny".parse().unwrap(), 1).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Turn) && refused.is_passing(), "{refused}");
+    assert!(refused.to_string().contains("within 5 s; another program holds it, or "), "{refused}");
+}
+
+#[tokio::test]
+async fn all_who_wait_for_the_same_ping_are_told_what_it_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).await.unwrap();
+    let other = SqliteConnectOptions::new().filename(folder.path().join(DATABASE));
+    let mut other = other.connect().await.unwrap();
+    other.execute("BEGIN IMMEDIATE").await.unwrap();
+    // Given many who ask at once whether a database can be written that another program holds,
+    let found = futures::future::join_all((0..64).map(|_| store.ping())).await;
+    // then that is tried for the first, and once for all who came while it was.
+    let found: Vec<_> = found.into_iter().map(Result::unwrap_err).collect();
+    let tries: std::collections::HashSet<_> = found.iter().map(Arc::as_ptr).collect();
+    assert_eq!(tries.len(), 2);
 }
