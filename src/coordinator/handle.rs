@@ -1,9 +1,12 @@
 //! How the rest of the program speaks to a run: questions and wishes, each answered.
 
 use super::aggregation::NewModel;
-use super::incoming::{Body, Incoming};
+use super::incoming::{Body, CheckedUpdate, Incoming};
 use super::models::ModelError;
 use super::published::Published;
+use super::trouble::Sent;
+use super::uploads::Turn;
+use super::world::Real;
 use crate::conductor::{Made, Receipt, Refusal, Update};
 use crate::digest::Sha256Digest;
 use crate::round::{Command, Reject};
@@ -117,24 +120,23 @@ const NEXT_ROUND: Duration = Duration::from_secs(30);
 /// A handle on a run; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct RunHandle {
-    pub(super) run: RunId,
     pub(super) inbox: mpsc::Sender<Message>,
-    pub(super) published: Arc<Published>,
+    world: Arc<Real>,
 }
 
 impl RunHandle {
-    pub(super) fn new(run: RunId, inbox: mpsc::Sender<Message>, published: Arc<Published>) -> Self {
-        Self { run, inbox, published }
+    pub(super) fn new(inbox: mpsc::Sender<Message>, world: Arc<Real>) -> Self {
+        Self { inbox, world }
     }
 
     /// The run's name.
     pub fn run(&self) -> &RunId {
-        &self.run
+        &self.world.run
     }
 
     /// What the run shows to everybody.
     pub fn published(&self) -> &Arc<Published> {
-        &self.published
+        &self.world.published
     }
 
     async fn ask<T>(&self, message: impl FnOnce(Reply<T>) -> Message) -> Result<T, RunError> {
@@ -143,10 +145,10 @@ impl RunHandle {
             // Those who were told the cause, and ask again all the same, are what fills it: the cause is what matters.
             mpsc::error::TrySendError::Full(_) => self
                 .stuck()
-                .unwrap_or_else(|| RunError::Busy { run: self.run.clone(), most: self.inbox.max_capacity() }),
+                .unwrap_or_else(|| RunError::Busy { run: self.run().clone(), most: self.inbox.max_capacity() }),
             mpsc::error::TrySendError::Closed(_) => self.ended(),
         })?;
-        let mut stuck = self.published.stuck.subscribe();
+        let mut stuck = self.published().stuck.subscribe();
         tokio::select! {
             biased;
             answer = answer => answer.map_err(|_| self.ended())?,
@@ -166,7 +168,7 @@ impl RunHandle {
 
     /// Why the run cannot go on, if it cannot.
     fn stuck(&self) -> Option<RunError> {
-        self.published.stuck.borrow().clone().map(RunError::Stuck)
+        self.published().stuck.borrow().clone().map(RunError::Stuck)
     }
 
     /// Has the round machine handle a command. What it decides is durable when this returns.
@@ -209,7 +211,7 @@ impl RunHandle {
         patience: Duration,
         at_work_for: Option<u64>,
     ) -> Result<Task, RunError> {
-        let mut changes = self.published.task_changes();
+        let mut changes = self.published().task_changes();
         let until = tokio::time::Instant::now() + patience;
         let mut is_heard = true;
         loop {
@@ -234,7 +236,7 @@ impl RunHandle {
     /// # Errors
     /// No update would be taken, or the run cannot say now.
     pub async fn prior(&self, client: &ClientId, round: u64) -> Result<Prior, RunError> {
-        let mut changes = self.published.task_changes();
+        let mut changes = self.published().task_changes();
         let until = tokio::time::Instant::now() + NEXT_ROUND;
         loop {
             changes.mark_unchanged();
@@ -260,13 +262,40 @@ impl RunHandle {
         self.command(Command::Seen { client: client.clone() }).await
     }
 
+    /// A place for the body of an update.
+    ///
+    /// # Errors
+    /// The file system.
+    pub async fn spool(&self) -> Result<Spool, RunError> {
+        self.noted(self.world.store.spool().await.map_err(|error| StoreError::from(error).into()))
+    }
+
     /// Receives a body for an update of this run, trained from that version: checked as it arrives.
     ///
     /// # Errors
-    /// The version cannot be read.
-    pub async fn receive(&self, spool: Spool, format: BodyFormat, version: u64) -> Result<Incoming, RunError> {
-        let base = self.published.models.parameters(version).await?;
-        Ok(Incoming::new(spool, format, (version, base)))
+    /// The version cannot be read; or the file system.
+    pub async fn receive(&self, format: BodyFormat, version: u64) -> Result<Incoming, RunError> {
+        let base = self.published().models.parameters(version).await?;
+        Ok(Incoming::new(self.spool().await?, format, (version, base)))
+    }
+
+    /// Notes of what was done with the body of an update that it failed, if the file system is why: that is said to all
+    /// until one is stored.
+    pub fn noted<T>(&self, done: Result<T, RunError>) -> Result<T, RunError> {
+        if let Err(RunError::Refusal(Refusal::Store(error @ StoreError::Blob(_)))) = &done {
+            self.world.not_stored(Sent::Bodies, error);
+        }
+        done
+    }
+
+    /// All of an update's body has come: it is checked to the end and stored. The update is not counted yet.
+    ///
+    /// # Errors
+    /// It cannot be accepted; or the file system.
+    pub async fn finish(&self, turn: &mut Turn) -> Result<CheckedUpdate, RunError> {
+        let checked = self.noted(turn.finish(&self.world.store).await)?;
+        self.world.stored(Sent::Bodies);
+        Ok(checked)
     }
 
     /// Counts an update. When this returns it is in.

@@ -195,11 +195,14 @@ impl Coordinator {
         }
     }
 
-    /// What keeps some run from going on; none: nothing does.
+    /// What keeps some run, by name, from going on or from storing what is sent to it; none: nothing does.
     pub fn trouble(&self) -> Option<String> {
         let runs = self.runs.read().unwrap_or_else(PoisonError::into_inner);
-        let stuck = runs.values().find_map(|handle| handle.published().stuck.borrow().clone());
-        stuck.or_else(|| self.broken().into_values().next())
+        let unready = runs.values().find_map(|handle| {
+            let why = handle.published().trouble(|trouble| trouble.unready().cloned())?;
+            Some(format!("run '{}': {why}", handle.run()))
+        });
+        unready.or_else(|| self.broken().into_values().next())
     }
 
     /// Runs that cannot be read, and why.
@@ -338,14 +341,14 @@ impl Coordinator {
             store: self.store.clone(),
             clock: self.clock,
             device: self.device,
-            published: published.clone(),
+            published,
             evaluator,
             halt: self.halt.clone(),
             outbox: sender.downgrade(),
         };
+        let handle = RunHandle::new(sender, Arc::new(world.clone()));
         let task = RunTask { conductor: Conductor::new(world, machine, stored.best), inbox };
         self.tasks.spawn(task.run());
-        let handle = RunHandle::new(run.clone(), sender, published);
         self.runs.write().unwrap_or_else(PoisonError::into_inner).insert(run, handle);
         Ok(())
     }

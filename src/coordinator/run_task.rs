@@ -92,16 +92,19 @@ async fn watched(published: &Published, task: impl Future<Output = ()> + Send + 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use super::super::clock::Clock;
     use super::super::handle::RunHandle;
     use super::super::models::Models;
     use super::super::uploads::Uploads;
     use super::*;
+    use crate::model::Device;
     use crate::round::Command;
     use crate::store::Store;
     use crate::wire::{Parameters, Schema};
     use app::api::{ClientId, Phase, ReportedState, RunConfig, RunId, RunSnapshot, StatusReport};
     use std::sync::Arc;
     use tokio::sync::oneshot;
+    use tokio_util::sync::CancellationToken;
 
     /// A run to which one message can be sent, and nobody who receives it yet.
     async fn run() -> (tempfile::TempDir, RunHandle, mpsc::Receiver<Message>) {
@@ -127,11 +130,14 @@ mod tests {
             rounds: Vec::new(),
         };
         let parameters = Parameters::new(Arc::new(Schema::new(Vec::new()).unwrap()), Vec::new());
-        let models = Models::new(run.clone(), store, 0, Arc::new(parameters));
+        let models = Models::new(run.clone(), store.clone(), 0, Arc::new(parameters));
         let uploads = Uploads::new(Arc::default());
         let published = Arc::new(Published::new(snapshot, models, uploads));
         let (sender, inbox) = mpsc::channel(1);
-        (folder, RunHandle::new(run, sender, published), inbox)
+        let (clock, device, evaluator) = (Clock::start(), Device::Cpu, None);
+        let (halt, outbox) = (CancellationToken::new(), sender.downgrade());
+        let world = Real { run, store, clock, device, published, evaluator, halt, outbox };
+        (folder, RunHandle::new(sender, Arc::new(world)), inbox)
     }
 
     #[tokio::test]

@@ -16,7 +16,7 @@ pub async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// The database answers, and no run is stuck or unreadable.
+/// The database answers, no run is stuck or unreadable, and what is sent to them can be stored.
 #[utoipa::path(
     get, path = "/readyz", tag = "health", security(()), responses((status = 200, body = String), (status = 503)),
 )]

@@ -8,7 +8,7 @@ use crate::conductor::{Receipt, Refusal, Update};
 use crate::coordinator::{Prior, RunError, RunHandle, Turn, UploadKey};
 use crate::digest::Sha256Digest;
 use crate::round::Reject;
-use crate::store::{Spool, Store};
+use crate::store::Spool;
 use crate::wire;
 use app::api::{ClientId, ErrorBody, ErrorCode, RunId, UpdateQuery, UpdateReply, UploadView};
 use axum::Json;
@@ -44,7 +44,7 @@ pub async fn put_update(
     headers: HeaderMap,
     body: Body,
 ) -> ApiResult<(StatusCode, Json<UpdateReply>)> {
-    let (store, shutdown) = (state.coordinator.store(), state.coordinator.shutdown());
+    let shutdown = state.coordinator.shutdown();
     // All that headers tell comes before the first byte of the body is asked for.
     let prior = unless_stopping(shutdown, run.prior(&id, round)).await?;
     let (sha256, offset) = match said(&query) {
@@ -77,7 +77,7 @@ pub async fn put_update(
     let (mut turn, version) = match awaited {
         Ok(awaited) => awaited,
         Err(earlier) => {
-            let spool = receive(store.spool().await?, body, cap).await?;
+            let spool = receive(run.spool().await?, body, cap).await?;
             let same = earlier == spool.digest() || offset > 0 && Some(earlier) == sha256;
             let reply = UpdateReply { round, sha256: earlier.to_string(), bytes: offset + spool.bytes() };
             let other = Reject::AlreadyUpdated { client: id, round };
@@ -86,18 +86,18 @@ pub async fn put_update(
     };
     let here = match offset {
         0 => {
-            turn.begin(run.receive(store.spool().await?, format, version).await?);
+            turn.begin(run.receive(format, version).await?);
             0
         }
         offset => turn.go_on(offset)?,
     };
     // By itself: this handler ends when the client hangs up, and what has arrived by then counts or stays.
-    let (store, shutdown) = (store.clone(), shutdown.clone());
+    let shutdown = shutdown.clone();
     let received = tokio::spawn(async move {
         let _place = place;
         let counting = async {
             receive_update(&run, &id, &mut turn, body, Expected { here, length, cap }).await?;
-            count(&run, &store, &id, round, query, turn).await.map_err(Failure::Run)
+            count(&run, &id, round, query, turn).await.map_err(Failure::Run)
         };
         let counted = tokio::select! {
             counted = counting => counted,
@@ -178,13 +178,12 @@ struct Expected {
 /// Checks the rest of an update that is here as a whole, makes it durable, and has it counted.
 async fn count(
     run: &RunHandle,
-    store: &Store,
     id: &ClientId,
     round: u64,
     query: UpdateQuery,
     mut turn: Turn,
 ) -> Result<(StatusCode, Json<UpdateReply>), RunError> {
-    let checked = turn.finish(store).await?;
+    let checked = run.finish(&mut turn).await?;
     let (bytes, sha256) = (checked.bytes(), checked.digest());
     let UpdateQuery { samples, loss, .. } = query;
     let update =
@@ -278,7 +277,7 @@ async fn receive_update(
             turn.discard();
             return Err(error.into());
         }
-        turn.append(chunk).await?;
+        run.noted(turn.append(chunk).await)?;
         if heard.elapsed() > HEARTBEAT {
             run.seen(id).await?;
             heard = Instant::now();
