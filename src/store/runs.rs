@@ -107,15 +107,18 @@ impl Store {
         Ok(true)
     }
 
-    /// Every run, with roster, history, and the round that was open.
+    /// Every run that is wanted, with roster, history, and the round that was open.
     ///
     /// # Errors
     /// The database, or something in it that this program does not understand.
-    pub async fn load_runs(&self) -> Result<Vec<StoredRun>, StoreError> {
+    pub async fn load_runs(&self, is_wanted: impl Fn(&RunId) -> bool) -> Result<Vec<StoredRun>, StoreError> {
         let rows: Vec<RunRow> = sqlx::query_as(SELECT_RUNS).fetch_all(&self.readers).await?;
         let mut runs = Vec::with_capacity(rows.len());
         for row in rows {
             let run: RunId = row.run.parse().map_err(|e| corrupt("run")(format!("{e}")))?;
+            if !is_wanted(&run) {
+                continue;
+            }
             runs.push(StoredRun {
                 clients: self.roster(&run).await?,
                 rounds: self.history(&run).await?,

@@ -49,7 +49,7 @@ async fn a_database_of_the_first_version_is_taken_up_with_all_that_is_in_it() {
     drop(old);
 
     let store = Store::open(folder.path()).await.unwrap();
-    let run = store.load_runs().await.unwrap().remove(0);
+    let run = store.load_runs(|_| true).await.unwrap().remove(0);
     assert_eq!((run.version, run.autorun_rounds, run.config.min_clients), (1, 3, 2));
     let names: Vec<_> = run.clients.iter().map(|c| (c.view.name.as_str(), c.banned, c.view.rounds, c.asked)).collect();
     assert_eq!(names, [("alice", false, 1, 2), ("mallory", true, 0, 0)]);
@@ -112,7 +112,7 @@ async fn a_database_that_another_program_writes_into_answers_but_is_not_ready() 
     let mut other = other.connect().await.unwrap();
     other.execute("BEGIN IMMEDIATE").await.unwrap();
     assert!(store.ping().await.unwrap_err().to_string().contains("database is locked"));
-    assert_eq!(store.load_runs().await.unwrap().len(), 0);
+    assert_eq!(store.load_runs(|_| true).await.unwrap().len(), 0);
     other.execute("ROLLBACK").await.unwrap();
     store.ping().await.unwrap();
 }
@@ -134,7 +134,7 @@ async fn a_transaction_that_the_database_took_back_by_itself_leaves_nothing_open
     // then what is stored later is there for whoever else looks, as after a crash.
     store.add_config(&run, 3, &config, 3).await.unwrap();
     let beside = Store::attach(folder.path()).await.unwrap();
-    assert_eq!(beside.load_runs().await.unwrap()[0].config_version, 3);
+    assert_eq!(beside.load_runs(|_| true).await.unwrap()[0].config_version, 3);
 }
 
 #[tokio::test]
@@ -179,7 +179,7 @@ async fn an_update_of_a_client_that_was_not_asked_is_an_error_and_not_half_store
     let refused = refused.await.unwrap_err();
     assert!(matches!(refused, StoreError::Corrupt { .. }), "{refused}");
     assert!(refused.to_string().contains("client c1 has 0 places in round 1 and 1 on the roster"), "{refused}");
-    assert_eq!(store.load_runs().await.unwrap()[0].clients[0].view.rounds, 0);
+    assert_eq!(store.load_runs(|_| true).await.unwrap()[0].clients[0].view.rounds, 0);
 }
 
 #[tokio::test]
