@@ -13,19 +13,30 @@ use tokio_util::sync::CancellationToken;
 const GONE: Duration = Duration::from_millis(9_500);
 
 pub(super) async fn run(settings: &ServeSettings, stop: CancellationToken) -> Exit {
-    let server = match Server::start(settings).await {
-        Ok(server) => server,
-        Err(error) => return failed(&error, Exit::Failed),
+    // Before the start, which takes long where much is to be read: that is to end within this time, too.
+    tokio::spawn(gone_in_time(stop.clone()));
+    let server = match stop.run_until_cancelled(Server::start(settings)).await {
+        Some(Ok(server)) => server,
+        Some(Err(error)) => return failed(&error, Exit::Failed),
+        None => {
+            tracing::info!("stopped before it was started; all goes on at the next start");
+            return Exit::Done;
+        }
     };
     show_admin_token(&server);
+    stop.cancelled().await;
+    server.stop().await;
+    Exit::Done
+}
+
+/// Ends the program [`GONE`] after it was told to stop.
+async fn gone_in_time(stop: CancellationToken) {
     stop.cancelled().await;
     // Not a task: a disk that does not answer may hold every thread that runs tasks. Says nothing: so may the log.
     let _ = std::thread::Builder::new().spawn(|| {
         std::thread::sleep(GONE);
         std::process::exit(Exit::Failed as i32);
     });
-    server.stop().await;
-    Exit::Done
 }
 
 /// Puts another admin token in place of the one that was lost.

@@ -59,11 +59,11 @@ impl AggregationError {
                 error.kind() != io::ErrorKind::UnexpectedEof // the file has become shorter
             }
             Self::Model(_) => true,
-            _ => self.is_torch(),
+            _ => false,
         }
     }
 
-    /// It is libtorch's: most likely the device is out of memory.
+    /// It is libtorch's: most likely the device is out of memory. In memory libtorch has no part in it.
     fn is_torch(&self) -> bool {
         matches!(self, Self::Update { source: AggregateError::Torch(_), .. } | Self::Combine(AggregateError::Torch(_)))
     }

@@ -1,9 +1,12 @@
 //! How the rest of the program speaks to a run: questions and wishes, each answered.
 
 use super::aggregation::NewModel;
-use super::incoming::{Body, Incoming};
+use super::incoming::{Body, CheckedUpdate, Incoming};
 use super::models::ModelError;
 use super::published::Published;
+use super::trouble::Sent;
+use super::uploads::Turn;
+use super::world::Real;
 use crate::conductor::{Made, Receipt, Refusal, Update};
 use crate::digest::Sha256Digest;
 use crate::round::{Command, Reject};
@@ -21,8 +24,13 @@ pub enum RunError {
     #[error(transparent)]
     Refusal(#[from] Refusal<StoreError>),
     /// The run has more to do than it can queue.
-    #[error("the run is busy")]
-    Busy,
+    #[error("run '{run}' is busy: {most} requests wait for it, the most that may")]
+    Busy {
+        /// Which run.
+        run: RunId,
+        /// How many may wait.
+        most: usize,
+    },
     /// The run cannot go on, and why: something is decided and cannot be stored, or it has broken down.
     #[error("{0}")]
     Stuck(String),
@@ -76,13 +84,17 @@ pub(super) enum Message {
 
 impl Message {
     /// Whether it would be done behind the back of who asked for it, and was told that it is not done or has gone away:
-    /// a round would close late, and who registers twice be there twice. An update may come after all: it is awaited.
+    /// a round would close late, who registers twice be there twice, and a run that was stuck for a while be busy with
+    /// questions of long ago. An update may come after all: it is awaited, durable, and harmless to repeat.
     pub(super) fn is_given_up(&self) -> bool {
         match self {
             Self::Command(_, reply) => reply.is_closed(),
             Self::Register { reply, .. } => reply.is_closed(),
+            Self::Status { reply, .. } => reply.is_closed(),
+            Self::Task { reply, .. } => reply.is_closed(),
+            Self::Prior { reply, .. } => reply.is_closed(),
             Self::Configure { reply, .. } => reply.is_closed(),
-            _ => false,
+            Self::Update(..) | Self::Aggregated(..) => false,
         }
     }
 }
@@ -108,33 +120,35 @@ const NEXT_ROUND: Duration = Duration::from_secs(30);
 /// A handle on a run; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct RunHandle {
-    pub(super) run: RunId,
     pub(super) inbox: mpsc::Sender<Message>,
-    pub(super) published: Arc<Published>,
+    world: Arc<Real>,
 }
 
 impl RunHandle {
-    pub(super) fn new(run: RunId, inbox: mpsc::Sender<Message>, published: Arc<Published>) -> Self {
-        Self { run, inbox, published }
+    pub(super) fn new(inbox: mpsc::Sender<Message>, world: Arc<Real>) -> Self {
+        Self { inbox, world }
     }
 
     /// The run's name.
     pub fn run(&self) -> &RunId {
-        &self.run
+        &self.world.run
     }
 
     /// What the run shows to everybody.
     pub fn published(&self) -> &Arc<Published> {
-        &self.published
+        &self.world.published
     }
 
     async fn ask<T>(&self, message: impl FnOnce(Reply<T>) -> Message) -> Result<T, RunError> {
         let (reply, answer) = oneshot::channel();
         self.inbox.try_send(message(reply)).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => RunError::Busy,
+            // Those who were told the cause, and ask again all the same, are what fills it: the cause is what matters.
+            mpsc::error::TrySendError::Full(_) => self
+                .stuck()
+                .unwrap_or_else(|| RunError::Busy { run: self.run().clone(), most: self.inbox.max_capacity() }),
             mpsc::error::TrySendError::Closed(_) => self.ended(),
         })?;
-        let mut stuck = self.published.stuck.subscribe();
+        let mut stuck = self.published().stuck.subscribe();
         tokio::select! {
             biased;
             answer = answer => answer.map_err(|_| self.ended())?,
@@ -149,7 +163,12 @@ impl RunHandle {
 
     /// Why the run takes no more messages.
     fn ended(&self) -> RunError {
-        self.published.stuck.borrow().clone().map_or_else(|| Refusal::Stopping.into(), RunError::Stuck)
+        self.stuck().unwrap_or_else(|| Refusal::Stopping.into())
+    }
+
+    /// Why the run cannot go on, if it cannot.
+    fn stuck(&self) -> Option<RunError> {
+        self.published().stuck.borrow().clone().map(RunError::Stuck)
     }
 
     /// Has the round machine handle a command. What it decides is durable when this returns.
@@ -192,7 +211,7 @@ impl RunHandle {
         patience: Duration,
         at_work_for: Option<u64>,
     ) -> Result<Task, RunError> {
-        let mut changes = self.published.task_changes();
+        let mut changes = self.published().task_changes();
         let until = tokio::time::Instant::now() + patience;
         let mut is_heard = true;
         loop {
@@ -217,7 +236,7 @@ impl RunHandle {
     /// # Errors
     /// No update would be taken, or the run cannot say now.
     pub async fn prior(&self, client: &ClientId, round: u64) -> Result<Prior, RunError> {
-        let mut changes = self.published.task_changes();
+        let mut changes = self.published().task_changes();
         let until = tokio::time::Instant::now() + NEXT_ROUND;
         loop {
             changes.mark_unchanged();
@@ -243,13 +262,40 @@ impl RunHandle {
         self.command(Command::Seen { client: client.clone() }).await
     }
 
+    /// A place for the body of an update.
+    ///
+    /// # Errors
+    /// The file system.
+    pub async fn spool(&self) -> Result<Spool, RunError> {
+        self.noted(self.world.store.spool().await.map_err(|error| StoreError::from(error).into()))
+    }
+
     /// Receives a body for an update of this run, trained from that version: checked as it arrives.
     ///
     /// # Errors
-    /// The version cannot be read.
-    pub async fn receive(&self, spool: Spool, format: BodyFormat, version: u64) -> Result<Incoming, RunError> {
-        let base = self.published.models.parameters(version).await?;
-        Ok(Incoming::new(spool, format, (version, base)))
+    /// The version cannot be read; or the file system.
+    pub async fn receive(&self, format: BodyFormat, version: u64) -> Result<Incoming, RunError> {
+        let base = self.published().models.parameters(version).await?;
+        Ok(Incoming::new(self.spool().await?, format, (version, base)))
+    }
+
+    /// Notes of what was done with the body of an update that it failed, if the file system is why: that is said to all
+    /// until one is stored.
+    pub fn noted<T>(&self, done: Result<T, RunError>) -> Result<T, RunError> {
+        if let Err(RunError::Refusal(Refusal::Store(error @ StoreError::Blob(_)))) = &done {
+            self.world.not_stored(Sent::Bodies, error);
+        }
+        done
+    }
+
+    /// All of an update's body has come: it is checked to the end and stored. The update is not counted yet.
+    ///
+    /// # Errors
+    /// It cannot be accepted; or the file system.
+    pub async fn finish(&self, turn: &mut Turn) -> Result<CheckedUpdate, RunError> {
+        let checked = self.noted(turn.finish(&self.world.store).await)?;
+        self.world.stored(Sent::Bodies);
+        Ok(checked)
     }
 
     /// Counts an update. When this returns it is in.

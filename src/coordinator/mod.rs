@@ -13,6 +13,7 @@ mod parking;
 mod published;
 mod restore;
 mod run_task;
+mod starting;
 mod told;
 mod trouble;
 mod uploads;
@@ -27,28 +28,19 @@ pub use published::Published;
 pub use told::{Told, View};
 pub use uploads::{Turn, UploadKey, Uploads};
 
-use crate::conductor::Conductor;
 use crate::model::Device;
 use crate::model::{self, Images, Network};
-use crate::round::RoundMachine;
 use crate::store::{BlobError, NewRun, Store, StoreError, StoredRun};
 use crate::wire::Parameters;
 use app::api::{Dataset, ModelSpec, RunConfig, RunId, RunLine, RunSnapshot};
-use evaluator::Evaluator;
-use models::{Models, blocking, from_blob, to_blob};
+use models::{blocking, to_blob};
 use parking::Parking;
-use run_task::RunTask;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use world::Real;
-
-/// Messages that a run's task may be behind by; more are refused as busy.
-const INBOX: usize = 8_192;
 
 /// Why a run could not be started or made.
 #[derive(Debug, thiserror::Error)]
@@ -90,9 +82,6 @@ pub enum StartError {
     #[error("the run is refused")]
     Bad(Vec<String>),
 }
-
-/// How often a run that cannot be read is tried again.
-const MEND_EVERY: Duration = Duration::from_secs(5);
 
 /// The most runs that one coordinator hosts: each takes the memory of a model.
 pub const MAX_RUNS: usize = 64;
@@ -163,43 +152,14 @@ impl Coordinator {
         Ok(this)
     }
 
-    async fn start_stored(&self, is_wanted: impl Fn(&RunId) -> bool) -> Result<(), StartError> {
-        let mut splits = self.test_splits.lock().await;
-        for stored in self.store.load_runs().await?.into_iter().filter(|stored| is_wanted(&stored.run)) {
-            let run = stored.run.clone();
-            match self.start_run(stored, &mut splits).await {
-                Err(error @ StartError::Unreadable { .. }) => {
-                    tracing::error!(run = %run, "{error}");
-                    self.broken.write().unwrap_or_else(PoisonError::into_inner).insert(run, error.to_string());
-                }
-                started => {
-                    started?;
-                    self.broken.write().unwrap_or_else(PoisonError::into_inner).remove(&run);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Tries again to start the runs that cannot be read, until all can: somebody may bring the file back.
-    async fn mend(self: Arc<Self>) {
-        while !self.broken().is_empty() {
-            tokio::select! {
-                () = self.halt.cancelled() => return,
-                () = tokio::time::sleep(MEND_EVERY) => {}
-            }
-            let broken = self.broken();
-            if let Err(error) = self.start_stored(|run| broken.contains_key(run)).await {
-                tracing::error!("{error}");
-            }
-        }
-    }
-
-    /// What keeps some run from going on; none: nothing does.
+    /// What keeps some run, by name, from going on or from storing what is sent to it; none: nothing does.
     pub fn trouble(&self) -> Option<String> {
         let runs = self.runs.read().unwrap_or_else(PoisonError::into_inner);
-        let stuck = runs.values().find_map(|handle| handle.published().stuck.borrow().clone());
-        stuck.or_else(|| self.broken().into_values().next())
+        let unready = runs.values().find_map(|handle| {
+            let why = handle.published().trouble(|trouble| trouble.unready().cloned())?;
+            Some(format!("run '{}': {why}", handle.run()))
+        });
+        unready.or_else(|| self.broken().into_values().next())
     }
 
     /// Runs that cannot be read, and why.
@@ -254,7 +214,8 @@ impl Coordinator {
     /// The name is taken, something is out of bounds, or it cannot be stored.
     pub async fn create_run(&self, run: RunId, origin: Origin, config: RunConfig) -> Result<(), StartError> {
         let mut splits = self.test_splits.lock().await;
-        let count = self.runs.read().unwrap_or_else(PoisonError::into_inner).len();
+        // What cannot be read now takes its memory once it can.
+        let count = self.runs.read().unwrap_or_else(PoisonError::into_inner).len() + self.broken().len();
         if self.run(&run).is_some() || self.broken().contains_key(&run) {
             return Err(StartError::Exists(run));
         }
@@ -301,80 +262,6 @@ impl Coordinator {
         };
         self.start_run(stored, &mut splits).await
     }
-
-    async fn start_run(&self, stored: StoredRun, splits: &mut HashMap<Dataset, Arc<Images>>) -> Result<(), StartError> {
-        let run = stored.run.clone();
-        let evaluator = self.evaluator(&stored, splits).await?;
-        let parameters = {
-            let (store, sha256) = (self.store.clone(), stored.sha256);
-            let stored = blocking(move || from_blob(&store, &sha256)).await;
-            stored.map_err(|source| StartError::Unreadable { run: run.clone(), source })?
-        };
-        let stored = restore::without_damaged(&self.store, stored).await?;
-        let machine = RoundMachine::new(restore::restored(&stored, self.clock.now_ms()));
-        let snapshot = RunSnapshot {
-            seq: 0,
-            run: run.clone(),
-            created_ms: stored.created_ms,
-            model: stored.model,
-            parameters: parameters.schema().values(),
-            dataset: evaluator.is_some().then_some(stored.dataset).flatten(),
-            config: stored.config,
-            config_version: stored.config_version,
-            phase: machine.phase(),
-            waiting: machine.waiting(),
-            autorun: machine.autorun(),
-            version: stored.version,
-            best: stored.best,
-            round: machine.open_round().cloned(),
-            clients: machine.clients().cloned().collect(),
-            rounds: stored.rounds,
-        };
-        let models = Models::new(run.clone(), self.store.clone(), stored.version, Arc::new(parameters));
-        let published = Arc::new(Published::new(snapshot, models, Uploads::new(self.parking.clone())));
-        let (sender, inbox) = mpsc::channel(INBOX);
-        let world = Real {
-            run: run.clone(),
-            store: self.store.clone(),
-            clock: self.clock,
-            device: self.device,
-            published: published.clone(),
-            evaluator,
-            halt: self.halt.clone(),
-            outbox: sender.downgrade(),
-        };
-        let task = RunTask { conductor: Conductor::new(world, machine, stored.best), inbox };
-        self.tasks.spawn(task.run());
-        let handle = RunHandle::new(run.clone(), sender, published);
-        self.runs.write().unwrap_or_else(PoisonError::into_inner).insert(run, handle);
-        Ok(())
-    }
-
-    async fn evaluator(
-        &self,
-        stored: &StoredRun,
-        splits: &mut HashMap<Dataset, Arc<Images>>,
-    ) -> Result<Option<Arc<Evaluator>>, StartError> {
-        let (Some(spec), Some(dataset)) = (stored.model.clone(), stored.dataset) else { return Ok(None) };
-        let Some(path) = self.dataset_paths.get(&dataset).cloned() else {
-            tracing::warn!(run = %stored.run, %dataset, "no path to this dataset: rounds will not be evaluated");
-            return Ok(None);
-        };
-        let images = match splits.get(&dataset) {
-            Some(images) => images.clone(),
-            None => {
-                let load = move || model::dataset::load(dataset, &path, model::dataset::Split::Test);
-                let loaded =
-                    blocking(load).await.map_err(|source| StartError::Dataset { run: stored.run.clone(), source })?;
-                splits.entry(dataset).or_insert(Arc::new(loaded)).clone()
-            }
-        };
-        let device = self.device;
-        let evaluator = blocking(move || Evaluator::new(&spec, device, images))
-            .await
-            .map_err(|source| StartError::Model { run: stored.run.clone(), source })?;
-        Ok(Some(Arc::new(evaluator)))
-    }
 }
 
 fn problems(origin: &Origin, config: &RunConfig) -> Vec<String> {
@@ -394,4 +281,26 @@ fn problems(origin: &Origin, config: &RunConfig) -> Vec<String> {
         }
     }
     problems
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn runs_that_cannot_be_read_are_counted_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).await.unwrap();
+        let started = Coordinator::start(store, Device::Cpu, BTreeMap::new(), CancellationToken::new()).await;
+        let coordinator = started.unwrap();
+        // Given as many runs as there may be, of which none can be read,
+        let broken = (0..MAX_RUNS).map(|i| (format!("run-{i}").parse().unwrap(), "cannot be read".to_owned()));
+        coordinator.broken.write().unwrap().extend(broken);
+        // then there is no room for another one, which would be one too many once they can.
+        let schema = Arc::new(crate::wire::Schema::new(Vec::new()).unwrap());
+        let origin = Origin::Parameters(Parameters::new(schema, Vec::new()));
+        let refused = coordinator.create_run("another".parse().unwrap(), origin, RunConfig::default()).await;
+        assert!(matches!(refused, Err(StartError::TooMany(MAX_RUNS))), "{refused:?}");
+    }
 }

@@ -92,18 +92,22 @@ async fn watched(published: &Published, task: impl Future<Output = ()> + Send + 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use super::super::clock::Clock;
     use super::super::handle::RunHandle;
     use super::super::models::Models;
     use super::super::uploads::Uploads;
     use super::*;
+    use crate::model::Device;
     use crate::round::Command;
     use crate::store::Store;
     use crate::wire::{Parameters, Schema};
-    use app::api::{Phase, RunConfig, RunId, RunSnapshot};
+    use app::api::{ClientId, Phase, ReportedState, RunConfig, RunId, RunSnapshot, StatusReport};
     use std::sync::Arc;
+    use tokio::sync::oneshot;
+    use tokio_util::sync::CancellationToken;
 
-    #[tokio::test]
-    async fn a_run_that_has_broken_down_says_so_to_all() {
+    /// A run to which one message can be sent, and nobody who receives it yet.
+    async fn run() -> (tempfile::TempDir, RunHandle, mpsc::Receiver<Message>) {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).await.unwrap();
         let run: RunId = "run".parse().unwrap();
@@ -126,21 +130,64 @@ mod tests {
             rounds: Vec::new(),
         };
         let parameters = Parameters::new(Arc::new(Schema::new(Vec::new()).unwrap()), Vec::new());
-        let models = Models::new(run.clone(), store, 0, Arc::new(parameters));
+        let models = Models::new(run.clone(), store.clone(), 0, Arc::new(parameters));
         let uploads = Uploads::new(Arc::default());
         let published = Arc::new(Published::new(snapshot, models, uploads));
         let (sender, inbox) = mpsc::channel(1);
-        let handle = RunHandle::new(run, sender, published.clone());
+        let (clock, device, evaluator) = (Clock::start(), Device::Cpu, None);
+        let (halt, outbox) = (CancellationToken::new(), sender.downgrade());
+        let world = Real { run, store, clock, device, published, evaluator, halt, outbox };
+        (folder, RunHandle::new(sender, Arc::new(world)), inbox)
+    }
+
+    #[tokio::test]
+    async fn a_run_that_has_broken_down_says_so_to_all() {
+        let (_folder, handle, inbox) = run().await;
+        let published = handle.published();
         // Given a run whose task has met a defect,
         let task = async move {
             let _inbox = inbox;
             panic!("this should not happen");
         };
-        watched(&published, task).await;
+        watched(published, task).await;
         // then whoever asks is told, and so is whoever watches or monitors.
         let refusal = handle.command(Command::StopAutorun).await.unwrap_err();
         assert!(matches!(&refusal, RunError::Stuck(why) if why.contains("this should not happen")), "{refusal}");
         assert_eq!(published.snapshot().waiting, refusal.to_string());
         assert_eq!(published.stuck.borrow().as_ref(), Some(&refusal.to_string()));
+    }
+
+    #[tokio::test]
+    async fn a_run_that_is_stuck_and_asked_for_more_than_it_can_queue_names_the_cause() {
+        let (_folder, handle, _inbox) = run().await;
+        handle.inbox.try_send(Message::Aggregated(1, Err("of long ago".into()))).unwrap();
+        // Given a queue that is full, then whoever asks is told how many wait,
+        let refusal = async || handle.command(Command::StopAutorun).await.unwrap_err().to_string();
+        assert_eq!(refusal().await, "run 'run' is busy: 1 requests wait for it, the most that may");
+        // but while the run is stuck, why it is.
+        handle.published().trouble(|trouble| trouble.decided = Some("the disk is full".into()));
+        assert_eq!(refusal().await, "the disk is full");
+    }
+
+    #[test]
+    fn what_nobody_waits_for_any_more_is_not_carried_out() {
+        let client: ClientId = "client".parse().unwrap();
+        let report = StatusReport { state: ReportedState::Training, round: Some(1), progress: None, error: None };
+        let (patch, at_work_for) = (serde_json::json!({}), Some(1));
+        let answers = (oneshot::channel(), oneshot::channel(), oneshot::channel(), oneshot::channel());
+        let (waiting, answer) = oneshot::channel();
+        // Given those who ask, have been told that the run is stuck, and have gone away,
+        let given_up = [
+            Message::Status { client: client.clone(), report, reply: answers.0.0 },
+            Message::Task { client: client.clone(), at_work_for, is_heard: true, reply: answers.1.0 },
+            Message::Prior { client, round: 1, reply: answers.2.0 },
+            Message::Configure { expected: 1, patch, reply: answers.3.0 },
+        ];
+        drop((answers.0.1, answers.1.1, answers.2.1, answers.3.1));
+        assert!(given_up.iter().all(Message::is_given_up));
+        // then those who wait have no more before them than each other, and what was combined.
+        assert!(!Message::Command(Command::StopAutorun, waiting).is_given_up());
+        assert!(!Message::Aggregated(1, Err("not combined".into())).is_given_up());
+        drop(answer);
     }
 }

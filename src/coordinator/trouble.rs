@@ -13,8 +13,27 @@ pub(super) struct Trouble {
     pub decided: Option<String>,
     /// There is no new model yet, although there could be.
     pub combining: Option<String>,
-    /// What is sent cannot be stored. The run goes on, and whoever sends is told to try again.
-    pub sent: Option<String>,
+    /// What is said cannot be stored. The run goes on, and whoever sends is told to try again.
+    pub words: Option<String>,
+    /// No body of an update can be stored. The same goes for that.
+    pub bodies: Option<String>,
+}
+
+/// What is sent to a run, by where it is stored: the database, and a folder of files.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Sent {
+    Words,
+    Bodies,
+}
+
+impl Sent {
+    /// How it is said that none of it can be stored.
+    pub fn none(self) -> &'static str {
+        match self {
+            Self::Words => "nothing that is sent",
+            Self::Bodies => "no update that is sent",
+        }
+    }
 }
 
 impl Trouble {
@@ -23,9 +42,22 @@ impl Trouble {
         self.broken_down.as_ref().or(self.decided.as_ref()).or(self.combining.as_ref())
     }
 
+    /// Why what is sent to the run may come to nothing; none: it will not.
+    pub fn unready(&self) -> Option<&String> {
+        self.stuck().or(self.words.as_ref()).or(self.bodies.as_ref())
+    }
+
+    /// Why what is sent of that kind cannot be stored.
+    pub fn unstored(&mut self, sent: Sent) -> &mut Option<String> {
+        match sent {
+            Sent::Words => &mut self.words,
+            Sent::Bodies => &mut self.bodies,
+        }
+    }
+
     /// The sentence, where that of the round machine is `waiting`.
     pub fn sentence(&self, waiting: &str) -> String {
-        match (self.stuck(), &self.sent) {
+        match (self.stuck(), self.unready()) {
             (Some(why), _) => why.clone(),
             (None, Some(why)) => format!("{why} {waiting}"),
             (None, None) => waiting.to_owned(),
@@ -50,7 +82,8 @@ mod tests {
             broken_down: cause("broken down"),
             decided: cause("decided"),
             combining: cause("combining"),
-            sent: cause("Sent."),
+            words: cause("Words."),
+            bodies: cause("Bodies."),
         };
         let told = |trouble: &Trouble| (trouble.stuck().cloned(), trouble.sentence("Round 1."));
         assert_eq!(told(&trouble), (cause("broken down"), "broken down".into()));
@@ -59,8 +92,11 @@ mod tests {
         trouble.decided = None;
         assert_eq!(told(&trouble), (cause("combining"), "combining".into()));
         trouble.combining = None;
-        assert_eq!(told(&trouble), (None, "Sent. Round 1.".into()), "that stops nothing");
-        trouble.sent = None;
-        assert_eq!(told(&trouble), (None, "Round 1.".into()));
+        assert_eq!(told(&trouble), (None, "Words. Round 1.".into()), "that stops nothing");
+        *trouble.unstored(Sent::Words) = None;
+        assert_eq!(told(&trouble), (None, "Bodies. Round 1.".into()), "nor that");
+        assert_eq!(trouble.unready(), cause("Bodies.").as_ref(), "but who monitors is told");
+        *trouble.unstored(Sent::Bodies) = None;
+        assert_eq!((told(&trouble), trouble.unready()), ((None, "Round 1.".into()), None));
     }
 }

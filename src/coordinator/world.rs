@@ -5,13 +5,16 @@ use super::clock::Clock;
 use super::evaluator::Evaluator;
 use super::handle::Message;
 use super::incoming::Body;
+use super::models::blocking;
 use super::published::Published;
+use super::trouble::Sent;
 use crate::conductor::{Aggregation, Made, Record, World};
 use crate::digest::Sha256Digest;
 use crate::model::Device;
 use crate::round::{Closed, UnixMs, time};
-use crate::store::{NewContribution, NewVersion, Store, StoreError, StoredUpdate};
+use crate::store::{BlobError, NewContribution, NewVersion, Store, StoreError, StoredUpdate};
 use app::api::{Change, ClientId, RunId};
+use bytes::Bytes;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +28,9 @@ const KEEP_VERSIONS: u64 = app::api::RunConfig::MOST_STALE as u64;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// See [`FIRST_PAUSE`].
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Bytes that tell whether the body of an update can be stored: not so few that a disk which is full still takes them.
+const A_BODY: usize = 64 << 10;
 
 /// What one run's task works with.
 #[derive(Debug, Clone)]
@@ -53,8 +59,8 @@ impl World for Real {
     async fn save(&self, record: Record<'_, Self>) -> Result<(), StoreError> {
         let saved = self.write(record).await;
         match &saved {
-            Ok(()) => self.published.trouble(|trouble| trouble.sent = None),
-            Err(error) => self.not_stored(error),
+            Ok(()) => self.stored(Sent::Words),
+            Err(error) => self.not_stored(Sent::Words, error),
         }
         saved
     }
@@ -188,35 +194,56 @@ impl Real {
         combining.await.unwrap_or_else(|error| Err(AggregationError::BrokenDown(error.to_string())))
     }
 
+    /// Says that what is sent can be stored.
+    pub(super) fn stored(&self, sent: Sent) {
+        self.published.trouble(|trouble| *trouble.unstored(sent) = None);
+    }
+
     /// Says that what is sent cannot be stored, until it can.
-    fn not_stored(&self, error: &StoreError) {
-        let since = time::of_day(self.now_ms());
-        let why = format!("Since {since} nothing that is sent can be stored ({error}), clients are told to try again.");
+    pub(super) fn not_stored(&self, sent: Sent, error: &StoreError) {
+        let (since, none) = (time::of_day(self.now_ms()), sent.none());
+        let why = format!("Since {since} {none} can be stored ({error}), clients are told to try again.");
         let is_first = self.published.trouble(|trouble| {
-            let is_first = trouble.sent.is_none();
-            trouble.sent.get_or_insert_with(|| why.clone());
+            let unstored = trouble.unstored(sent);
+            let is_first = unstored.is_none();
+            unstored.get_or_insert_with(|| why.clone());
             is_first
         });
         if is_first {
-            tokio::spawn(self.clone().until_stored(why));
+            tokio::spawn(self.clone().until_stored(sent, why));
         }
     }
 
-    /// Tries to note for people that it was so, until that is stored: if nobody sends anything more, nothing else would tell
-    /// that it can be.
-    async fn until_stored(self, why: String) {
+    /// Tries to store something of that kind until that succeeds: if nobody sends anything more, nothing else would tell that
+    /// it can be.
+    async fn until_stored(self, sent: Sent, why: String) {
         let mut attempt = 0;
         loop {
             attempt += 1;
             let is_stopped = self.wait(attempt).await.is_break();
-            if is_stopped || self.published.trouble(|trouble| trouble.sent.is_none()) {
+            if is_stopped || self.published.trouble(|trouble| trouble.unstored(sent).is_none()) {
                 return;
             }
-            if self.store.log_event(&self.run, self.now_ms(), "could not store", None, None, &why).await.is_ok() {
-                self.published.trouble(|trouble| trouble.sent = None);
-                return;
+            let tried = match sent {
+                // For people: that it was so.
+                Sent::Words => {
+                    self.store.log_event(&self.run, self.now_ms(), "could not store", None, None, &why).await
+                }
+                Sent::Bodies => self.store_a_body().await.map_err(StoreError::from),
+            };
+            if tried.is_ok() {
+                return self.stored(sent);
             }
         }
+    }
+
+    /// What is done with the body of an update, with one that nobody has sent.
+    async fn store_a_body(&self) -> Result<(), BlobError> {
+        let mut spool = self.store.spool().await?;
+        spool.append(Bytes::from_static(&[0; A_BODY])).await?;
+        spool.flush().await?;
+        let store = self.store.clone();
+        blocking(move || spool.sync().and_then(|()| store.sync_names())).await
     }
 
     async fn wait(&self, attempt: u32) -> ControlFlow<()> {

@@ -135,7 +135,7 @@ impl From<RunError> for ApiError {
                 Refusal::ConfigChanged { .. } => Self::new(ErrorCode::PreconditionFailed, message),
                 Refusal::Stopping => Self::new(ErrorCode::Unavailable, message),
             },
-            RunError::Busy | RunError::Stuck(_) => Self::new(ErrorCode::Unavailable, message),
+            RunError::Busy { .. } | RunError::Stuck(_) => Self::new(ErrorCode::Unavailable, message),
             RunError::Model(error) => error.into(),
             RunError::Offset { .. } | RunError::Superseded => Self::new(ErrorCode::Conflict, message),
             RunError::BadUpdate(_) => Self::new(ErrorCode::Invalid, message),

@@ -2,11 +2,13 @@
 
 use super::AppState;
 use super::error::{ApiError, ApiResult};
+use crate::store::StoreError;
 use app::api::{ClientState, ErrorCode, RunSnapshot};
 use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
 use std::fmt::Write;
+use std::sync::Arc;
 
 /// The process lives.
 #[utoipa::path(get, path = "/healthz", tag = "health", security(()), responses((status = 200, body = String)))]
@@ -14,12 +16,13 @@ pub async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// The database can be written, and no run is stuck or unreadable.
+/// The database can be written, no run is stuck or unreadable, and what is sent to them can be stored.
 #[utoipa::path(
     get, path = "/readyz", tag = "health", security(()), responses((status = 200, body = String), (status = 503)),
 )]
 pub async fn readyz(State(state): State<AppState>) -> ApiResult<&'static str> {
-    state.coordinator.store().ping().await?;
+    let unwritable = |error: Arc<StoreError>| ApiError::new(ErrorCode::Unavailable, error.to_string());
+    state.coordinator.store().ping().await.map_err(unwritable)?;
     if let Some(trouble) = state.coordinator.trouble() {
         return Err(ApiError::new(ErrorCode::Unavailable, trouble));
     }

@@ -8,7 +8,7 @@ use crate::conductor::{Receipt, Refusal, Update};
 use crate::coordinator::{Prior, RunError, RunHandle, Turn, UploadKey};
 use crate::digest::Sha256Digest;
 use crate::round::Reject;
-use crate::store::{Spool, Store};
+use crate::store::Spool;
 use crate::wire;
 use app::api::{ClientId, ErrorBody, ErrorCode, RunId, UpdateQuery, UpdateReply, UploadView};
 use axum::Json;
@@ -44,9 +44,9 @@ pub async fn put_update(
     headers: HeaderMap,
     body: Body,
 ) -> ApiResult<(StatusCode, Json<UpdateReply>)> {
-    let (store, shutdown) = (state.coordinator.store(), state.coordinator.shutdown());
+    let shutdown = state.coordinator.shutdown();
     // All that headers tell comes before the first byte of the body is asked for.
-    let mut prior = unless_stopping(shutdown, run.prior(&id, round)).await?;
+    let prior = unless_stopping(shutdown, run.prior(&id, round)).await?;
     let (sha256, offset) = match said(&query) {
         Ok(said) => said,
         Err(failure) if matches!(prior, Prior::Awaited { .. }) => return Err(answer(&run, &id, failure).await),
@@ -62,18 +62,22 @@ pub async fn put_update(
     within(offset.saturating_add(length.unwrap_or(0)), cap)?;
 
     let place = state.uploads.enter(run.run(), &id)?;
-    let mut turn = None;
-    if matches!(prior, Prior::Awaited { .. }) {
-        let key = sha256.map(|sha256| UploadKey { round, sha256, format });
-        turn = Some(unless_stopping(shutdown, run.published().uploads.turn(&id, key, offset)).await?);
-        // Whoever had the turn before may have completed it.
-        prior = unless_stopping(shutdown, run.prior(&id, round)).await?;
-    }
-    let (mut turn, version) = match (prior, turn) {
-        (Prior::Awaited { version }, Some(turn)) => (turn, version),
-        (prior, _) => {
-            let spool = receive(store.spool().await?, body, cap).await?;
-            let earlier = if let Prior::In(earlier) = prior { earlier } else { spool.digest() };
+    let awaited = match prior {
+        Prior::In(earlier) => Err(earlier),
+        Prior::Awaited { .. } => {
+            let key = sha256.map(|sha256| UploadKey { round, sha256, format });
+            let turn = unless_stopping(shutdown, run.published().uploads.turn(&id, key, offset)).await?;
+            // Whoever had the turn before may have completed it.
+            match unless_stopping(shutdown, run.prior(&id, round)).await? {
+                Prior::Awaited { version } => Ok((turn, version)),
+                Prior::In(earlier) => Err(earlier),
+            }
+        }
+    };
+    let (mut turn, version) = match awaited {
+        Ok(awaited) => awaited,
+        Err(earlier) => {
+            let spool = receive(run.spool().await?, body, cap).await?;
             let same = earlier == spool.digest() || offset > 0 && Some(earlier) == sha256;
             let reply = UpdateReply { round, sha256: earlier.to_string(), bytes: offset + spool.bytes() };
             let other = Reject::AlreadyUpdated { client: id, round };
@@ -82,18 +86,18 @@ pub async fn put_update(
     };
     let here = match offset {
         0 => {
-            turn.begin(run.receive(store.spool().await?, format, version).await?);
+            turn.begin(run.receive(format, version).await?);
             0
         }
         offset => turn.go_on(offset)?,
     };
     // By itself: this handler ends when the client hangs up, and what has arrived by then counts or stays.
-    let (store, shutdown) = (store.clone(), shutdown.clone());
+    let shutdown = shutdown.clone();
     let received = tokio::spawn(async move {
         let _place = place;
         let counting = async {
             receive_update(&run, &id, &mut turn, body, Expected { here, length, cap }).await?;
-            count(&run, &store, &id, round, query, turn).await.map_err(Failure::Run)
+            count(&run, &id, round, query, turn).await.map_err(Failure::Run)
         };
         let counted = tokio::select! {
             counted = counting => counted,
@@ -174,13 +178,12 @@ struct Expected {
 /// Checks the rest of an update that is here as a whole, makes it durable, and has it counted.
 async fn count(
     run: &RunHandle,
-    store: &Store,
     id: &ClientId,
     round: u64,
     query: UpdateQuery,
     mut turn: Turn,
 ) -> Result<(StatusCode, Json<UpdateReply>), RunError> {
-    let checked = turn.finish(store).await?;
+    let checked = run.finish(&mut turn).await?;
     let (bytes, sha256) = (checked.bytes(), checked.digest());
     let UpdateQuery { samples, loss, .. } = query;
     let update =
@@ -274,7 +277,7 @@ async fn receive_update(
             turn.discard();
             return Err(error.into());
         }
-        turn.append(chunk).await?;
+        run.noted(turn.append(chunk).await)?;
         if heard.elapsed() > HEARTBEAT {
             run.seen(id).await?;
             heard = Instant::now();

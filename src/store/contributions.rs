@@ -107,11 +107,11 @@ impl Store {
     /// Stores that an update is in, and puts it on its client's account, in one transaction.
     ///
     /// # Errors
-    /// The database; then nothing of it is stored.
+    /// The database, or it does not know that the client was asked; then nothing of it is stored.
     pub async fn add_contribution(&self, run: &RunId, new: NewContribution<'_>) -> Result<(), StoreError> {
         let NewContribution { round, client, update, received_ms } = new;
         let mut tx = self.begin().await?;
-        sqlx::query(
+        let received = sqlx::query(
             "UPDATE contributions SET sha256 = ?, file = ?, format = ?, bytes = ?, samples = ?, loss = ?, norm = ?, \
              received_ms = ? WHERE run = ? AND round = ? AND client = ?",
         )
@@ -128,7 +128,7 @@ impl Store {
         .bind(client.as_str())
         .execute(&mut *tx)
         .await?;
-        sqlx::query(
+        let credited = sqlx::query(
             "UPDATE clients SET rounds = rounds + 1, sent_bytes = sent_bytes + ?, last_loss = coalesce(?, last_loss), \
              error = NULL, seen_ms = max(seen_ms, ?) WHERE run = ? AND client = ?",
         )
@@ -139,6 +139,12 @@ impl Store {
         .bind(client.as_str())
         .execute(&mut *tx)
         .await?;
+        // An update that no row takes must not be acknowledged: nobody would ever combine it.
+        let (asked, known) = (received.rows_affected(), credited.rows_affected());
+        if (asked, known) != (1, 1) {
+            let reason = format!("client {client} has {asked} places in round {round} and {known} on the roster");
+            return Err(corrupt("contribution")(reason));
+        }
         tx.commit().await?;
         Ok(())
     }

@@ -30,14 +30,17 @@ use lock::FolderLock;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Why the store could not do what was asked. None of these is the caller's fault.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The database.
     #[error("database: {0}")]
-    Database(#[from] sqlx::Error),
+    Database(#[source] sqlx::Error),
+    /// The database, for which others wait too.
+    #[error("database: not to be had within {} s; another program holds it, or its disk does not answer", TURN.as_secs())]
+    Turn,
     /// The database is newer than this program, or was changed behind its back.
     #[error("database schema: {0}")]
     Migration(#[from] sqlx::migrate::MigrateError),
@@ -68,6 +71,13 @@ pub enum StoreError {
     },
 }
 
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        // Of the pool sqlx says only that it timed out, which tells nobody what to look for.
+        if matches!(error, sqlx::Error::PoolTimedOut) { Self::Turn } else { Self::Database(error) }
+    }
+}
+
 impl StoreError {
     /// Whether another try may do better: a full disk, a locked database; not what is damaged.
     pub fn is_passing(&self) -> bool {
@@ -87,12 +97,15 @@ pub struct Store {
     writer: SqlitePool,
     /// Connections that cannot write. None of them waits for a writer.
     readers: SqlitePool,
-    ping: Arc<tokio::sync::Mutex<()>>,
+    ping: Arc<tokio::sync::Mutex<Option<Ping>>>,
     models: PathBuf,
     incoming: PathBuf,
     /// The coordinator's; not of those who only look in.
     lock: Option<Arc<FolderLock>>,
 }
+
+/// When the database was last asked whether it can be written, and what came of it.
+type Ping = (Instant, Result<(), Arc<StoreError>>);
 
 const DATABASE: &str = "fedlearn.sqlite";
 
@@ -101,6 +114,10 @@ const DATABASE: &str = "fedlearn.sqlite";
 const BUSY: Duration = Duration::from_millis(500);
 /// How long another program waits for the coordinator, which writes most of the time and lets go every few milliseconds.
 const BUSY_BESIDE: Duration = Duration::from_secs(5);
+
+/// How long whoever writes waits for those before it. While another program holds it each of them takes
+/// [`BUSY`] in vain, and the last of many should not learn of that after half a minute.
+const TURN: Duration = Duration::from_secs(5);
 
 impl Store {
     /// Opens the data folder for a coordinator, making it and bringing its database up to date where needed. What a stopped
@@ -139,7 +156,8 @@ impl Store {
             // What was acknowledged survives a power cut, not only a crash of this program.
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(busy);
-        let writer = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await?;
+        let writer = SqlitePoolOptions::new().max_connections(1).acquire_timeout(TURN);
+        let writer = writer.connect_with(options.clone()).await?;
         if lock.is_some() {
             sqlx::migrate!().run(&writer).await?;
         }

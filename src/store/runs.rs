@@ -4,6 +4,8 @@ use super::{Store, StoreError, StoredClient, StoredRound, corrupt, int, uint};
 use crate::digest::Sha256Digest;
 use app::api::{BestVersion, Dataset, ModelSpec, RoundSummary, RunConfig, RunId};
 use sqlx::SqliteConnection;
+use std::sync::Arc;
+use std::time::Instant;
 
 /// A run that is to be made; the blob of its version 0 is durable already.
 #[derive(Debug, Clone)]
@@ -105,15 +107,18 @@ impl Store {
         Ok(true)
     }
 
-    /// Every run, with roster, history, and the round that was open.
+    /// Every run that is wanted, with roster, history, and the round that was open.
     ///
     /// # Errors
     /// The database, or something in it that this program does not understand.
-    pub async fn load_runs(&self) -> Result<Vec<StoredRun>, StoreError> {
+    pub async fn load_runs(&self, is_wanted: impl Fn(&RunId) -> bool) -> Result<Vec<StoredRun>, StoreError> {
         let rows: Vec<RunRow> = sqlx::query_as(SELECT_RUNS).fetch_all(&self.readers).await?;
         let mut runs = Vec::with_capacity(rows.len());
         for row in rows {
             let run: RunId = row.run.parse().map_err(|e| corrupt("run")(format!("{e}")))?;
+            if !is_wanted(&run) {
+                continue;
+            }
             runs.push(StoredRun {
                 clients: self.roster(&run).await?,
                 rounds: self.history(&run).await?,
@@ -202,10 +207,20 @@ impl Store {
     ///
     /// # Errors
     /// It cannot, and why.
-    pub async fn ping(&self) -> Result<(), StoreError> {
-        // Anybody may ask, as often as they like: at most one of them stands in the way of those who have to write.
-        let _turn = self.ping.lock().await;
-        self.begin().await?.commit().await
+    pub async fn ping(&self) -> Result<(), Arc<StoreError>> {
+        // Anybody may ask, as often as they like: at most one of them stands in the way of those who have to write, and
+        // what it finds is told to all who asked before it began.
+        let asked = Instant::now();
+        let mut last = self.ping.lock().await;
+        if let Some((began, found)) = &*last
+            && *began >= asked
+        {
+            return found.clone();
+        }
+        let began = Instant::now();
+        let found = async { self.begin().await?.commit().await }.await.map_err(Arc::new);
+        *last = Some((began, found.clone()));
+        found
     }
 }
 

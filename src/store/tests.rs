@@ -49,7 +49,7 @@ async fn a_database_of_the_first_version_is_taken_up_with_all_that_is_in_it() {
     drop(old);
 
     let store = Store::open(folder.path()).await.unwrap();
-    let run = store.load_runs().await.unwrap().remove(0);
+    let run = store.load_runs(|_| true).await.unwrap().remove(0);
     assert_eq!((run.version, run.autorun_rounds, run.config.min_clients), (1, 3, 2));
     let names: Vec<_> = run.clients.iter().map(|c| (c.view.name.as_str(), c.banned, c.view.rounds, c.asked)).collect();
     assert_eq!(names, [("alice", false, 1, 2), ("mallory", true, 0, 0)]);
@@ -92,7 +92,7 @@ async fn whoever_writes_at_once_waits_for_each_other_and_none_in_vain() {
             for _ in 0..30 {
                 store.open_session(0, 1).await?;
             }
-            store.ping().await
+            store.begin().await?.commit().await
         });
     }
     // then all is written.
@@ -112,7 +112,7 @@ async fn a_database_that_another_program_writes_into_answers_but_is_not_ready() 
     let mut other = other.connect().await.unwrap();
     other.execute("BEGIN IMMEDIATE").await.unwrap();
     assert!(store.ping().await.unwrap_err().to_string().contains("database is locked"));
-    assert_eq!(store.load_runs().await.unwrap().len(), 0);
+    assert_eq!(store.load_runs(|_| true).await.unwrap().len(), 0);
     other.execute("ROLLBACK").await.unwrap();
     store.ping().await.unwrap();
 }
@@ -134,7 +134,7 @@ async fn a_transaction_that_the_database_took_back_by_itself_leaves_nothing_open
     // then what is stored later is there for whoever else looks, as after a crash.
     store.add_config(&run, 3, &config, 3).await.unwrap();
     let beside = Store::attach(folder.path()).await.unwrap();
-    assert_eq!(beside.load_runs().await.unwrap()[0].config_version, 3);
+    assert_eq!(beside.load_runs(|_| true).await.unwrap()[0].config_version, 3);
 }
 
 #[tokio::test]
@@ -159,4 +159,54 @@ async fn a_model_that_was_to_go_when_the_coordinator_died_goes_at_the_next_start
     let store = Store::open(folder.path()).await.unwrap();
     let there = [kept, pruned, unknown].map(|sha256| store.open_model(&sha256).is_ok());
     assert_eq!(there, [true, false, true], "of what another version still is, and of what is unknown, nothing goes");
+}
+
+#[tokio::test]
+async fn an_update_of_a_client_that_was_not_asked_is_an_error_and_not_half_stored() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).await.unwrap();
+    let new = new_run(Sha256Digest([0; 32]));
+    assert!(store.create_run(&new).await.unwrap());
+    // Given a client that is on the roster and in no round,
+    let client = "INSERT INTO clients (run, client, name, device, samples, token_sha256, standing, banned, rounds, \
+        sent_bytes, joined_ms, seen_ms) VALUES ('tiny', 'c1', 'alice', 'cpu', 10, zeroblob(32), 'admitted', 0, 0, 0, 1, 1)";
+    store.writer.execute(client).await.unwrap();
+    let (client, sha256, format) = ("c1".parse().unwrap(), Sha256Digest([1; 32]), "params".to_owned());
+    let update = StoredUpdate { sha256, file: "file".into(), format, bytes: 1, samples: 1, loss: None, norm: 0.0 };
+    let refused =
+        store.add_contribution(&new.run, NewContribution { round: 1, client: &client, update, received_ms: 2 });
+    // then an update of it is an error, and is not put on its account either.
+    let refused = refused.await.unwrap_err();
+    assert!(matches!(refused, StoreError::Corrupt { .. }), "{refused}");
+    assert!(refused.to_string().contains("client c1 has 0 places in round 1 and 1 on the roster"), "{refused}");
+    assert_eq!(store.load_runs(|_| true).await.unwrap()[0].clients[0].view.rounds, 0);
+}
+
+#[tokio::test]
+async fn who_waits_in_line_for_the_database_in_vain_is_told_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = Store::open(folder.path()).await.unwrap();
+    // Given a database whose one connection nobody gets in time,
+    let options = store.writer.connect_options().as_ref().clone();
+    let pool = SqlitePoolOptions::new().acquire_timeout(Duration::from_millis(1));
+    store.writer = pool.after_connect(|_, _| Box::pin(std::future::pending())).connect_lazy_with(options);
+    // then who waits for it is told what to look for.
+    let refused = store.set_autorun(&"tiny".parse().unwrap(), 1).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Turn) && refused.is_passing(), "{refused}");
+    assert!(refused.to_string().contains("within 5 s; another program holds it, or "), "{refused}");
+}
+
+#[tokio::test]
+async fn all_who_wait_for_the_same_ping_are_told_what_it_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).await.unwrap();
+    let other = SqliteConnectOptions::new().filename(folder.path().join(DATABASE));
+    let mut other = other.connect().await.unwrap();
+    other.execute("BEGIN IMMEDIATE").await.unwrap();
+    // Given many who ask at once whether a database can be written that another program holds,
+    let found = futures::future::join_all((0..64).map(|_| store.ping())).await;
+    // then that is tried for the first, and once for all who came while it was.
+    let found: Vec<_> = found.into_iter().map(Result::unwrap_err).collect();
+    let tries: std::collections::HashSet<_> = found.iter().map(Arc::as_ptr).collect();
+    assert_eq!(tries.len(), 2);
 }

@@ -141,6 +141,30 @@ async fn that_nothing_can_be_stored_is_said_until_it_can() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn that_no_update_can_be_stored_is_said_until_it_can() {
+    let (coordinator, guests) = Guest::in_round(&["guest"]).await;
+    // Given a folder for updates that is away, then who watches is told since when and why, and what the run waits for,
+    let away = Away::take(&coordinator, "incoming");
+    let refusal = refused(503, ErrorCode::Unavailable, guests[0].full_of(1, 2.0)).await;
+    let waiting = coordinator.snapshot("tiny").await.waiting;
+    let cause = format!(" no update that is sent can be stored ({}), clients are told to try again.", refusal.message);
+    assert!(waiting.starts_with("Since ") && waiting.contains(&format!("{cause} Round 1: waiting for ")), "{waiting}");
+    // and who monitors, for which run;
+    let refusal = refused(503, ErrorCode::Unavailable, ready(&coordinator)).await;
+    assert!(refusal.message.starts_with("run 'tiny': Since ") && refusal.message.ends_with(&cause), "{refusal:?}");
+    // but nobody is kept from what is stored elsewhere, and that it is stored is no sign that updates can be.
+    assert_eq!(guests[0].asked().await.round, 1);
+    Guest::join(&coordinator, "tiny", "later").await;
+    assert!(coordinator.snapshot("tiny").await.waiting.contains(&cause));
+    // Once the cause is gone, that is not said any more, even if nobody sends anything.
+    away.bring_back();
+    coordinator.until("tiny", "all is well", |run| run.waiting.starts_with("Round 1: waiting for ")).await;
+    take(200, ready(&coordinator)).await;
+    guests[0].sends(1, 2.0).await;
+    coordinator.until("tiny", "the round is over", |run| run.version == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_decided_is_not_shown_before_it_is_stored() {
     let (coordinator, guests) = Guest::in_round(&["in", "awaited"]).await;
     guests[0].sends(1, 2.0).await;
@@ -188,7 +212,8 @@ async fn a_new_model_that_cannot_be_stored_delays_its_round_and_loses_no_update(
     let is_told = |run: &RunSnapshot| run.waiting.starts_with("Cannot make the new model, trying again: ");
     assert_eq!(coordinator.until("tiny", "that it is told", is_told).await.phase, Phase::Aggregating);
     assert_eq!(guests[0].task(0).await, Task::Wait { state: ClientState::Finish });
-    refused(503, ErrorCode::Unavailable, ready(&coordinator)).await;
+    let refusal = refused(503, ErrorCode::Unavailable, ready(&coordinator)).await;
+    assert!(refusal.message.starts_with("run 'tiny': Cannot make the new model"), "{}", refusal.message);
     away.bring_back();
     let run = coordinator.until("tiny", "the round is over", |run| run.rounds.len() == 1).await;
     assert_eq!((run.rounds[0].outcome, coordinator.tiny_value(1).await), (RoundOutcome::Complete, 4.0));
