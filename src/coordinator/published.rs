@@ -5,7 +5,7 @@ use super::told::{Telling, Told, View};
 use super::trouble::Trouble;
 use super::uploads::Uploads;
 use app::api::{Change, Event, RunSnapshot};
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 use tokio::sync::{broadcast, watch};
 
@@ -26,7 +26,7 @@ pub struct Published {
     /// Why the run cannot go on, while it cannot.
     pub(super) stuck: watch::Sender<Option<String>>,
     /// The global model.
-    pub models: Models,
+    pub models: Arc<Models>,
     /// Updates on their way in.
     pub uploads: Uploads,
 }
@@ -40,7 +40,7 @@ impl Published {
             telling: Telling::default(),
             tasks: watch::channel(0).0,
             stuck: watch::channel(None).0,
-            models,
+            models: Arc::new(models),
             uploads,
         }
     }
