@@ -115,7 +115,7 @@ impl Telling {
         if let Some((_, told)) = last.take() {
             self.cached.fetch_sub(told.bytes.len(), Ordering::Relaxed);
         }
-        let bytes = make();
+        let bytes = make().into_boxed_slice(); // or it would take up to twice what is counted
         self.held.fetch_add(bytes.len(), Ordering::Relaxed);
         self.cached.fetch_add(bytes.len(), Ordering::Relaxed);
         let bytes = Bytes::from_owner(Held { bytes, all: self.held.clone() });
@@ -127,7 +127,7 @@ impl Telling {
 
 /// Bytes that count as long as somebody holds them.
 struct Held {
-    bytes: Vec<u8>,
+    bytes: Box<[u8]>,
     all: Arc<AtomicUsize>,
 }
 
