@@ -33,6 +33,7 @@ pub struct Published {
 
 impl Published {
     pub(super) fn new(snapshot: RunSnapshot, models: Models, uploads: Uploads) -> Self {
+        let models = Arc::new(models);
         Self {
             said: Mutex::new((snapshot.waiting.clone(), Trouble::default())),
             snapshot: RwLock::new(snapshot),
@@ -40,8 +41,8 @@ impl Published {
             telling: Telling::default(),
             tasks: watch::channel(0).0,
             stuck: watch::channel(None).0,
-            models: Arc::new(models),
-            uploads,
+            uploads: uploads.with(models.clone()),
+            models,
         }
     }
 
