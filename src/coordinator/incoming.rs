@@ -36,6 +36,37 @@ pub struct Incoming {
     squared: f64,
 }
 
+/// An update of which nothing comes for now. It holds no more memory than it must: what its head tells and the version that
+/// it is trained from are read again when it goes on.
+#[derive(Debug)]
+pub(super) struct Resting {
+    format: BodyFormat,
+    spool: Spool,
+    version: u64,
+    head_bytes: Option<u64>,
+    checking: Option<JoinHandle<Result<f64, ReadError>>>,
+    checked: usize,
+    squared: f64,
+}
+
+impl Resting {
+    /// Goes on with it. The base is that of [`Self::version`].
+    pub(super) fn go_on(self, base: Arc<Parameters>) -> Incoming {
+        let Self { format, spool, version, head_bytes, checking, checked, squared } = self;
+        Incoming { format, spool, version, base, head_bytes, plan: None, checking, checked, squared }
+    }
+
+    /// The version that it is trained from.
+    pub(super) fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Bytes that have come.
+    pub(super) fn bytes(&self) -> u64 {
+        self.spool.bytes()
+    }
+}
+
 /// The body of an update that is sound and durable. Dropped, it is removed, unless its record was saved.
 #[derive(Debug)]
 pub struct Body {
@@ -71,9 +102,10 @@ impl Incoming {
         Self { format, spool, version, base, head_bytes, plan, checking, checked: 0, squared: 0.0 }
     }
 
-    /// Nothing more comes for now: holds no more memory than it must. What its head tells is read again when it is needed.
-    pub(super) fn rest(&mut self) {
-        self.plan = None;
+    /// Nothing more comes for now.
+    pub(super) fn rest(self) -> Resting {
+        let Self { format, spool, version, base: _, head_bytes, plan: _, checking, checked, squared } = self;
+        Resting { format, spool, version, head_bytes, checking, checked, squared }
     }
 
     /// Bytes that have come.

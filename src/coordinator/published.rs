@@ -5,9 +5,9 @@ use super::told::{Telling, Told, View};
 use super::trouble::Trouble;
 use super::uploads::Uploads;
 use app::api::{Change, Event, RunSnapshot};
-use std::sync::{Mutex, PoisonError, RwLock};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tokio::sync::{broadcast, watch};
+use tokio::time::Instant;
 
 /// Changes that a slow reader may be behind by before it is given a fresh snapshot instead.
 const BACKLOG: usize = 1_024;
@@ -26,13 +26,14 @@ pub struct Published {
     /// Why the run cannot go on, while it cannot.
     pub(super) stuck: watch::Sender<Option<String>>,
     /// The global model.
-    pub models: Models,
+    pub models: Arc<Models>,
     /// Updates on their way in.
     pub uploads: Uploads,
 }
 
 impl Published {
     pub(super) fn new(snapshot: RunSnapshot, models: Models, uploads: Uploads) -> Self {
+        let models = Arc::new(models);
         Self {
             said: Mutex::new((snapshot.waiting.clone(), Trouble::default())),
             snapshot: RwLock::new(snapshot),
@@ -40,8 +41,8 @@ impl Published {
             telling: Telling::default(),
             tasks: watch::channel(0).0,
             stuck: watch::channel(None).0,
+            uploads: uploads.with(models.clone()),
             models,
-            uploads,
         }
     }
 
@@ -59,24 +60,27 @@ impl Published {
     /// A view of the run, made of its snapshot by `make`, or by whoever asked for the same before. Up to a second old, where
     /// much is held for those who read slowly.
     pub fn tell(&self, view: View, make: impl FnOnce(&RunSnapshot) -> Vec<u8>) -> Told {
-        self.read(|snapshot| self.told(view, snapshot, make))
+        self.read(|snapshot| {
+            self.telling.tell(view, (snapshot.seq, snapshot.config_version), Instant::now(), || make(snapshot))
+        })
     }
 
-    fn told(&self, view: View, snapshot: &RunSnapshot, make: impl FnOnce(&RunSnapshot) -> Vec<u8>) -> Told {
-        self.telling.tell(view, (snapshot.seq, snapshot.config_version), Instant::now(), || make(snapshot))
-    }
-
-    /// A view of the run as it is now, and every change after it; none where what is told is not new, see [`Self::tell`].
-    pub fn subscribe(
+    /// A view of the run that is not older than the call, and every change after it; the first of them may be in it already.
+    /// Where much is held for those who read slowly, it may come a second later: to all who wait for it at once.
+    pub async fn follow(
         &self,
         view: View,
-        make: impl FnOnce(&RunSnapshot) -> Vec<u8>,
-    ) -> Option<(Told, broadcast::Receiver<Event>)> {
-        // Under the lock that `publish` sends under, so that nothing falls between the two.
-        self.read(|snapshot| {
-            let told = self.told(view, snapshot, make);
-            (told.seq == snapshot.seq).then(|| (told, self.events.subscribe()))
-        })
+        make: impl Fn(&RunSnapshot) -> Vec<u8>,
+    ) -> (Told, broadcast::Receiver<Event>) {
+        // Under the lock that `show` sends under, so that nothing falls between the two.
+        let (asked, changes) = self.read(|snapshot| (snapshot.seq, self.events.subscribe()));
+        loop {
+            let told = self.tell(view, &make);
+            if told.seq >= asked {
+                return (told, changes);
+            }
+            tokio::time::sleep(self.telling.young).await;
+        }
     }
 
     /// Tells when some client's task may have changed.
@@ -124,5 +128,66 @@ impl Published {
 
     pub(super) fn wake_clients(&self) {
         self.tasks.send_modify(|tick| *tick += 1);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::store::Store;
+    use crate::wire::{Parameters, Schema};
+    use app::api::{Phase, RunConfig, RunId};
+    use std::time::Duration;
+
+    fn course(waiting: &str) -> Change {
+        Change::Course { phase: Phase::Idle, waiting: waiting.into(), autorun: None, deadline_ms: None }
+    }
+
+    #[tokio::test]
+    async fn who_follows_a_run_misses_nothing_though_what_is_told_is_old() {
+        // Given a run of which much is unread, and that has changed since it was told last,
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).await.unwrap();
+        let run: RunId = "run".parse().unwrap();
+        let snapshot = RunSnapshot {
+            seq: 0,
+            run: run.clone(),
+            created_ms: 1,
+            model: None,
+            parameters: 0,
+            dataset: None,
+            config: RunConfig::default(),
+            config_version: 1,
+            phase: Phase::Idle,
+            waiting: "one".into(),
+            autorun: None,
+            version: 0,
+            best: None,
+            round: None,
+            clients: Vec::new(),
+            rounds: Vec::new(),
+        };
+        let parameters = Parameters::new(Arc::new(Schema::new(Vec::new()).unwrap()), Vec::new());
+        let models = Models::new(run, store, 0, Arc::new(parameters));
+        let mut published = Published::new(snapshot, models, Uploads::new(Arc::default()));
+        published.telling = Telling::new(0);
+        published.telling.young = Duration::from_millis(20);
+        let make = |snapshot: &RunSnapshot| serde_json::to_vec(snapshot).unwrap();
+        assert_eq!(published.tell(View::Snapshot, make).seq, 0);
+        published.publish(course("two"));
+        // when two begin to follow it, and it changes again,
+        let follow = || published.follow(View::Snapshot, make);
+        let (one, other, ()) = tokio::join!(follow(), follow(), async { published.publish(course("three")) });
+        published.publish(course("four"));
+        // then each is told how it was when it began, or later, and of every change since.
+        for (told, mut changes) in [one, other] {
+            assert!(told.seq >= 1, "{}", told.seq);
+            let mut seen: RunSnapshot = serde_json::from_slice(&told.bytes).unwrap();
+            while let Ok(event) = changes.try_recv() {
+                assert!(seen.apply(&event), "{} is missing before {}", seen.seq + 1, event.seq);
+            }
+            assert_eq!(seen, published.snapshot());
+        }
     }
 }

@@ -2,10 +2,12 @@
 //! repeated.
 //!
 //! Only an upload that was announced by its SHA-256 outlives its request: nothing else would tell whether what follows
-//! belongs to what has come. It is kept until its round is over, the client begins another one, or too many are kept.
+//! belongs to what has come. It is kept until its round is over, the client begins another one, or too many are kept, or too
+//! many bytes.
 
 use super::handle::RunError;
 use super::incoming::{CheckedUpdate, Incoming};
+use super::models::Models;
 use super::parking::{Parking, Ticket};
 use crate::digest::Sha256Digest;
 use crate::store::Store;
@@ -34,6 +36,8 @@ pub struct UploadKey {
 pub struct Uploads {
     slots: Mutex<Slots>,
     parking: Arc<Parking>,
+    /// Where the versions are read that uploads which are gone on with are trained from.
+    models: Option<Arc<Models>>,
 }
 
 #[derive(Debug, Default)]
@@ -64,14 +68,20 @@ impl Slot {
 impl Uploads {
     /// None has come yet. What is broken off waits in that parking, which runs share.
     pub(super) fn new(parking: Arc<Parking>) -> Self {
-        Self { slots: Mutex::default(), parking }
+        Self { slots: Mutex::default(), parking, models: None }
+    }
+
+    /// Of a run with these versions. Without, what is broken off must be begun anew.
+    pub(super) fn with(self, models: Arc<Models>) -> Self {
+        Self { models: Some(models), ..self }
     }
 
     /// A request's turn to receive, from `offset` on. An earlier request that still goes on with the same upload, most
     /// likely over a connection that nobody noticed to be dead, is told to let go, and waited for.
     ///
     /// # Errors
-    /// Nothing of that upload is here, and `offset` is not 0; or a later request has come in the meantime.
+    /// Nothing of that upload is here, and `offset` is not 0; or what it is trained from cannot be read; or a later request has
+    /// come in the meantime.
     pub async fn turn(&self, client: &ClientId, key: Option<UploadKey>, offset: u64) -> Result<Turn, RunError> {
         let slot = self.slot(client, key, offset)?;
         let superseded = CancellationToken::new();
@@ -84,7 +94,12 @@ impl Uploads {
         if superseded.is_cancelled() {
             return Err(RunError::Superseded);
         }
-        let incoming = left.take().and_then(|ticket| ticket.redeem());
+        let mut incoming = None;
+        if let (Some(models), Some(ticket)) = (&self.models, left.as_ref().filter(|_| offset > 0)) {
+            let base = models.parameters(ticket.version()).await?; // broken off or in vain, it stays parked
+            incoming = ticket.redeem().map(|resting| resting.go_on(base));
+        }
+        *left = None; // what is begun anew
         Ok(Turn { slot, incoming, left, superseded, parking: self.parking.clone() })
     }
 
@@ -226,12 +241,17 @@ mod tests {
 
     /// A store, the uploads of a run of which so many may be parked, and the model that they are updates of.
     async fn uploads(most: usize) -> (tempfile::TempDir, Store, Uploads, Arc<Parameters>) {
+        uploads_in(Parking::new(most, u64::MAX)).await
+    }
+
+    async fn uploads_in(parking: Parking) -> (tempfile::TempDir, Store, Uploads, Arc<Parameters>) {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).await.unwrap();
         let spec = TensorSpec { name: "w".into(), dtype: Dtype::F32, shape: vec![6] };
         let schema = Arc::new(Schema::new(vec![spec]).unwrap());
         let model = Arc::new(Parameters::new(schema, vec![Values::F32(vec![1.0; 6])]));
-        (folder, store, Uploads::new(Arc::new(Parking::new(most))), model)
+        let models = Arc::new(Models::new("r".parse().unwrap(), store.clone(), 0, model.clone()));
+        (folder, store, Uploads::new(Arc::new(parking)).with(models), model)
     }
 
     fn body(model: &Parameters) -> Vec<u8> {
@@ -280,6 +300,21 @@ mod tests {
         assert_eq!(first.go_on(30).unwrap(), 0);
         first.append(Bytes::copy_from_slice(&body[30..])).await.unwrap();
         assert_eq!(first.finish(&store).await.unwrap().norm, 0.0);
+    }
+
+    #[tokio::test]
+    async fn one_that_takes_much_room_makes_several_go_and_none_keeps_a_model_in_memory() {
+        let (folder, store, uploads, model) = uploads_in(Parking::new(9, 50)).await;
+        let held = Arc::strong_count(&model);
+        for (name, bytes) in [("first", 20), ("second", 20), ("third", 10)] {
+            breaks_off(&uploads, &store, &model, name, bytes).await;
+        }
+        let here =
+            || ["first", "second", "third", "large"].map(|name| uploads.of(&client(name)).map(|(_, bytes)| bytes));
+        assert_eq!((here(), files(&folder)), ([Some(20), Some(20), Some(10), None], 3));
+        assert_eq!(Arc::strong_count(&model), held);
+        breaks_off(&uploads, &store, &model, "large", 40).await;
+        assert_eq!((here(), files(&folder)), ([None, None, Some(10), Some(40)], 2));
     }
 
     #[tokio::test]

@@ -145,10 +145,15 @@ async fn stay_busy(request: Request, next: Next) -> Response {
 
 /// Takes as many requests at once as there are permits, each from its head to the last byte of its answer. One more is told
 /// that there are too many.
-pub async fn at_most(permits: Arc<Semaphore>, too_many: &'static str, request: Request, next: Next) -> Response {
+pub async fn at_most(
+    permits: Arc<Semaphore>,
+    too_many: impl FnOnce() -> String,
+    request: Request,
+    next: Next,
+) -> Response {
     match permits.try_acquire_owned() {
         Ok(permit) => keeping(permit, next.run(request).await),
-        Err(_) => ApiError::new(ErrorCode::TooMany, too_many).into_response(),
+        Err(_) => ApiError::new(ErrorCode::TooMany, too_many()).into_response(),
     }
 }
 

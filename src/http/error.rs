@@ -163,7 +163,7 @@ impl From<ModelError> for ApiError {
         let message = error.to_string();
         match error {
             ModelError::NoVersion(_) => Self::new(ErrorCode::NotFound, message),
-            ModelError::Busy(_) => Self::new(ErrorCode::Unavailable, message),
+            ModelError::Busy(_) | ModelError::Full { .. } => Self::new(ErrorCode::Unavailable, message),
             ModelError::Store(error) => error.into(),
             ModelError::Unreadable { .. } => Self::new(ErrorCode::Internal, message),
         }

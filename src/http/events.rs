@@ -18,9 +18,6 @@ use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 /// A stream on which nothing happens says so from time to time, or a proxy might take it for dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// How soon who cannot be given the newest snapshot asks again.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
-
 /// Event `snapshot` with a `RunSnapshot`, then events `change` with an `Event` each. Who falls behind gets a fresh
 /// snapshot.
 #[utoipa::path(
@@ -37,40 +34,32 @@ pub async fn events(State(state): State<AppState>, Run(run): Run) -> impl IntoRe
     (head, Body::from_stream(stream.flat_map(stream::iter)))
 }
 
-enum Next {
-    Snapshot,
-    Changes(Receiver<Event>),
-}
-
 /// In the parts that a message is put together from: the snapshot is one that others are sent as well.
 type Message = [Result<Bytes, Infallible>; 3];
 
+/// What a stream is at: the last event that it was told, and the changes, of which some may be from before that.
+type At = (u64, Receiver<Event>);
+
 fn messages(published: Arc<Published>) -> impl Stream<Item = Message> {
-    stream::unfold((published, Next::Snapshot), async |(published, mut next)| {
+    stream::unfold((published, None::<At>), async |(published, mut at)| {
         loop {
-            let mut changes = match next {
-                Next::Snapshot => match published.subscribe(View::Snapshot, json) {
-                    Some((told, changes)) => {
-                        let message = message("snapshot", told.seq, told.bytes);
-                        return Some((message, (published, Next::Changes(changes))));
-                    }
-                    None => {
-                        tokio::time::sleep(ASK_AGAIN).await;
-                        continue;
-                    }
-                },
-                Next::Changes(changes) => changes,
+            let Some((told, mut changes)) = at.take() else {
+                let (snapshot, changes) = published.follow(View::Snapshot, json).await;
+                let message = message("snapshot", snapshot.seq, snapshot.bytes);
+                return Some((message, (published, Some((snapshot.seq, changes)))));
             };
-            let message = match tokio::time::timeout(KEEP_ALIVE, changes.recv()).await {
-                Ok(Ok(event)) => message("change", event.seq, json(&event).into()),
-                Ok(Err(RecvError::Lagged(_))) => {
-                    next = Next::Snapshot;
+            let (message, told) = match tokio::time::timeout(KEEP_ALIVE, changes.recv()).await {
+                Ok(Ok(event)) if event.seq > told + 1 => continue, // it has fallen behind: a fresh snapshot tells the rest
+                Ok(Ok(event)) if event.seq > told => (message("change", event.seq, json(&event).into()), event.seq),
+                // Told by the snapshot already; or lost, and whether that was told, the next one shows.
+                Ok(Ok(_) | Err(RecvError::Lagged(_))) => {
+                    at = Some((told, changes));
                     continue;
                 }
                 Ok(Err(RecvError::Closed)) => return None,
-                Err(_) => [":", "\n", "\n"].map(|part| Ok(Bytes::from_static(part.as_bytes()))),
+                Err(_) => ([":", "\n", "\n"].map(|part| Ok(Bytes::from_static(part.as_bytes()))), told),
             };
-            return Some((message, (published, Next::Changes(changes))));
+            return Some((message, (published, Some((told, changes)))));
         }
     })
 }

@@ -97,9 +97,11 @@ struct ApiDoc;
 /// Everything that the coordinator serves. A request whose body has not come within `body_timeout` is ended. So many may
 /// watch the events: anybody may, and holds a connection with it.
 pub fn router(state: AppState, body_timeout: Duration, watchers: usize) -> Router {
-    let watchers = Arc::new(Semaphore::new(watchers.clamp(1, Semaphore::MAX_PERMITS)));
+    let most = watchers.clamp(1, Semaphore::MAX_PERMITS);
+    let watchers = Arc::new(Semaphore::new(most));
     let watched = middleware::from_fn(move |request, next| {
-        connections::at_most(watchers.clone(), "too many watch already", request, next)
+        let too_many = move || format!("{most} watch the events already, the most at once");
+        connections::at_most(watchers.clone(), too_many, request, next)
     });
     let control = OpenApiRouter::with_openapi(ApiDoc::openapi())
         // the client plane

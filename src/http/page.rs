@@ -5,6 +5,7 @@ use super::auth::is_admin;
 use super::connections::at_most;
 use super::guesses::Peer;
 use app::ServerContext;
+use app::api::RunSnapshot;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
@@ -18,8 +19,11 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tower_http::set_header::SetResponseHeaderLayer;
 
-/// Pages that are rendered or being sent at once, the operator's aside: of thousands of clients each takes some megabytes.
+/// Pages that are rendered or being sent at once, aside from the operator's and the one to become the operator by.
 const MAX_PAGES: usize = 64;
+/// So many clients are in a page as it is sent, which is some 400 kB then, and not 200 MB. A browser has the others from the
+/// events a moment later.
+const MAX_CLIENTS: usize = 200;
 
 /// Whether the page is rendered for the operator.
 #[derive(Debug, Clone, Copy)]
@@ -50,7 +54,7 @@ pub fn routes(state: AppState) -> Router {
             let response = use_context::<ResponseOptions>();
             let (one, all) = (state.coordinator.clone(), state.coordinator.clone());
             provide_context(ServerContext {
-                snapshot: Arc::new(move |run| one.run(run).map(|handle| handle.published().snapshot())),
+                snapshot: Arc::new(move |run| one.run(run).map(|handle| handle.published().read(for_page))),
                 runs: Arc::new(move || all.lines()),
                 set_status: Arc::new(move |status| {
                     if let (Some(response), Ok(status)) = (&response, StatusCode::from_u16(status)) {
@@ -80,6 +84,29 @@ pub fn routes(state: AppState) -> Router {
         .with_state(state)
 }
 
+/// What the page is rendered from, and its browser takes it over with: the same, or the two would not match.
+fn for_page(run: &RunSnapshot) -> RunSnapshot {
+    RunSnapshot {
+        seq: run.seq,
+        run: run.run.clone(),
+        created_ms: run.created_ms,
+        model: run.model.clone(),
+        parameters: run.parameters,
+        dataset: run.dataset,
+        config: run.config.clone(),
+        config_version: run.config_version,
+        phase: run.phase,
+        waiting: run.waiting.clone(),
+        autorun: run.autorun,
+        version: run.version,
+        best: run.best,
+        // Its counts are those of its lists; cut short, they would be wrong. The sentence tells of it in any case.
+        round: run.round.as_ref().filter(|round| round.cohort.len() <= MAX_CLIENTS).cloned(),
+        clients: run.clients.iter().take(MAX_CLIENTS).cloned().collect(),
+        rounds: run.rounds.clone(),
+    }
+}
+
 async fn mark_admin(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
     // A store that does not answer leaves the page readable, without controls.
     let admin = is_admin(&state, request.headers(), Peer::of(request.extensions())).await.unwrap_or(false);
@@ -88,10 +115,12 @@ async fn mark_admin(State(state): State<AppState>, mut request: Request, next: N
 }
 
 async fn limit(pages: Arc<Semaphore>, request: Request, next: Next) -> Response {
-    match request.extensions().get() {
-        Some(IsAdmin(true)) => next.run(request).await,
-        _ => at_most(pages, "too many pages are being sent already", request, next).await,
+    let is_admin = matches!(request.extensions().get(), Some(IsAdmin(true)));
+    // Who is not logged in can always do so: that page is small.
+    if is_admin || request.uri().path() == "/login" {
+        return next.run(request).await;
     }
+    at_most(pages, || format!("{MAX_PAGES} pages are being sent already, the most at once"), request, next).await
 }
 
 #[cfg(test)]
@@ -114,7 +143,7 @@ mod tests {
             request.extensions_mut().insert(IsAdmin(is_admin));
             limit(pages.clone(), request, next)
         });
-        let router = Router::new().route("/", get(page)).route_layer(limited);
+        let router = Router::new().route("/", get(page)).route("/login", get(page)).route_layer(limited);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let origin = format!("http://{}", listener.local_addr().unwrap());
         let limits = Limits { connections: 10, patience: Duration::from_secs(30) };
@@ -123,12 +152,12 @@ mod tests {
         let ask = async |query| reqwest::get(format!("{origin}/{query}")).await.unwrap();
         let first = ask("").await;
         assert_eq!(first.status(), 200);
-        // then the next one is told to come back, unless it is the operator's.
+        // then the next one is told to come back, unless it is the operator's, or one to log in by.
         let second = ask("").await;
         assert_eq!((second.status().as_u16(), second.headers()["retry-after"].to_str().unwrap()), (429, "1"));
-        let operators = ask("?admin").await;
-        assert_eq!(operators.status(), 200);
-        drop((first, second, operators));
+        let (operators, login) = (ask("?admin").await, ask("login").await);
+        assert_eq!((operators.status(), login.status()), (StatusCode::OK, StatusCode::OK));
+        drop((first, second, operators, login));
         stop.cancel();
         serving.await.unwrap();
     }
