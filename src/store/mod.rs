@@ -30,7 +30,8 @@ use lock::FolderLock;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 /// Why the store could not do what was asked. None of these is the caller's fault.
 #[derive(Debug, thiserror::Error)]
@@ -97,15 +98,22 @@ pub struct Store {
     writer: SqlitePool,
     /// Connections that cannot write. None of them waits for a writer.
     readers: SqlitePool,
-    ping: Arc<tokio::sync::Mutex<Option<Ping>>>,
+    pings: Arc<Pings>,
     models: PathBuf,
     incoming: PathBuf,
     /// The coordinator's; not of those who only look in.
     lock: Option<Arc<FolderLock>>,
 }
 
-/// When the database was last asked whether it can be written, and what came of it.
-type Ping = (Instant, Result<(), Arc<StoreError>>);
+/// How often the database was asked whether it can be written, and what came of the last time, with its number.
+#[derive(Debug, Default)]
+struct Pings {
+    begun: AtomicU64,
+    last: tokio::sync::Mutex<Option<(u64, Found)>>,
+}
+
+/// What came of one.
+type Found = Result<(), Arc<StoreError>>;
 
 const DATABASE: &str = "fedlearn.sqlite";
 
@@ -164,7 +172,7 @@ impl Store {
         let options = options.create_if_missing(false).pragma("query_only", "on");
         let readers = SqlitePoolOptions::new().max_connections(4).connect_with(options).await?;
         let (models, incoming) = (folder.join("models"), folder.join("incoming"));
-        Ok(Self { writer, readers, ping: Arc::default(), models, incoming, lock: lock.map(Arc::new) })
+        Ok(Self { writer, readers, pings: Arc::default(), models, incoming, lock: lock.map(Arc::new) })
     }
 
     /// Removes a data folder with all that is in it; that it is not there is fine.

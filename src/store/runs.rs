@@ -5,7 +5,7 @@ use crate::digest::Sha256Digest;
 use app::api::{BestVersion, Dataset, ModelSpec, RoundSummary, RunConfig, RunId};
 use sqlx::SqliteConnection;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::Ordering;
 
 /// A run that is to be made; the blob of its version 0 is durable already.
 #[derive(Debug, Clone)]
@@ -210,16 +210,16 @@ impl Store {
     pub async fn ping(&self) -> Result<(), Arc<StoreError>> {
         // Anybody may ask, as often as they like: at most one of them stands in the way of those who have to write, and
         // what it finds is told to all who asked before it began.
-        let asked = Instant::now();
-        let mut last = self.ping.lock().await;
-        if let Some((began, found)) = &*last
-            && *began >= asked
+        let begun = self.pings.begun.load(Ordering::SeqCst);
+        let mut last = self.pings.last.lock().await;
+        if let Some((number, found)) = &*last
+            && *number > begun
         {
             return found.clone();
         }
-        let began = Instant::now();
+        let number = self.pings.begun.fetch_add(1, Ordering::SeqCst) + 1;
         let found = async { self.begin().await?.commit().await }.await.map_err(Arc::new);
-        *last = Some((began, found.clone()));
+        *last = Some((number, found.clone()));
         found
     }
 }
