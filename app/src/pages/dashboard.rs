@@ -35,6 +35,9 @@ fn Run(board: Board, page: PageData, facts: String) -> impl IntoView {
         let accuracy = latest.map(|accuracy| format!("{} · ", format::percent(accuracy))).unwrap_or_default();
         format!("{accuracy}{} · fedlearn", board.run())
     };
+    // The server writes the head once the body is begun, on whatever thread: signals may be out of reach there.
+    #[cfg(not(feature = "hydrate"))]
+    let title = title();
     view! {
         <Title text=title/>
         <Header board=Some(board) facts=Some(facts)/>
