@@ -127,3 +127,18 @@ async fn the_api_describes_itself_and_names_every_address_of_the_protocol() {
         take(200, coordinator.http.get(format!("{}{path}", coordinator.origin()))).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_page_is_whole_on_whatever_threads_it_is_made() {
+    let coordinator = Coordinator::tiny(&[]).await;
+    for _ in 0..8 {
+        let pages = (0..32).map(|_| {
+            let page = coordinator.http.get(coordinator.origin());
+            tokio::spawn(async move { take(200, page).await.text().await.unwrap() })
+        });
+        for page in pages.collect::<Vec<_>>() {
+            let page = soon("a page", page).await.unwrap();
+            assert!(page.contains(" · fedlearn</title>") && page.contains("</html>"), "{page}");
+        }
+    }
+}
