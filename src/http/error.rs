@@ -21,6 +21,12 @@ pub struct ApiError {
 pub type ApiResult<T> = Result<T, ApiError>;
 
 impl ApiError {
+    /// The same refusal in other words: of a body that holds a secret, nothing may be quoted.
+    pub fn in_words(mut self, message: &str) -> Self {
+        message.clone_into(&mut self.body.message);
+        self
+    }
+
     /// A refusal with its reason.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         let retry_after_s = match code {

@@ -32,11 +32,14 @@ pub async fn log_in(
 ) -> ApiResult<Response> {
     let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let is_form = content_type.starts_with("application/x-www-form-urlencoded");
-    let LoginRequest { token } = if is_form {
-        axum::Form::from_request(request, &state).await?.0
+    let read = if is_form {
+        axum::Form::from_request(request, &state).await.map(|form| form.0).map_err(ApiError::from)
     } else {
-        axum::Json::from_request(request, &state).await?.0
+        axum::Json::from_request(request, &state).await.map(|json| json.0).map_err(ApiError::from)
     };
+    let LoginRequest { token } = read.map_err(|error| {
+        error.in_words("a login is the field 'token' alone, as application/json or application/x-www-form-urlencoded")
+    })?;
     if !is_operators(&state, token.trim(), false, peer).await? {
         state.guesses.was_wrong(peer, guesses::TOKEN, Instant::now());
         tracing::warn!("a login with a wrong admin token");

@@ -163,3 +163,23 @@ async fn answers_hold_no_token_but_the_one_they_give() {
         assert!(!text.contains(&guest.token) && !text.contains(&coordinator.admin), "a token is in {path}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_that_cannot_be_read_is_refused_without_a_word_of_it() {
+    let coordinator = Coordinator::tiny(&[]).await;
+    // As curl sends JSON where it is not told that it is JSON, a form without the token, and JSON of another shape.
+    let form = "application/x-www-form-urlencoded";
+    for (kind, body) in [
+        (form, "{\"token\": \"sesame\"}"),
+        (form, "sesame=1"),
+        ("application/json", "{\"sesame\": 1}"),
+        ("application/json", "sesame"),
+        ("text/plain", "sesame"),
+    ] {
+        let login = coordinator.anybody(Method::POST, "/session").header(header::CONTENT_TYPE, kind).body(body);
+        let answer = login.send().await.unwrap();
+        assert!(answer.status().is_client_error(), "{kind} {body}");
+        let text = answer.text().await.unwrap();
+        assert!(!text.contains("sesame") && text.contains("token"), "{kind} {body}: {text}");
+    }
+}
