@@ -133,11 +133,41 @@ impl Published {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
+impl Published {
+    /// What the idle run 'run' shows, of a model without values, that nobody has joined.
+    pub(super) fn of_nobody(store: crate::store::Store) -> Self {
+        use crate::wire::{Parameters, Schema};
+        let run: app::api::RunId = "run".parse().unwrap();
+        let snapshot = RunSnapshot {
+            seq: 0,
+            run: run.clone(),
+            created_ms: 1,
+            model: None,
+            parameters: 0,
+            dataset: None,
+            config: app::api::RunConfig::default(),
+            config_version: 1,
+            phase: app::api::Phase::Idle,
+            waiting: "one".into(),
+            autorun: None,
+            version: 0,
+            best: None,
+            round: None,
+            clients: Vec::new(),
+            rounds: Vec::new(),
+        };
+        let parameters = Parameters::new(Arc::new(Schema::new(Vec::new()).unwrap()), Vec::new());
+        let models = Models::new(run, store, 0, Arc::new(parameters));
+        Self::new(snapshot, models, Uploads::new(Arc::default()))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::store::Store;
-    use crate::wire::{Parameters, Schema};
-    use app::api::{Phase, RunConfig, RunId};
+    use app::api::Phase;
     use std::time::Duration;
 
     fn course(waiting: &str) -> Change {
@@ -149,28 +179,7 @@ mod tests {
         // Given a run of which much is unread, and that has changed since it was told last,
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).await.unwrap();
-        let run: RunId = "run".parse().unwrap();
-        let snapshot = RunSnapshot {
-            seq: 0,
-            run: run.clone(),
-            created_ms: 1,
-            model: None,
-            parameters: 0,
-            dataset: None,
-            config: RunConfig::default(),
-            config_version: 1,
-            phase: Phase::Idle,
-            waiting: "one".into(),
-            autorun: None,
-            version: 0,
-            best: None,
-            round: None,
-            clients: Vec::new(),
-            rounds: Vec::new(),
-        };
-        let parameters = Parameters::new(Arc::new(Schema::new(Vec::new()).unwrap()), Vec::new());
-        let models = Models::new(run, store, 0, Arc::new(parameters));
-        let mut published = Published::new(snapshot, models, Uploads::new(Arc::default()));
+        let mut published = Published::of_nobody(store);
         published.telling = Telling::new(0);
         published.telling.young = Duration::from_millis(20);
         let make = |snapshot: &RunSnapshot| serde_json::to_vec(snapshot).unwrap();

@@ -94,14 +94,11 @@ async fn watched(published: &Published, task: impl Future<Output = ()> + Send + 
 mod tests {
     use super::super::clock::Clock;
     use super::super::handle::RunHandle;
-    use super::super::models::Models;
-    use super::super::uploads::Uploads;
     use super::*;
     use crate::model::Device;
     use crate::round::Command;
     use crate::store::Store;
-    use crate::wire::{Parameters, Schema};
-    use app::api::{ClientId, Phase, ReportedState, RunConfig, RunId, RunSnapshot, StatusReport};
+    use app::api::{ClientId, ReportedState, RunId, StatusReport};
     use std::sync::Arc;
     use tokio::sync::oneshot;
     use tokio_util::sync::CancellationToken;
@@ -111,28 +108,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).await.unwrap();
         let run: RunId = "run".parse().unwrap();
-        let snapshot = RunSnapshot {
-            seq: 0,
-            run: run.clone(),
-            created_ms: 1,
-            model: None,
-            parameters: 0,
-            dataset: None,
-            config: RunConfig::default(),
-            config_version: 1,
-            phase: Phase::Idle,
-            waiting: "Idle.".into(),
-            autorun: None,
-            version: 0,
-            best: None,
-            round: None,
-            clients: Vec::new(),
-            rounds: Vec::new(),
-        };
-        let parameters = Parameters::new(Arc::new(Schema::new(Vec::new()).unwrap()), Vec::new());
-        let models = Models::new(run.clone(), store.clone(), 0, Arc::new(parameters));
-        let uploads = Uploads::new(Arc::default());
-        let published = Arc::new(Published::new(snapshot, models, uploads));
+        let published = Arc::new(Published::of_nobody(store.clone()));
         let (sender, inbox) = mpsc::channel(1);
         let (clock, device, evaluator) = (Clock::start(), Device::Cpu, None);
         let (halt, outbox) = (CancellationToken::new(), sender.downgrade());

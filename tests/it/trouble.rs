@@ -203,14 +203,18 @@ async fn what_was_answered_by_503_is_not_done_afterwards() {
     assert_eq!(run.config_version, 1);
 }
 
+/// Everybody is told why it takes so long.
+fn cannot_combine(run: &RunSnapshot) -> bool {
+    run.waiting.starts_with("Cannot make the new model, trying again: ")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_model_that_cannot_be_stored_delays_its_round_and_loses_no_update() {
     let (coordinator, guests) = Guest::in_round(&["guest"]).await;
     let away = Away::take(&coordinator, "models");
     guests[0].sends(1, 4.0).await;
     // Everybody is told why it takes so long; who only asks what to do waits, as while any round is combined.
-    let is_told = |run: &RunSnapshot| run.waiting.starts_with("Cannot make the new model, trying again: ");
-    assert_eq!(coordinator.until("tiny", "that it is told", is_told).await.phase, Phase::Aggregating);
+    assert_eq!(coordinator.until("tiny", "that it is told", cannot_combine).await.phase, Phase::Aggregating);
     assert_eq!(guests[0].task(0).await, Task::Wait { state: ClientState::Finish });
     let refusal = refused(503, ErrorCode::Unavailable, ready(&coordinator)).await;
     assert!(refusal.message.starts_with("run 'tiny': Cannot make the new model"), "{}", refusal.message);
@@ -226,8 +230,7 @@ async fn an_update_that_cannot_be_read_for_a_while_delays_its_round_and_stays_in
     // Given an update that is in, and cannot be opened when it is to be combined,
     let closed = Closed::take(&coordinator.incoming()[0]);
     guests[0].sends(1, 2.0).await;
-    let is_told = |run: &RunSnapshot| run.waiting.starts_with("Cannot make the new model, trying again: ");
-    let run = coordinator.until("tiny", "that it is told", is_told).await;
+    let run = coordinator.until("tiny", "that it is told", cannot_combine).await;
     assert!(run.waiting.contains(guests[1].id.as_str()), "{}", run.waiting);
     refused(503, ErrorCode::Unavailable, ready(&coordinator)).await;
     // once it can, the round goes on with it.
@@ -242,8 +245,7 @@ async fn updates_whose_folder_is_away_for_a_while_stay_in() {
     guests[0].sends(1, 2.0).await;
     let away = Away::take(&coordinator, "incoming");
     coordinator.order(CLOSE).await;
-    let is_told = |run: &RunSnapshot| run.waiting.starts_with("Cannot make the new model, trying again: ");
-    coordinator.until("tiny", "that it is told", is_told).await;
+    coordinator.until("tiny", "that it is told", cannot_combine).await;
     away.bring_back();
     coordinator.until("tiny", "the round is over", |run| run.version == 1).await;
     assert_eq!(coordinator.tiny_value(1).await, 2.0);
