@@ -1,12 +1,12 @@
 """A client of fedlearn's coordinator: registers, asks what to do, fetches the model, sends updates.
 
     client = Client("http://127.0.0.1:3000/api/v1/runs/default", "alice", samples=100)
-    for task in client.tasks():
-        model = client.fetch(task["version"])
-        client.send(task, {name: train(array) for name, array in model.items()})
+    client.take_part(lambda model: {name: train(array) for name, array in model.items()})
 """
 
+import http.client
 import json
+import logging
 import time
 import urllib.error
 import urllib.parse
@@ -16,8 +16,13 @@ from fedlearn_wire import MEDIA_TYPE, decode, encode, read_header
 
 WAIT_S = 25  # how long the coordinator keeps a question for work; also what shows it that the client is there
 TIMEOUT_S = 60  # of a connection on which nothing comes
-ATTEMPTS = 5
-COME_BACK = (425, 429, 503)  # refusals that pass: the coordinator says when to ask again
+PAUSE_S = 3  # of a client that was removed, or whose update was rejected, before it asks again
+LONGEST_PAUSE_S = 15  # between two attempts, where the coordinator does not say when to come back
+TEMPORARY = (408, 425, 429, 502, 503, 504)  # the same request may succeed later
+OUT = ("kicked", "not_admitted", "quarantined")  # until the operator admits the client again
+OVER = ("round_closed", *OUT)  # codes after which nothing of this round is accepted, through no fault of the update
+
+log = logging.getLogger("fedlearn")
 
 
 class Refused(Exception):
@@ -25,10 +30,12 @@ class Refused(Exception):
 
     def __init__(self, status, body):
         try:
-            told = json.loads(body)
-            self.code, message = told["code"], told["message"]
-        except (ValueError, KeyError, TypeError):  # not from the coordinator: a proxy's page
-            self.code, message = "unknown", body[:200].decode(errors="replace")
+            refusal = json.loads(body)
+            self.code, message = refusal["code"], "; ".join(refusal.get("problems") or []) or refusal["message"]
+        except (ValueError, KeyError, TypeError):  # a page of a proxy
+            self.code, message = "unknown", "the answer is not from a coordinator but from something in front of it"
+            if status == 413:
+                message += ", which rejects bodies of this size: raise its limit (of nginx, client_max_body_size)"
         super().__init__(f"{status} {self.code}: {message}")
         self.status = status
 
@@ -36,9 +43,10 @@ class Refused(Exception):
 class Client:
     """One party of a run. Not for several threads at once."""
 
-    def __init__(self, run, name, samples, device="python", join_secret=None):
-        """Registers. `run`: the address of the run; `samples`: number of training images, the update's weight."""
-        self.run, self.samples = run.rstrip("/"), samples
+    def __init__(self, run, name, samples, device="python", join_secret=None, attempts=None):
+        """Registers. `run`: the address of the run; `samples`: number of training images, the update's weight;
+        `attempts`: how often to try where the coordinator cannot be reached or has no time, `None`: until it answers."""
+        self.run, self.samples, self.attempts = run.rstrip("/"), samples, attempts
         self.token = None
         self.version, self.model = None, None  # the global model that is held
         self.owed = None  # what lossy updates have not told yet
@@ -55,10 +63,48 @@ class Client:
         return json.loads(self._call("GET", f"/clients/{self.id}/task?wait_s={WAIT_S}"))
 
     def tasks(self):
-        """Each round's work as it comes, until the coordinator says stop."""
-        while (task := self.task())["task"] != "stop":
+        """Each round's work as it comes, until the coordinator says stop. Waits while the client is not admitted."""
+        while True:
+            try:
+                task = self.task()
+            except Refused as refused:
+                if refused.code not in OUT:
+                    raise
+                log.warning("%s; waiting for the operator", refused)
+                time.sleep(PAUSE_S)
+                continue
+            if task["task"] == "stop":
+                log.warning("the coordinator says stop: %s", task.get("reason"))
+                return
             if task["task"] == "train":
                 yield task
+
+    def take_part(self, train):
+        """Takes part until the coordinator says stop. `train` makes the new arrays by name out of the model's. After a
+        refusal that repeating would not change, the round is left alone, and the reason reported."""
+        given_up = None
+        for task in self.tasks():
+            if given_up is None or given_up[0] != task["round"]:
+                try:
+                    self.send(task, train(self.fetch(task["version"])))
+                    continue
+                except Refused as refused:
+                    log.error("round %d: %s", task["round"], refused)
+                    if refused.code in OVER:
+                        continue
+                    if refused.code == "unauthorized":
+                        raise
+                    given_up = (task["round"], str(refused))
+            self.report_error(*given_up)
+            time.sleep(PAUSE_S)
+
+    def report_error(self, number, reason):
+        """Reports that this client has failed at the round of that number: it is not waited for, and the operator sees why."""
+        body = json.dumps({"state": "error", "round": number, "error": reason}).encode()
+        try:
+            self._call("PUT", f"/clients/{self.id}/status", body, {"Content-Type": "application/json"})
+        except Refused as refused:
+            log.warning("the report was refused: %s", refused)
 
     def fetch(self, version):
         """The global model of that version: float32 and int64 arrays by name. Travels as a difference to the version
@@ -100,12 +146,23 @@ class Client:
         if self.token is not None:
             headers["Authorization"] = f"Bearer {self.token}"
         request = urllib.request.Request(self.run + path, body, headers, method=method)
-        for attempt in range(1, ATTEMPTS + 1):
+        attempt = 0
+        while True:
+            attempt += 1
+            is_last = attempt == self.attempts
+            pause = min(0.25 * 2 ** min(attempt, 10), LONGEST_PAUSE_S)
             try:
                 with urllib.request.urlopen(request, timeout=TIMEOUT_S) as reply:
                     return reply.read()
             except urllib.error.HTTPError as error:
-                refused = Refused(error.code, error.read())
-                if error.code not in COME_BACK or attempt == ATTEMPTS:
-                    raise refused from None
-                time.sleep(float(error.headers.get("Retry-After", 1)))
+                failure = Refused(error.code, error.read())
+                if error.code not in TEMPORARY or is_last:
+                    raise failure from None
+                after = error.headers.get("Retry-After", "")
+                pause = float(after) if after.isdecimal() else pause
+            except (OSError, http.client.HTTPException) as error:  # nobody answers, or half an answer came
+                failure = error
+                if is_last:
+                    raise
+            log.warning("%s %s: %s; trying again in %.1f s", method, self.run + path, failure, pause)
+            time.sleep(pause)

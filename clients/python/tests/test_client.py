@@ -2,8 +2,10 @@
 
 import http.server
 import json
+import socket
 import threading
 import unittest
+import unittest.mock
 
 import numpy as np
 from fedlearn_client import Client, Refused
@@ -35,7 +37,7 @@ class Coordinator(http.server.BaseHTTPRequestHandler):
 
 
 class ClientTest(Same):
-    def client(self, *answers):
+    def client(self, *answers, attempts=None):
         """One that has registered with a coordinator that will give these answers."""
         self.server = http.server.HTTPServer(("127.0.0.1", 0), Coordinator)
         self.server.asked = []
@@ -45,7 +47,7 @@ class ClientTest(Same):
         self.addCleanup(self.server.server_close)
         self.addCleanup(serving.join)
         self.addCleanup(self.server.shutdown)
-        return Client(f"http://127.0.0.1:{self.server.server_port}/run/", "alice", 100, join_secret="sesame")
+        return Client(f"http://127.0.0.1:{self.server.server_port}/run/", "alice", 100, join_secret="sesame", attempts=attempts)
 
     def asked(self, index):
         return self.server.asked[index]
@@ -103,7 +105,39 @@ class ClientTest(Same):
         busy = (503, {"code": "unavailable", "message": "later", "problems": []})
         self.assertEqual(self.client(busy, (429, b"slower"), (200, {"task": "wait"})).task(), {"task": "wait"})
         with self.assertRaisesRegex(Refused, "503 unavailable: later"):
-            self.client(*[busy] * 5).task()
+            self.client(*[busy] * 5, attempts=5).task()
+
+    def test_a_refusal_that_stays_is_reported_and_its_round_left_alone(self):
+        page = (413, b"<html>413 Request Entity Too Large</html>")
+        invalid = (422, {"code": "invalid", "message": "the update was rejected", "problems": ["w is not finite"]})
+        model, train, done = (200, encode(ZERO, "bf16")[0]), (200, TASK), (200, {"cancel": True, "state": "error"})
+        for refusal, words in [(page, "client_max_body_size"), (invalid, "422 invalid: w is not finite")]:
+            # The same round asked for again is not trained again: nothing is sent but the report.
+            client = self.client(train, model, refusal, done, train, done, (200, {"task": "stop", "reason": "banned"}))
+            with unittest.mock.patch("fedlearn_client.PAUSE_S", 0), self.assertLogs("fedlearn"):
+                client.take_part(dict)
+            asked = [(method, path.split("?")[0]) for method, path, _, _ in self.server.asked[1:]]
+            task, report = ("GET", "/run/clients/c1/task"), ("PUT", "/run/clients/c1/status")
+            update = [("GET", "/run/models/0"), ("PUT", "/run/rounds/1/updates/c1")]
+            self.assertEqual(asked, [task, *update, report, task, report, task])
+            said = json.loads(self.asked(4)[3])
+            self.assertEqual((said["state"], said["round"]), ("error", 1))
+            self.assertIn(words, said["error"])
+
+    def test_a_round_that_is_over_is_no_error_and_one_that_is_put_out_waits(self):
+        closed, kicked = ({"code": code, "message": "no", "problems": []} for code in ("round_closed", "kicked"))
+        model = (200, encode(ZERO, "bf16")[0])
+        client = self.client((200, TASK), model, (410, closed), (403, kicked), (200, {"task": "stop", "reason": "banned"}))
+        with unittest.mock.patch("fedlearn_client.PAUSE_S", 0), self.assertLogs("fedlearn"):
+            client.take_part(dict)
+        self.assertEqual([method for method, *_ in self.server.asked[1:]], ["GET", "GET", "PUT", "GET", "GET"])
+
+    def test_where_nobody_listens_it_says_so_once_its_attempts_are_over(self):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        with self.assertRaisesRegex(OSError, "refused"), self.assertLogs("fedlearn"):
+            Client(f"http://127.0.0.1:{port}/run", "alice", 100, attempts=2)
 
     def test_it_leaves(self):
         self.client((204, b"")).leave()
