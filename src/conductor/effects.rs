@@ -76,7 +76,9 @@ impl<W: World> Conductor<W> {
         let banned = self.machine.is_banned(&client.name);
         self.persist(|| Record::Client { client, banned }).await?;
         let detail = match (&client.error, what) {
-            (Some(error), Standing::Struck | Standing::Quarantined) => format!("{}: {error}", client.name),
+            (Some(error), Standing::Rejected | Standing::Struck | Standing::Quarantined) => {
+                format!("{}: {error}", client.name)
+            }
             _ => client.name.clone(),
         };
         self.note(what.as_str(), Some(id), None, &detail).await;

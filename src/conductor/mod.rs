@@ -15,7 +15,7 @@ use app::api::{
     BestVersion, Change, ClientId, ClientState, ClientView, RegisterRequest, RunConfig, StatusReply, StatusReport, Task,
 };
 
-/// Why a run did not do what was asked. Nothing of it is done then, but for strikes.
+/// Why a run did not do what was asked. Nothing of it is done then; a rejected update is shown.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal<E> {
     /// The round machine's word.
@@ -24,8 +24,8 @@ pub enum Refusal<E> {
     /// It could not be stored.
     #[error("{0}")]
     Store(E),
-    /// The ingest gate does not take the update, which is a strike.
-    #[error("the update is refused: {0}")]
+    /// The ingest gate rejects the update.
+    #[error("the update was rejected: {0}")]
     Fault(String),
     /// The configuration is not acceptable.
     #[error("the configuration is refused")]
@@ -223,7 +223,7 @@ impl<W: World> Conductor<W> {
         }
         let Update { samples, loss, norm, bytes, .. } = update;
         if let Some(fault) = self.machine.fault(&client, samples, norm) {
-            self.command(Command::Strike { client, reason: fault.clone() }).await?;
+            self.command(Command::Rejected { client, round, reason: fault.clone(), strike: None }).await?;
             return Err(Refusal::Fault(fault));
         }
         let Some(counts_in) = self.machine.open_round().map(|round| round.number) else {

@@ -4,7 +4,9 @@ use super::aggregation::NewModel;
 use super::incoming::{Body, CheckedUpdate, Incoming};
 use super::models::ModelError;
 use super::published::Published;
+use super::rejection::Rejection;
 use super::trouble::Sent;
+use super::upload_limit;
 use super::uploads::Turn;
 use super::world::Real;
 use crate::conductor::{Made, Receipt, Refusal, Update};
@@ -12,7 +14,7 @@ use crate::digest::Sha256Digest;
 use crate::round::{Command, Reject};
 use crate::store::{Spool, StoreError};
 use crate::wire::BodyFormat;
-use app::api::{ClientId, ClientState, RegisterRequest, RunId, StatusReply, StatusReport, Task};
+use app::api::{ClientId, ClientState, RegisterRequest, RunConfig, RunId, StatusReply, StatusReport, Task};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -38,8 +40,8 @@ pub enum RunError {
     #[error(transparent)]
     Model(#[from] ModelError),
     /// The update was read and is not acceptable.
-    #[error("the update is refused: {0}")]
-    BadUpdate(String),
+    #[error("the update was rejected: {0}")]
+    BadUpdate(#[from] Rejection),
     /// An upload cannot be gone on with there.
     #[error("offset is {offset}, but of this update {have} bytes are here")]
     Offset {
@@ -307,12 +309,13 @@ impl RunHandle {
         self.ask(|reply| Message::Update(Box::new(update), reply)).await
     }
 
-    /// Holds an update that could not be taken against its client.
+    /// Shows to the operator that an update of this client for that round was rejected.
     ///
     /// # Errors
     /// As [`Self::command`].
-    pub async fn strike(&self, client: &ClientId, reason: String) -> Result<(), RunError> {
-        self.command(Command::Strike { client: client.clone(), reason }).await
+    pub async fn rejected(&self, client: &ClientId, round: u64, rejection: Rejection) -> Result<(), RunError> {
+        let Rejection { reason, strike } = rejection;
+        self.command(Command::Rejected { client: client.clone(), round, reason, strike }).await
     }
 
     /// Changes the configuration, if it still is at the version that the caller knows. Returns the new version.
@@ -320,6 +323,20 @@ impl RunHandle {
     /// # Errors
     /// It has changed since, or the result is out of bounds.
     pub async fn configure(&self, expected: u64, patch: serde_json::Value) -> Result<u64, RunError> {
-        self.ask(|reply| Message::Configure { expected, patch, reply }).await
+        let too_large = |config: &RunConfig| {
+            upload_limit::problem(self.published().models.schema(), config, self.world.max_upload_mb)
+        };
+        // Of another version than the expected one the run itself says so.
+        let (version, current) = self.published().read(|run| (run.config_version, run.config.clone()));
+        let update = |config: &RunConfig| (config.encoding, config.topk_fraction);
+        let patched =
+            current.patched(&patch).ok().filter(|config| version == expected && update(config) != update(&current));
+        if let Some(problem) = patched.as_ref().and_then(too_large) {
+            return Err(Refusal::BadConfig(vec![problem]).into());
+        }
+        let version = self.ask(|reply| Message::Configure { expected, patch, reply }).await?;
+        let problem = self.published().read(|run| too_large(&run.config));
+        self.published().trouble(|trouble| trouble.too_large = problem);
+        Ok(version)
     }
 }

@@ -7,6 +7,7 @@
 
 use super::handle::RunError;
 use super::models::blocking;
+use super::rejection::Rejection;
 use crate::digest::Sha256Digest;
 use crate::store::{BlobError, Expanded, Spool, SpoolFile, Store, StoreError};
 use crate::wire::{self, Base, BlockSource, BodyFormat, Distance, Parameters, Plan, ReadError};
@@ -28,6 +29,8 @@ pub struct Incoming {
     base: Arc<Parameters>,
     /// How long the head is, once that is known.
     head_bytes: Option<u64>,
+    /// SHA-256 of the head, once it was read.
+    head_digest: Option<Sha256Digest>,
     plan: Option<Arc<Plan>>,
     checking: Option<JoinHandle<Result<f64, ReadError>>>,
     /// Blocks that are checked or being checked.
@@ -53,7 +56,8 @@ impl Resting {
     /// Goes on with it. The base is that of [`Self::version`].
     pub(super) fn go_on(self, base: Arc<Parameters>) -> Incoming {
         let Self { format, spool, version, head_bytes, checking, checked, squared } = self;
-        Incoming { format, spool, version, base, head_bytes, plan: None, checking, checked, squared }
+        let (head_digest, plan) = (None, None);
+        Incoming { format, spool, version, base, head_bytes, head_digest, plan, checking, checked, squared }
     }
 
     /// The version that it is trained from.
@@ -98,13 +102,13 @@ impl CheckedUpdate {
 impl Incoming {
     /// Nothing has come yet of an update that is trained from that version.
     pub fn new(spool: Spool, format: BodyFormat, (version, base): (u64, Arc<Parameters>)) -> Self {
-        let (head_bytes, plan, checking) = (None, None, None);
-        Self { format, spool, version, base, head_bytes, plan, checking, checked: 0, squared: 0.0 }
+        let (head_bytes, head_digest, plan, checking) = (None, None, None, None);
+        Self { format, spool, version, base, head_bytes, head_digest, plan, checking, checked: 0, squared: 0.0 }
     }
 
     /// Nothing more comes for now.
     pub(super) fn rest(self) -> Resting {
-        let Self { format, spool, version, base: _, head_bytes, plan: _, checking, checked, squared } = self;
+        let Self { format, spool, version, head_bytes, checking, checked, squared, .. } = self;
         Resting { format, spool, version, head_bytes, checking, checked, squared }
     }
 
@@ -129,7 +133,7 @@ impl Incoming {
         }
         self.read_head().await?;
         if let Some(plan) = self.plan.as_ref().filter(|plan| self.spool.bytes() > plan.bytes()) {
-            return plan.expect_length(self.spool.bytes()).map_err(bad);
+            return plan.expect_length(self.spool.bytes()).map_err(|error| self.bad(&error));
         }
         if self.checking.as_ref().is_some_and(JoinHandle::is_finished) {
             self.join().await?;
@@ -147,9 +151,11 @@ impl Incoming {
         }
         self.spool.flush().await.map_err(StoreError::from)?;
         let (format, file) = (self.format, self.spool.file());
-        let (head_bytes, plan) = blocking(move || head(format, &file)).await.map_err(unreadable)?;
-        self.head_bytes = head_bytes;
-        if let Some(plan) = plan {
+        let head = blocking(move || head(format, &file)).await.map_err(|error| self.unreadable(error))?;
+        self.head_bytes = head.bytes;
+        if let Some((digest, plan)) = head.read {
+            self.head_digest = Some(digest);
+            let plan = plan.map_err(|error| self.bad(&error))?;
             self.expect(&plan)?;
             self.plan = Some(Arc::new(plan));
         }
@@ -158,14 +164,31 @@ impl Incoming {
 
     /// What the head alone tells.
     fn expect(&self, plan: &Plan) -> Result<(), RunError> {
-        plan.expect_schema(self.base.schema()).map_err(bad)?;
+        plan.expect_schema(self.base.schema()).map_err(|error| self.bad(&error))?;
         if let Some(from) = plan.base_version().filter(|from| *from != self.version) {
             let version = self.version;
-            return Err(RunError::BadUpdate(format!(
+            return Err(RunError::BadUpdate(Rejection::mistake(format!(
                 "it was trained from version {from}, the client was asked to train from version {version}"
-            )));
+            ))));
         }
-        plan.expect_base(Some(self.base())).map_err(bad)
+        plan.expect_base(Some(self.base())).map_err(|error| self.bad(&error))
+    }
+
+    fn bad(&self, error: &wire::DecodeError) -> RunError {
+        Rejection::of(error, self.fingerprint()).into()
+    }
+
+    fn unreadable(&self, error: ReadError) -> RunError {
+        match error {
+            ReadError::Decode(error) => self.bad(&error),
+            ReadError::Source(error) => StoreError::from(BlobError::Body(error)).into(),
+        }
+    }
+
+    /// Tells this body from others, however much of it has come: by its head, which has the checksums of a container's
+    /// blocks; where there is none, by all of it.
+    fn fingerprint(&self) -> Sha256Digest {
+        self.head_digest.unwrap_or_else(|| self.digest())
     }
 
     fn base(&self) -> Base<'_> {
@@ -193,7 +216,7 @@ impl Incoming {
             let squared = checking.await;
             self.checking = None;
             let squared = squared.map_err(|e| RunError::Internal(format!("checking broke down: {e}")))?;
-            self.squared += squared.map_err(unreadable)?;
+            self.squared += squared.map_err(|error| self.unreadable(error))?;
         }
         Ok(())
     }
@@ -210,7 +233,7 @@ impl Incoming {
             let expanded = match self.format {
                 BodyFormat::Safetensors { zstd: true } => {
                     let most = wire::max_body_bytes(self.base.schema());
-                    Some(self.spool.expand(most).map_err(unreadable)?)
+                    Some(self.spool.expand(most).map_err(|error| self.unreadable(error))?)
                 }
                 _ => None,
             };
@@ -218,15 +241,16 @@ impl Incoming {
             let plan = match self.plan.clone() {
                 Some(plan) => plan,
                 None => {
-                    let plan = Plan::of_source(self.format, &file, file.bytes()).map_err(unreadable)?;
+                    let plan = Plan::of_source(self.format, &file, file.bytes());
+                    let plan = plan.map_err(|error| self.unreadable(error))?;
                     self.expect(&plan)?;
                     Arc::new(plan)
                 }
             };
-            plan.expect_length(file.bytes()).map_err(bad)?;
+            plan.expect_length(file.bytes()).map_err(|error| self.bad(&error))?;
             let blocks = self.checked..plan.block_count();
-            let rest = distance(&plan, &file, self.version, &self.base, blocks).map_err(unreadable)?;
-            let norm = (self.squared + rest).sqrt();
+            let rest = distance(&plan, &file, self.version, &self.base, blocks);
+            let norm = (self.squared + rest.map_err(|error| self.unreadable(error))?).sqrt();
             self.spool.sync().and_then(|()| store.sync_names()).map_err(StoreError::from)?;
             Ok(CheckedUpdate { body: Body { spool: self.spool, format: self.format }, norm })
         })
@@ -234,18 +258,26 @@ impl Incoming {
     }
 }
 
+/// What the first bytes of a body tell.
+struct Head {
+    /// How long the head is; none: too little has come to tell.
+    bytes: Option<u64>,
+    /// Once all of it has come: its SHA-256, and what it says.
+    read: Option<(Sha256Digest, Result<Plan, wire::DecodeError>)>,
+}
+
 /// Blocking: how long the head is, and what it tells; each as soon as enough of the body is here.
-fn head(format: BodyFormat, file: &SpoolFile) -> Result<(Option<u64>, Option<Plan>), ReadError> {
+fn head(format: BodyFormat, file: &SpoolFile) -> Result<Head, ReadError> {
     let mut scratch = Vec::new();
     let Some(bytes) = Plan::head_bytes(format, file.read(0..FIRST_BYTES, &mut scratch)?)? else {
-        return Ok((None, None));
+        return Ok(Head { bytes: None, read: None });
     };
     let bytes = bytes as u64;
     if file.bytes() < bytes {
-        return Ok((Some(bytes), None));
+        return Ok(Head { bytes: Some(bytes), read: None });
     }
-    let plan = Plan::read(format, file.read(0..bytes, &mut scratch)?)?;
-    Ok((Some(bytes), Some(plan)))
+    let head = file.read(0..bytes, &mut scratch)?;
+    Ok(Head { bytes: Some(bytes), read: Some((Sha256Digest::of(head), Plan::read(format, head))) })
 }
 
 /// Blocking: checks some blocks, and how far their values are from the base: the sum of the squares.
@@ -259,15 +291,4 @@ fn distance(
     let sinks = plan.distances(base, blocks.clone());
     let checked = plan.read_blocks(file, Some(Base { version, parameters: base }), blocks, sinks)?;
     Ok(checked.iter().map(Distance::squared).sum())
-}
-
-fn bad(error: wire::DecodeError) -> RunError {
-    RunError::BadUpdate(error.to_string())
-}
-
-fn unreadable(error: ReadError) -> RunError {
-    match error {
-        ReadError::Decode(error) => bad(error),
-        ReadError::Source(error) => StoreError::from(BlobError::Body(error)).into(),
-    }
 }

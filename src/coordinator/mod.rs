@@ -11,11 +11,13 @@ mod incoming;
 mod models;
 mod parking;
 mod published;
+mod rejection;
 mod restore;
 mod run_task;
 mod starting;
 mod told;
 mod trouble;
+mod upload_limit;
 mod uploads;
 mod world;
 
@@ -25,6 +27,7 @@ pub use incoming::{Body, CheckedUpdate, Incoming};
 pub use models::{EncodedModel, ModelError};
 pub use parking::MAX_PARKED;
 pub use published::Published;
+pub use rejection::Rejection;
 pub use told::{Told, View};
 pub use uploads::{Turn, UploadKey, Uploads};
 
@@ -79,7 +82,7 @@ pub enum StartError {
     #[error("there are {0} runs already, the most that one coordinator hosts")]
     TooMany(usize),
     /// Model and dataset do not go together, or a value is out of bounds.
-    #[error("the run is refused")]
+    #[error("the run was rejected: {}", .0.join("; "))]
     Bad(Vec<String>),
 }
 
@@ -107,6 +110,7 @@ pub struct Coordinator {
     clock: Clock,
     device: Device,
     dataset_paths: BTreeMap<Dataset, PathBuf>,
+    max_upload_mb: u32,
     runs: RwLock<BTreeMap<RunId, RunHandle>>,
     /// Runs that cannot be read, and why: tried again from time to time.
     broken: RwLock<BTreeMap<RunId, String>>,
@@ -130,6 +134,7 @@ impl Coordinator {
         store: Store,
         device: Device,
         dataset_paths: BTreeMap<Dataset, PathBuf>,
+        max_upload_mb: u32,
         shutdown: CancellationToken,
     ) -> Result<Arc<Self>, StartError> {
         let this = Arc::new(Self {
@@ -137,6 +142,7 @@ impl Coordinator {
             clock: Clock::start(),
             device,
             dataset_paths,
+            max_upload_mb,
             runs: RwLock::default(),
             broken: RwLock::default(),
             test_splits: Mutex::default(),
@@ -236,6 +242,9 @@ impl Coordinator {
                 (Some(model), dataset, parameters)
             }
         };
+        if let Some(problem) = upload_limit::problem(parameters.schema(), &config, self.max_upload_mb) {
+            return Err(StartError::Bad(vec![problem]));
+        }
         let store = self.store.clone();
         let sha256 = blocking(move || to_blob(&store, &parameters)).await.map_err(StoreError::from)?;
         let created_ms = self.clock.now_ms();
@@ -292,7 +301,7 @@ mod tests {
     async fn runs_that_cannot_be_read_are_counted_too() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).await.unwrap();
-        let started = Coordinator::start(store, Device::Cpu, BTreeMap::new(), CancellationToken::new()).await;
+        let started = Coordinator::start(store, Device::Cpu, BTreeMap::new(), 1, CancellationToken::new()).await;
         let coordinator = started.unwrap();
         // Given as many runs as there may be, of which none can be read,
         let broken = (0..MAX_RUNS).map(|i| (format!("run-{i}").parse().unwrap(), "cannot be read".to_owned()));

@@ -112,7 +112,7 @@ mod tests {
         let (sender, inbox) = mpsc::channel(1);
         let (clock, device, evaluator) = (Clock::start(), Device::Cpu, None);
         let (halt, outbox) = (CancellationToken::new(), sender.downgrade());
-        let world = Real { run, store, clock, device, published, evaluator, halt, outbox };
+        let world = Real { run, store, clock, device, published, max_upload_mb: 1, evaluator, halt, outbox };
         (folder, RunHandle::new(sender, Arc::new(world)), inbox)
     }
 

@@ -9,7 +9,7 @@ use super::published::Published;
 use super::run_task::RunTask;
 use super::uploads::Uploads;
 use super::world::Real;
-use super::{Coordinator, StartError, restore};
+use super::{Coordinator, StartError, restore, upload_limit};
 use crate::conductor::Conductor;
 use crate::model::{self, Images};
 use crate::round::RoundMachine;
@@ -99,7 +99,12 @@ impl Coordinator {
             rounds: stored.rounds,
         };
         let models = Models::new(run.clone(), self.store.clone(), stored.version, Arc::new(parameters));
+        let problem = upload_limit::problem(models.schema(), &snapshot.config, self.max_upload_mb);
         let published = Arc::new(Published::new(snapshot, models, Uploads::new(self.parking.clone())));
+        if let Some(problem) = &problem {
+            tracing::error!(%run, "updates may be rejected: {problem}");
+        }
+        published.trouble(|trouble| trouble.too_large = problem);
         let (sender, inbox) = mpsc::channel(INBOX);
         let world = Real {
             run: run.clone(),
@@ -107,6 +112,7 @@ impl Coordinator {
             clock: self.clock,
             device: self.device,
             published,
+            max_upload_mb: self.max_upload_mb,
             evaluator,
             halt: self.halt.clone(),
             outbox: sender.downgrade(),

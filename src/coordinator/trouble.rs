@@ -17,6 +17,8 @@ pub(super) struct Trouble {
     pub words: Option<String>,
     /// No body of an update can be stored. The same goes for that.
     pub bodies: Option<String>,
+    /// Updates can be larger than the coordinator accepts.
+    pub too_large: Option<String>,
 }
 
 /// What is sent to a run, by where it is stored: the database, and a folder of files.
@@ -60,7 +62,10 @@ impl Trouble {
         match (self.stuck(), self.unready()) {
             (Some(why), _) => why.clone(),
             (None, Some(why)) => format!("{why} {waiting}"),
-            (None, None) => waiting.to_owned(),
+            (None, None) => match &self.too_large {
+                Some(why) => format!("Updates may be rejected: {why}. {waiting}"),
+                None => waiting.to_owned(),
+            },
         }
     }
 }
@@ -84,6 +89,7 @@ mod tests {
             combining: cause("combining"),
             words: cause("Words."),
             bodies: cause("Bodies."),
+            too_large: cause("why"),
         };
         let told = |trouble: &Trouble| (trouble.stuck().cloned(), trouble.sentence("Round 1."));
         assert_eq!(told(&trouble), (cause("broken down"), "broken down".into()));
@@ -97,6 +103,8 @@ mod tests {
         assert_eq!(told(&trouble), (None, "Bodies. Round 1.".into()), "nor that");
         assert_eq!(trouble.unready(), cause("Bodies.").as_ref(), "but who monitors is told");
         *trouble.unstored(Sent::Bodies) = None;
+        assert_eq!(told(&trouble), (None, "Updates may be rejected: why. Round 1.".into()));
+        trouble.too_large = None;
         assert_eq!((told(&trouble), trouble.unready()), ((None, "Round 1.".into()), None));
     }
 }

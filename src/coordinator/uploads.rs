@@ -9,6 +9,7 @@ use super::handle::RunError;
 use super::incoming::{CheckedUpdate, Incoming};
 use super::models::Models;
 use super::parking::{Parking, Ticket};
+use super::rejection::Rejection;
 use crate::digest::Sha256Digest;
 use crate::store::Store;
 use crate::wire::BodyFormat;
@@ -215,7 +216,7 @@ impl Turn {
             && sha256 != incoming.digest()
         {
             let found = incoming.digest();
-            return Err(RunError::BadUpdate(format!("its SHA-256 is {found}, it should be {sha256}")));
+            return Err(Rejection::mistake(format!("its SHA-256 is {found}, it should be {sha256}")).into());
         }
         incoming.finish(store).await
     }

@@ -40,6 +40,7 @@ pub(super) struct Real {
     pub(super) clock: Clock,
     pub(super) device: Device,
     pub(super) published: Arc<Published>,
+    pub(super) max_upload_mb: u32,
     pub(super) evaluator: Option<Arc<Evaluator>>,
     /// Ends the run.
     pub(super) halt: CancellationToken,

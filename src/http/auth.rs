@@ -17,6 +17,10 @@ use std::time::Instant;
 /// Name of the dashboard's session cookie.
 pub const SESSION_COOKIE: &str = "fedlearn_session";
 
+/// What the operator's requests need.
+const NEEDS_ADMIN: &str = "this needs the admin token as Authorization: Bearer TOKEN, or a log-in on the dashboard; \
+                           `fedlearn token` makes a new one in place of one that was lost";
+
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
@@ -110,7 +114,7 @@ impl FromRequestParts<AppState> for Admin {
         if bearer(&parts.headers).is_some() {
             was_wrong(state, Peer::of(&parts.extensions));
         }
-        Err(unauthorized("this needs the admin token, or a dashboard login"))
+        Err(unauthorized(NEEDS_ADMIN))
     }
 }
 
@@ -132,7 +136,9 @@ impl FromRequestParts<AppState> for Client {
         }
         let Run(run) = Run::from_request_parts(parts, state).await?;
         let Path(IdPath { id }) = Path::from_request_parts(parts, state).await?;
-        let token = bearer(&parts.headers).ok_or_else(|| unauthorized("this needs the client's token"))?;
+        let token = bearer(&parts.headers).ok_or_else(|| {
+            unauthorized("this needs the token that the client got when it registered, as Authorization: Bearer TOKEN")
+        })?;
         let digest = Sha256Digest::of(token);
         if known_client(state, &run, &digest).as_ref() == Some(&id) {
             is_known(&parts.extensions);
@@ -167,7 +173,8 @@ impl FromRequestParts<AppState> for ModelReader {
             Some(id) => id,
             None if is_admin(state, &parts.headers, Peer::of(&parts.extensions)).await? => return Ok(Self(run)),
             None => {
-                let token = bearer(&parts.headers).ok_or_else(|| unauthorized("this needs a client's token"))?;
+                let token = bearer(&parts.headers)
+                    .ok_or_else(|| unauthorized("this needs the token of a client of this run, or the admin token"))?;
                 client_with(state, run.run(), token, Peer::of(&parts.extensions)).await?
             }
         };
@@ -193,7 +200,7 @@ async fn client_with(state: &AppState, run: &RunId, token: &str, peer: Peer) -> 
         }
         None => {
             was_wrong(state, peer);
-            Err(unauthorized("this is not the token of a client of this run"))
+            Err(unauthorized("this is neither the token of a client of this run nor the admin token"))
         }
     }
 }

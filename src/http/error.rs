@@ -1,5 +1,6 @@
 //! Refusals and failures as HTTP: one status a code, a JSON body that names the thing and the bound.
 
+use super::MAX_JSON_BYTES;
 use crate::conductor::Refusal;
 use crate::coordinator::{ModelError, RunError, StartError};
 use crate::round::Reject;
@@ -25,6 +26,11 @@ impl ApiError {
     pub fn in_words(mut self, message: &str) -> Self {
         message.clone_into(&mut self.body.message);
         self
+    }
+
+    /// What it says to people.
+    pub fn message(&self) -> &str {
+        &self.body.message
     }
 
     /// A refusal with its reason.
@@ -63,7 +69,10 @@ impl ApiError {
 
     fn from_status(status: StatusCode, message: String, error: &(dyn Error + 'static)) -> Self {
         match status {
-            StatusCode::PAYLOAD_TOO_LARGE => Self::new(ErrorCode::TooLarge, message),
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                let message = format!("the body is too large: JSON and forms may have {MAX_JSON_BYTES} bytes");
+                Self::new(ErrorCode::TooLarge, message)
+            }
             StatusCode::UNSUPPORTED_MEDIA_TYPE => Self::new(ErrorCode::UnsupportedMediaType, message),
             StatusCode::UNPROCESSABLE_ENTITY => Self::new(ErrorCode::Invalid, message),
             _ if error.source().is_some_and(|e| e.source().is_some()) => {
@@ -110,7 +119,7 @@ from_rejection!(BytesRejection, FormRejection, JsonRejection, PathRejection, Que
 impl From<Reject> for ApiError {
     fn from(reject: Reject) -> Self {
         let code = match &reject {
-            Reject::UnknownClient(_) => ErrorCode::NotFound,
+            Reject::UnknownClient(_) | Reject::NoSuchRound { .. } => ErrorCode::NotFound,
             Reject::Kicked(_) | Reject::Banned(_) => ErrorCode::Kicked,
             Reject::Quarantined(_) => ErrorCode::Quarantined,
             Reject::TooManySamples { .. } => ErrorCode::Invalid,

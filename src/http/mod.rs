@@ -4,6 +4,7 @@
 //! stored: each handler parses, asks the coordinator, and answers.
 
 mod auth;
+mod cap;
 mod clients;
 mod connections;
 mod control;
@@ -12,6 +13,7 @@ mod events;
 mod extract;
 mod guesses;
 mod health;
+mod linger;
 mod models;
 mod page;
 mod room;
@@ -23,6 +25,7 @@ mod updates;
 pub use error::{ApiError, ApiResult};
 pub use server::{ServeError, Server};
 
+use cap::Cap;
 use guesses::Guesses;
 use page::options as leptos_options;
 use room::UploadRoom;
@@ -62,8 +65,8 @@ pub struct AppState {
     pub coordinator: Arc<Coordinator>,
     /// Hash of the join secret, where one is asked for.
     pub join_secret: Option<Sha256Digest>,
-    /// The largest body taken, whatever the model.
-    pub max_body_bytes: u64,
+    /// The largest body accepted, whatever the model.
+    pub upload_cap: Cap,
     /// Who was wrong too often.
     pub guesses: Arc<Guesses>,
     /// How many uploads are received at once.
@@ -128,7 +131,8 @@ pub fn router(state: AppState, body_timeout: Duration, watchers: usize) -> Route
     let bodies = OpenApiRouter::new()
         .routes(routes!(updates::put_update, updates::get_update))
         .routes(routes!(runs::list, runs::create))
-        .layer(DefaultBodyLimit::disable());
+        .layer(DefaultBodyLimit::disable())
+        .layer(MapRequestBodyLayer::new(linger::linger));
     let (api, mut document) = OpenApiRouter::new()
         .nest("/api/v1", control.merge(bodies))
         .routes(routes!(health::healthz))

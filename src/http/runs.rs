@@ -47,8 +47,8 @@ pub async fn create(_: Admin, State(state): State<AppState>, mut request: Reques
             .map_err(|e| ApiError::new(ErrorCode::UnsupportedMediaType, e.to_string()))?;
         let (mut parts, body) = request.into_parts();
         let ApiQuery(CreateRunQuery { run }) = ApiQuery::from_request_parts(&mut parts, &state).await?;
-        let body = receive(state.coordinator.store().spool().await?, body, state.max_body_bytes).await?;
-        let most = state.max_body_bytes;
+        let body = receive(state.coordinator.store().spool().await?, body, state.upload_cap).await?;
+        let most = state.upload_cap.bytes();
         let parameters = tokio::task::spawn_blocking(move || read_parameters(body, format, most))
             .await
             .map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))??;
@@ -126,8 +126,7 @@ fn read_parameters(body: Spool, format: BodyFormat, max_bytes: u64) -> ApiResult
         let expanded = if zstd { Some(body.expand(max_bytes)?) } else { None };
         let file = expanded.as_ref().map_or_else(|| body.file(), Expanded::file);
         let plan = Plan::of_source(format, &file, file.bytes())?;
-        // More could be trained, but no update of it would be taken as f32.
-        plan.expect_at_most((max_bytes / 4).min(wire::MAX_VALUES))?;
+        plan.expect_at_most(wire::MAX_VALUES)?;
         plan.load(&file, None)
     };
     read().map_err(|error| match error {

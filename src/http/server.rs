@@ -1,5 +1,6 @@
 //! A coordinator that listens: put together from its settings, started, stopped in good order.
 
+use super::cap::Cap;
 use super::connections::{self, Limits, room_in_files};
 use super::guesses::{Guesses, Holder};
 use super::{AppState, leptos_options, router};
@@ -22,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The address is taken or not ours.
-    #[error("cannot listen on {address}: {source}")]
+    #[error("cannot listen on {address}: {source}; {}", remedy(.source))]
     Listen {
         /// Which address.
         address: SocketAddr,
@@ -41,6 +42,15 @@ pub enum ServeError {
     /// The first run's settings do not fit together.
     #[error("{}", .0.join("; "))]
     Settings(Vec<String>),
+}
+
+/// What to do where an address cannot be listened on.
+fn remedy(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => "another program listens there: stop it, or choose another port with --listen",
+        std::io::ErrorKind::PermissionDenied => "choose a port from 1024 on with --listen",
+        _ => "choose an address of this machine with --listen, such as 0.0.0.0:3000 for all of them",
+    }
 }
 
 /// How long a coordinator may take to stop: for its connections to end, and its runs to get to where they can be left.
@@ -70,7 +80,8 @@ impl Server {
         let store = Store::open(&settings.data_dir).await?;
         let new_admin_token = store.make_admin_token().await?;
         let paths = Dataset::ALL.iter().filter_map(|d| Some((*d, settings.dataset_path(*d)?))).collect();
-        let coordinator = Coordinator::start(store, device, paths, CancellationToken::new()).await?;
+        let coordinator =
+            Coordinator::start(store, device, paths, settings.max_upload_mb, CancellationToken::new()).await?;
         let CreateRun { run, model, dataset, config } = first;
         if coordinator.run(&run).is_none() && !coordinator.broken().contains_key(&run) {
             coordinator.create_run(run, Origin::BuiltIn { model, dataset }, config).await?;
@@ -84,7 +95,7 @@ impl Server {
             coordinator: coordinator.clone(),
             join_secret,
             leptos: leptos_options(&site_root()),
-            max_body_bytes: u64::from(settings.max_upload_mb) << 20,
+            upload_cap: Cap::new(settings.max_upload_mb),
             guesses,
             uploads: Arc::default(),
         };

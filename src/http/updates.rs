@@ -1,15 +1,16 @@
 //! The update: checked as far as headers go, received onto disk and checked as it comes, then made durable and counted.
 
 use super::auth::Client;
+use super::cap::Cap;
 use super::error::{ApiError, ApiResult};
 use super::extract::{ApiPath, ApiQuery};
 use super::{AppState, header_text};
 use crate::conductor::{Receipt, Refusal, Update};
-use crate::coordinator::{Prior, RunError, RunHandle, Turn, UploadKey};
+use crate::coordinator::{Prior, Rejection, RunError, RunHandle, Turn, UploadKey};
 use crate::digest::Sha256Digest;
 use crate::round::Reject;
 use crate::store::Spool;
-use crate::wire;
+use crate::wire::{self, BodyFormat};
 use app::api::{ClientId, ErrorBody, ErrorCode, RunId, UpdateQuery, UpdateReply, UploadView};
 use axum::Json;
 use axum::body::Body;
@@ -29,8 +30,9 @@ use tokio_util::sync::CancellationToken;
         (Vec<u8> = "application/vnd.fedlearn.params"), (Vec<u8> = "application/vnd.safetensors"),
     )),
     responses(
-        (status = 202, body = UpdateReply), (status = 200, body = UpdateReply), (status = 401, body = ErrorBody),
-        (status = 403, body = ErrorBody), (status = 408, body = ErrorBody), (status = 409, body = ErrorBody),
+        (status = 202, body = UpdateReply), (status = 200, body = UpdateReply), (status = 400, body = ErrorBody),
+        (status = 401, body = ErrorBody), (status = 403, body = ErrorBody), (status = 404, body = ErrorBody),
+        (status = 408, body = ErrorBody), (status = 409, body = ErrorBody),
         (status = 410, body = ErrorBody), (status = 413, body = ErrorBody), (status = 415, body = ErrorBody),
         (status = 422, body = ErrorBody), (status = 425, body = ErrorBody), (status = 429, body = ErrorBody),
         (status = 503, body = ErrorBody),
@@ -40,26 +42,20 @@ pub async fn put_update(
     State(state): State<AppState>,
     Client { run, id }: Client,
     ApiPath((_, round, _)): ApiPath<(RunId, u64, ClientId)>,
-    ApiQuery(query): ApiQuery<UpdateQuery>,
+    query: Result<ApiQuery<UpdateQuery>, ApiError>,
     headers: HeaderMap,
     body: Body,
 ) -> ApiResult<(StatusCode, Json<UpdateReply>)> {
     let shutdown = state.coordinator.shutdown();
     // All that headers tell comes before the first byte of the body is asked for.
     let prior = unless_stopping(shutdown, run.prior(&id, round)).await?;
-    let (sha256, offset) = match said(&query) {
-        Ok(said) => said,
-        Err(failure) if matches!(prior, Prior::Awaited { .. }) => return Err(answer(&run, &id, failure).await),
+    let announced =
+        query.map_err(Failure::Request).and_then(|ApiQuery(query)| announced(&state, &run, query, &headers));
+    let Announced { query, sha256, offset, format, length, cap } = match announced {
+        Ok(announced) => announced,
+        Err(failure) if matches!(prior, Prior::Awaited { .. }) => return Err(answer(&run, &id, round, failure).await),
         Err(failure) => return Err(failure.into()),
     };
-    let format = wire::body_format(
-        header_text(&headers, header::CONTENT_TYPE)?,
-        header_text(&headers, header::CONTENT_ENCODING)?,
-    )
-    .map_err(|e| ApiError::new(ErrorCode::UnsupportedMediaType, e.to_string()))?;
-    let cap = wire::max_body_bytes(run.published().models.schema()).min(state.max_body_bytes);
-    let length = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
-    within(offset.saturating_add(length.unwrap_or(0)), cap)?;
 
     let place = state.uploads.enter(run.run(), &id)?;
     let awaited = match prior {
@@ -105,7 +101,7 @@ pub async fn put_update(
         };
         match counted {
             Ok(reply) => Ok(reply),
-            Err(failure) => Err(answer(&run, &id, failure).await),
+            Err(failure) => Err(answer(&run, &id, round, failure).await),
         }
     });
     received.await.map_err(|e| ApiError::new(ErrorCode::Internal, format!("receiving broke down: {e}")))?
@@ -129,16 +125,12 @@ async fn last_moment(shutdown: &CancellationToken) {
 
 /// Why an update was not received or counted.
 enum Failure {
-    /// The request itself.
+    /// The request itself is not acceptable.
     Request(ApiError),
+    /// Its body did not come to its end.
+    Broken(ApiError),
     /// The run.
     Run(RunError),
-}
-
-impl From<ApiError> for Failure {
-    fn from(error: ApiError) -> Self {
-        Self::Request(error)
-    }
 }
 
 impl From<RunError> for Failure {
@@ -150,19 +142,50 @@ impl From<RunError> for Failure {
 impl From<Failure> for ApiError {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::Request(error) => error,
+            Failure::Request(error) | Failure::Broken(error) => error,
             Failure::Run(error) => error.into(),
         }
     }
 }
 
-/// The answer to an update that was awaited and failed. What is wrong with the update itself is held against its client.
-async fn answer(run: &RunHandle, id: &ClientId, failure: Failure) -> ApiError {
-    if let Failure::Run(RunError::BadUpdate(reason)) = &failure {
+/// The answer to an update that was awaited and failed. Where sending it again changes nothing, the operator sees why.
+async fn answer(run: &RunHandle, id: &ClientId, round: u64, failure: Failure) -> ApiError {
+    let rejection = match &failure {
+        Failure::Request(error) => Some(Rejection::mistake(error.message())),
+        Failure::Run(RunError::BadUpdate(rejection)) => Some(rejection.clone()),
+        // An update that the gate rejects is shown by the run itself.
+        Failure::Run(_) | Failure::Broken(_) => None,
+    };
+    if let Some(rejection) = rejection {
         // That the run stops, or the client is kicked meanwhile, makes the refusal no other.
-        let _ = run.strike(id, reason.clone()).await;
+        let _ = run.rejected(id, round, rejection).await;
     }
     failure.into()
+}
+
+/// What the head of a request tells of an update.
+struct Announced {
+    query: UpdateQuery,
+    /// SHA-256 of the whole body, where the client says it.
+    sha256: Option<Sha256Digest>,
+    /// Where in the whole body this one begins.
+    offset: u64,
+    format: BodyFormat,
+    /// How many bytes this body has, where the client says it.
+    length: Option<u64>,
+    cap: Cap,
+}
+
+/// Reads what the head tells, if an update may be like that.
+fn announced(state: &AppState, run: &RunHandle, query: UpdateQuery, headers: &HeaderMap) -> Result<Announced, Failure> {
+    let (sha256, offset) = said(&query)?;
+    let text = |name| header_text(headers, name).map_err(Failure::Request);
+    let format = wire::body_format(text(header::CONTENT_TYPE)?, text(header::CONTENT_ENCODING)?)
+        .map_err(|e| Failure::Request(ApiError::new(ErrorCode::UnsupportedMediaType, e.to_string())))?;
+    let cap = state.upload_cap.of_model(wire::max_body_bytes(run.published().models.schema()));
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    cap.check(offset.saturating_add(length.unwrap_or(0))).map_err(Failure::Request)?;
+    Ok(Announced { query, sha256, offset, format, length, cap })
 }
 
 /// What is known of a request's body.
@@ -172,7 +195,7 @@ struct Expected {
     /// How many it has, if it says so.
     length: Option<u64>,
     /// How many an update may have.
-    cap: u64,
+    cap: Cap,
 }
 
 /// Checks the rest of an update that is here as a whole, makes it durable, and has it counted.
@@ -225,19 +248,18 @@ pub async fn get_update(
 /// What the query says, if it can be so: the whole body's hash, and where this one begins in it.
 ///
 /// # Errors
-/// No update of these samples and this loss is acceptable; or hash and offset do not go together, which says nothing of the
-/// update.
+/// No update of these samples and this loss is acceptable, or hash and offset do not go together.
 fn said(query: &UpdateQuery) -> Result<(Option<Sha256Digest>, u64), Failure> {
-    let invalid = |message: String| ApiError::new(ErrorCode::Invalid, message);
+    let invalid = |message: String| Failure::Request(ApiError::new(ErrorCode::Invalid, message));
     if query.samples == 0 || query.samples > 1_000_000_000_000 {
-        return Err(RunError::BadUpdate(format!("samples is {}, allowed are 1 to 10^12", query.samples)).into());
+        return Err(invalid(format!("samples must be between 1 and 10^12, got {}", query.samples)));
     }
     if let Some(loss) = query.loss.filter(|loss| !loss.is_finite()) {
-        return Err(RunError::BadUpdate(format!("loss is {loss}, which is not finite")).into());
+        return Err(invalid(format!("loss must be a finite number, got {loss}: leave it out if there is none")));
     }
     let sha256 = query.sha256.as_deref().map(str::parse).transpose().map_err(|e| invalid(format!("sha256: {e}")))?;
     match (sha256, query.offset.unwrap_or(0)) {
-        (None, 1..) => Err(invalid("offset needs sha256: it tells which update is gone on with".into()).into()),
+        (None, 1..) => Err(invalid("offset needs sha256, which tells the update that is resumed".into())),
         said => Ok(said),
     }
 }
@@ -263,19 +285,19 @@ async fn receive_update(
         let Some(chunk) = chunk else {
             return match length {
                 Some(length) if received < length => {
-                    Err(ApiError::new(ErrorCode::BadRequest, "the body was cut off").into())
+                    Err(Failure::Broken(ApiError::new(ErrorCode::BadRequest, "the body was cut off")))
                 }
                 _ => Ok(()),
             };
         };
-        let mut chunk = chunk.map_err(|e| ApiError::from_body(&e))?;
+        let mut chunk = chunk.map_err(|e| Failure::Broken(ApiError::from_body(&e)))?;
         received += chunk.len() as u64;
         let skipped = here.min(chunk.len() as u64);
         here -= skipped;
         chunk.advance(skipped as usize); // at most the chunk's length
-        if let Err(error) = within(turn.bytes() + chunk.len() as u64, cap) {
+        if let Err(error) = cap.check(turn.bytes() + chunk.len() as u64) {
             turn.discard();
-            return Err(error.into());
+            return Err(Failure::Request(error));
         }
         run.noted(turn.append(chunk).await)?;
         if heard.elapsed() > HEARTBEAT {
@@ -288,21 +310,14 @@ async fn receive_update(
 /// A client that sends is not offline, however long it takes: it is heard of so often.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
-/// Takes a body onto disk, up to `cap` bytes.
-pub(super) async fn receive(mut spool: Spool, body: Body, cap: u64) -> ApiResult<Spool> {
+/// Takes a body onto disk, if it is within the cap.
+pub(super) async fn receive(mut spool: Spool, body: Body, cap: Cap) -> ApiResult<Spool> {
     let mut chunks = body.into_data_stream();
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk.map_err(|e| ApiError::from_body(&e))?;
-        within(spool.bytes() + chunk.len() as u64, cap)?;
+        cap.check(spool.bytes() + chunk.len() as u64)?;
         spool.append(chunk).await?;
     }
     spool.flush().await?;
     Ok(spool)
-}
-
-fn within(bytes: u64, cap: u64) -> ApiResult<()> {
-    if bytes <= cap {
-        return Ok(());
-    }
-    Err(ApiError::new(ErrorCode::TooLarge, format!("the body has {bytes} bytes or more, the cap is {cap}")))
 }

@@ -1,5 +1,6 @@
 //! What goes into the round machine and what comes out of it.
 
+use crate::digest::Sha256Digest;
 use app::api::{ClientId, ClientView, CohortStep, RoundSummary, RunConfig, StatusReport};
 
 /// Unix milliseconds. The caller's clock must not run backwards; deadlines therefore survive a restart.
@@ -83,13 +84,18 @@ pub enum Command {
         /// Which client.
         client: ClientId,
     },
-    /// The ingest gate has refused an update of this client. Once too often, and it is in quarantine: an update of it that is
-    /// in is taken out again, unless it is being combined already.
-    Strike {
+    /// An update of this client for that round was rejected: sending it again changes nothing. In a round that awaits it the
+    /// client has failed, as if it had reported an error; a sound update of it is still accepted. With its last strike a
+    /// client is in quarantine: an update of it that is in is taken out again, unless it is being combined already.
+    Rejected {
         /// Which client.
         client: ClientId,
+        /// The round that it was sent for.
+        round: u64,
         /// Why, for the operator.
         reason: String,
+        /// The digest of what was sent, where that cannot be an honest mistake: a strike, counted once for each digest.
+        strike: Option<Sha256Digest>,
     },
     /// An update of this client came when its round was closed.
     Late {
@@ -196,6 +202,14 @@ pub enum Reject {
         /// Which round.
         round: u64,
     },
+    /// The run is not near that round.
+    #[error("there is no round {round}: the next one is {next}")]
+    NoSuchRound {
+        /// Which round.
+        round: u64,
+        /// The number of the next one.
+        next: u64,
+    },
     /// The updates of the round are being combined; what the client works on is taken by the next one.
     #[error("round {round} is being aggregated; the next one takes this update")]
     Aggregating {
@@ -290,7 +304,9 @@ pub enum Standing {
     Admitted,
     /// The operator removed it.
     Kicked,
-    /// An update of it was refused.
+    /// An update of it was rejected.
+    Rejected,
+    /// An update of it was rejected that cannot be an honest mistake.
     Struck,
     /// And that once too often.
     Quarantined,
@@ -302,7 +318,8 @@ impl Standing {
         match self {
             Self::Admitted => "admitted",
             Self::Kicked => "kicked",
-            Self::Struck => "update refused",
+            Self::Rejected => "update rejected",
+            Self::Struck => "strike",
             Self::Quarantined => "quarantined",
         }
     }

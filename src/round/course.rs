@@ -56,7 +56,10 @@ impl RoundMachine {
                 }
             }
             Verdict::Aggregate(reason) => self.close(Closed { at_ms: now, reason, by_operator: false }),
-            Verdict::Void(reason) => self.end(now, Err(reason)),
+            Verdict::Void(reason) => {
+                let rejections = self.round.as_ref().map(|round| self.rejections(round)).unwrap_or_default();
+                self.end(now, Err(reason + &rejections));
+            }
         }
     }
 

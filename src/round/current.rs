@@ -36,6 +36,8 @@ pub(super) struct CurrentRound {
     absent: BTreeSet<ClientId>,
     /// Those of them who are in error: no update of theirs is to be expected, unless they say so or the deadline moves on.
     failed: BTreeSet<ClientId>,
+    /// Why the last update of a client was rejected, of those whose update is not in.
+    rejections: BTreeMap<ClientId, String>,
     /// What those work on who began in an earlier round; all others work on this one.
     earlier: BTreeMap<ClientId, Assignment>,
     /// Of `async`: who has taken its task, and so may still be at it when the round closes.
@@ -61,6 +63,7 @@ impl CurrentRound {
             awaited,
             absent: BTreeSet::new(),
             failed: BTreeSet::new(),
+            rejections: BTreeMap::new(),
             earlier,
             at_work,
             counted: BTreeMap::new(),
@@ -190,9 +193,21 @@ impl CurrentRound {
         self.awaited.remove(id);
         self.absent.remove(id);
         self.failed.remove(id);
+        self.rejections.remove(id);
         let place = self.norms.partition_point(|norm| norm.total_cmp(&update.norm).is_lt());
         self.norms.insert(place, update.norm);
         self.counted.insert(id.clone(), update);
+    }
+
+    /// Notes why an update was rejected.
+    pub fn reject(&mut self, id: &ClientId, reason: String) {
+        self.rejections.insert(id.clone(), reason);
+    }
+
+    /// The clients that have failed in this round because their update was rejected, and why it was.
+    pub fn rejections(&self) -> impl Iterator<Item = (&ClientId, &str)> {
+        let rejections = self.rejections.iter().filter(|(id, _)| self.failed.contains(*id));
+        rejections.map(|(id, reason)| (id, reason.as_str()))
     }
 
     /// Takes an update out again, before it is combined. False if there is none.

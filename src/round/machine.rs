@@ -109,7 +109,9 @@ impl RoundMachine {
             Command::Leave { client } => self.leave(&client)?,
             Command::Seen { client } => self.seen(now, &client)?,
             Command::Ask { client } => self.ask(now, &client)?,
-            Command::Strike { client, reason } => self.strike(now, &client, &reason)?,
+            Command::Rejected { client, round, reason, strike } => {
+                self.rejected(now, &client, round, &reason, strike)?;
+            }
             Command::Late { client } => self.late(now, &client)?,
             Command::Status { client, report } => self.status(now, &client, report)?,
             Command::Update { client, round, update } => self.update(now, &client, round, update)?,

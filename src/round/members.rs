@@ -3,6 +3,7 @@
 use super::command::Standing;
 use super::roster::{MAX_CLIENTS, OFFLINE_AFTER_MS, is_eligible, is_out};
 use super::{Effect, Reject, RoundMachine, UnixMs};
+use crate::digest::Sha256Digest;
 use app::api::{Admission, ClientId, ClientState, ClientView, CohortStep, ReportedState, StatusReport};
 
 /// The longest text of a client's error that is kept, in characters.
@@ -66,6 +67,7 @@ impl RoundMachine {
             return Ok(());
         }
         self.roster.lift_ban(id);
+        self.roster.lift_strikes(id);
         let resting = self.resting_state(id);
         self.change(id, |c| {
             c.strikes = 0;
@@ -107,19 +109,47 @@ impl RoundMachine {
         self.carried.remove(id);
     }
 
-    pub(super) fn strike(&mut self, now: UnixMs, id: &ClientId, reason: &str) -> Result<(), Reject> {
+    /// Shows in the client's row why its update was rejected. Stores nothing where the row shows that already, so that a
+    /// client which repeats itself costs nothing.
+    pub(super) fn rejected(
+        &mut self,
+        now: UnixMs,
+        id: &ClientId,
+        round: u64,
+        reason: &str,
+        strike: Option<Sha256Digest>,
+    ) -> Result<(), Reject> {
         self.seen(now, id)?;
-        let strikes = self.roster.known(id)?.strikes.saturating_add(1);
-        let is_last = strikes >= self.config.max_strikes;
+        let is_awaited = self.may_update(id, round).is_ok();
+        let is_strike = strike.is_some_and(|digest| self.roster.strike(id, digest));
+        let view = self.roster.known(id)?;
+        let reason: String = reason.chars().take(MAX_ERROR_CHARS).collect();
+        let strikes = view.strikes.saturating_add(u32::from(is_strike));
+        let is_last = is_strike && strikes >= self.config.max_strikes;
+        let is_news = is_strike || view.error.as_ref() != Some(&reason);
+        if let Some(round) = self.round.as_mut().filter(|_| is_awaited) {
+            round.reject(id, reason.clone());
+        }
         self.change(id, |c| {
             c.strikes = strikes;
-            c.error = Some(reason.chars().take(MAX_ERROR_CHARS).collect());
+            c.error = Some(reason);
             if is_last {
                 c.state = ClientState::Quarantine;
+            } else if is_awaited {
+                c.state = ClientState::Error;
+            }
+            if is_last || is_awaited {
                 c.progress = None;
             }
         });
-        self.store(id, if is_last { Standing::Quarantined } else { Standing::Struck });
+        if is_news {
+            let what = match (is_strike, is_last) {
+                (_, true) => Standing::Quarantined,
+                (true, false) => Standing::Struck,
+                (false, false) => Standing::Rejected,
+            };
+            self.store(id, what);
+        }
         if is_last {
             self.take_out(id);
         }

@@ -2,6 +2,7 @@
 
 use super::restored::RestoredClient;
 use super::{Reject, UnixMs};
+use crate::digest::Sha256Digest;
 use app::api::{ClientId, ClientState, ClientView};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,6 +27,8 @@ struct Entry {
     view: ClientView,
     /// The round it was last asked in; 0: in none.
     asked: u64,
+    /// Its strikes, by the digest of what it sent: the same one counts once. Not kept over a restart.
+    struck: Vec<Sha256Digest>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -52,7 +55,7 @@ struct Place {
 }
 
 impl Place {
-    fn of(Entry { view, asked }: &Entry) -> Self {
+    fn of(Entry { view, asked, .. }: &Entry) -> Self {
         let is_away = matches!(view.state, ClientState::Pending | ClientState::Offline | ClientState::Error);
         let is_idle = is_away && *asked == 0 && view.strikes == 0;
         Self { state: view.state, seen_ms: view.seen_ms, is_idle }
@@ -118,7 +121,7 @@ impl Roster {
     }
 
     pub fn insert(&mut self, view: ClientView) {
-        let entry = Entry { view, asked: 0 };
+        let entry = Entry { view, asked: 0, struck: Vec::new() };
         self.list(&entry.view.id, Place::of(&entry));
         self.clients.insert(entry.view.id.clone(), entry);
     }
@@ -200,6 +203,22 @@ impl Roster {
     pub fn set_asked(&mut self, cohort: &[ClientId], round: u64) {
         for id in cohort {
             self.edit_entry(id, |entry| entry.asked = round);
+        }
+    }
+
+    /// Notes a strike. False if it is counted already.
+    pub fn strike(&mut self, id: &ClientId, digest: Sha256Digest) -> bool {
+        let Some(entry) = self.clients.get_mut(id).filter(|entry| !entry.struck.contains(&digest)) else {
+            return false;
+        };
+        entry.struck.push(digest);
+        true
+    }
+
+    /// Forgets the strikes of a client.
+    pub fn lift_strikes(&mut self, id: &ClientId) {
+        if let Some(entry) = self.clients.get_mut(id) {
+            entry.struck.clear();
         }
     }
 

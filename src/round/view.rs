@@ -121,8 +121,11 @@ impl RoundMachine {
             ClientState::Quarantine => return Err(Reject::Quarantined(id.clone())),
             _ => {}
         }
-        if round >= self.next_round {
+        if round == self.next_round {
             return Err(Reject::TooEarly { round });
+        }
+        if round == 0 || round > self.next_round {
+            return Err(Reject::NoSuchRound { round, next: self.next_round });
         }
         let Some(current) = &self.round else {
             let is_carried = self.carried.get(id).is_some_and(|earlier| earlier.round == round);

@@ -7,6 +7,8 @@ use std::collections::BTreeSet;
 
 /// So many clients are named, the others are counted.
 const NAMED: usize = 3;
+/// Characters of a reason in a sentence; the client's row shows more of it.
+const REASON_CHARS: usize = 200;
 
 impl RoundMachine {
     /// What the run waits for, and what happens next: one sentence. Times are of the day in UTC, so that it stays true while
@@ -45,6 +47,7 @@ impl RoundMachine {
             missing +=
                 &format!("; the coordinator was restarted, they have until {} to come back", time::of_day(until));
         }
+        missing += &self.rejections(round);
         let target = round.open.target as usize;
         let is = if target == 1 { "is" } else { "are" };
         let sooner = if target < asked {
@@ -90,6 +93,23 @@ impl RoundMachine {
              round {next} opens by itself once enough are.",
             time::of_day(self.waits_since_ms)
         )
+    }
+
+    /// Whose updates were rejected, and why: the end of a sentence; empty where there are none.
+    pub(super) fn rejections(&self, round: &CurrentRound) -> String {
+        let all = round.rejections().count();
+        let mut end: String = round
+            .rejections()
+            .take(NAMED)
+            .filter_map(|(id, reason)| {
+                let (name, reason) = (&self.client(id)?.name, reason.chars().take(REASON_CHARS).collect::<String>());
+                Some(format!("; {name}'s update was rejected: {reason}"))
+            })
+            .collect();
+        if all > NAMED {
+            end += &format!("; so were {} more", all - NAMED);
+        }
+        end
     }
 
     fn pending(&self) -> String {

@@ -48,6 +48,15 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_folder_that_cannot_be_used_is_named_from_the_root_with_its_setting() {
+        // A relative path through a file, as that of a folder in which a person has no rights.
+        let refusal = Store::open(std::path::Path::new("Cargo.toml/data")).await.unwrap_err().to_string();
+        let whole = std::env::current_dir().unwrap().join("Cargo.toml/data");
+        assert!(refusal.starts_with(&format!("cannot use the data folder {}: ", whole.display())), "{refusal}");
+        assert!(refusal.ends_with("or choose another with --data-dir"), "{refusal}");
+    }
+
+    #[tokio::test]
     async fn looking_in_beside_a_coordinator_leaves_its_uploads_alone_and_makes_no_database() {
         let folder = tempfile::tempdir().unwrap();
         assert!(matches!(Store::attach(folder.path()).await, Err(StoreError::NoDatabase(_))));

@@ -40,7 +40,10 @@ pub enum StoreError {
     #[error("database: {0}")]
     Database(#[source] sqlx::Error),
     /// The database, for which others wait too.
-    #[error("database: not to be had within {} s; another program holds it, or its disk does not answer", TURN.as_secs())]
+    #[error(
+        "timed out after {} s waiting for the database: another process holds the write lock, or the disk does not respond",
+        TURN.as_secs()
+    )]
     Turn,
     /// The database is newer than this program, or was changed behind its back.
     #[error("database schema: {0}")]
@@ -49,7 +52,7 @@ pub enum StoreError {
     #[error(transparent)]
     Blob(#[from] BlobError),
     /// The data folder could not be made.
-    #[error("cannot use the data folder {path}: {source}")]
+    #[error("cannot use the data folder {}: {source}; make it writable for this user, or choose another with --data-dir", absolute(.path))]
     Folder {
         /// Which folder.
         path: PathBuf,
@@ -57,10 +60,10 @@ pub enum StoreError {
         source: std::io::Error,
     },
     /// A coordinator holds the data folder.
-    #[error("another coordinator uses the data folder {0}")]
+    #[error("another coordinator uses the data folder {}: stop it, or choose another folder with --data-dir", absolute(.0))]
     InUse(PathBuf),
     /// No coordinator has ever used the data folder.
-    #[error("there is no coordinator's database in {0}")]
+    #[error("no coordinator has used the data folder {}: name its folder with --data-dir", absolute(.0))]
     NoDatabase(PathBuf),
     /// A row does not mean anything to this program.
     #[error("the database holds a {what} that cannot be read: {reason}")]
@@ -218,6 +221,11 @@ impl Store {
             .await?;
         Ok(())
     }
+}
+
+/// The whole path: where a relative one leads depends on where the program was started.
+fn absolute(path: &Path) -> String {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
 }
 
 fn at(path: &Path) -> impl FnOnce(std::io::Error) -> StoreError {

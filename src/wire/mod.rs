@@ -6,6 +6,7 @@
 mod bf16;
 mod block;
 mod body;
+mod bound;
 mod container;
 mod delta;
 mod error;
@@ -25,6 +26,7 @@ mod tests;
 pub mod yardstick;
 
 pub use block::Sink;
+pub use bound::max_update_bytes;
 pub use container::{
     Feedback, UpdateRecipe, decode, decode_against, decode_any, encode, encode_delta, encode_update, write_f32,
 };

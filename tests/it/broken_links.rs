@@ -193,7 +193,8 @@ async fn a_request_on_a_dead_connection_lets_go_of_the_update_for_the_next_one()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_but_the_same_update_goes_on_where_it_was() {
-    let (coordinator, guest, body) = open_round().await;
+    let (coordinator, mut guests) = Guest::in_round(&["guest", "bystander"]).await;
+    let (bystander, guest, body) = (guests.remove(1), guests.remove(0), safetensors(&with(3.0)));
     breaks_off(&coordinator, &guest, &body, 30).await;
     let words = async |request, status, code, words: &str| {
         let refusal = refused(status, code, request).await;
@@ -215,7 +216,7 @@ async fn nothing_but_the_same_update_goes_on_where_it_was() {
     // further on than any update,
     let query = format!("samples=10&sha256={}&offset={}", hash(&body), u64::MAX);
     let far = guest.update_of(1, &query).header(header::CONTENT_TYPE, SAFETENSORS);
-    words(far.body("x"), 413, ErrorCode::TooLarge, "the cap is").await;
+    words(far.body("x"), 413, ErrorCode::TooLarge, "no update of this run's model has more").await;
     assert_eq!(view(&guest).await.unwrap().bytes, Some(30), "what is here stays");
     // or the beginning of one with the end of another: every byte of safetensors is as good as another there.
     let mut mixed = body[30..].to_vec();
@@ -227,7 +228,10 @@ async fn nothing_but_the_same_update_goes_on_where_it_was() {
     // What was refused is gone, and the right one is still welcome.
     assert_eq!(view(&guest).await, None);
     words(goes_on(&guest, &body, 30), 409, ErrorCode::Conflict, "0 bytes").await;
-    is_taken(&coordinator, &guest, goes_on(&guest, &body, 0)).await;
+    take(202, goes_on(&guest, &body, 0)).await;
+    bystander.leaves().await;
+    coordinator.until("tiny", "the round is over", |run| run.version == 1).await;
+    assert_eq!(coordinator.tiny_value(1).await, 3.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,3 +16,4 @@ mod restart;
 mod rounds;
 mod shutdown;
 mod trouble;
+mod upload_limit;

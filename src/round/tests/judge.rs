@@ -77,13 +77,16 @@ impl Judge {
                 assert_eq!(round.updates.insert(client.clone(), *asked), None, "a second update of {client}");
                 self.at_work.remove(client);
             }
-            Command::Kick { client, .. } | Command::Strike { client, .. }
+            Command::Kick { client, .. } | Command::Rejected { client, .. }
                 if self.round.as_ref().is_some_and(|r| r.is_aggregating && r.updates.contains_key(client)) =>
             {
                 self.out_too_late.insert(client.clone());
             }
             Command::Status { client, report } if fails(before, client, report) => {
                 self.at_work.remove(client); // what it has failed at is given up
+            }
+            Command::Rejected { client, round, .. } if before.may_update(client, *round).is_ok() => {
+                self.at_work.remove(client);
             }
             Command::Ask { client } if before.phase() != Phase::Training => {
                 self.at_work.remove(client); // it is at nothing, and there is nothing to be had
@@ -110,6 +113,11 @@ impl Judge {
             if fails(before, client, report) {
                 self.failed.insert(client.clone());
             }
+        }
+        if let Some(Command::Rejected { client, round, .. }) = command
+            && before.may_update(client, *round).is_ok()
+        {
+            self.failed.insert(client.clone());
         }
         for effect in effects {
             self.effect(now, machine, effect, command);

@@ -202,7 +202,7 @@ fn a_restart_keeps_the_roster_and_takes_nobody_for_present() {
     world.ok(report("alice", ReportedState::Training, None));
     world.ok(kick("carol", true));
     for _ in 0..RunConfig::default().max_strikes {
-        world.ok(Command::Strike { client: id("dave"), reason: "NaN".to_owned() });
+        world.ok(strike("dave"));
     }
     world.restart(1_000);
     let alice = world.machine.client(&id("alice")).unwrap();

@@ -10,6 +10,7 @@ mod judge;
 mod ledger;
 mod membership;
 mod over_selection;
+mod rejections;
 mod removal;
 mod restart;
 mod rounds;
@@ -17,11 +18,13 @@ mod schedules;
 mod sentences;
 
 use super::{Command, Counted, Effect, Reject, Restored, RoundMachine, Standing, UnixMs};
+use crate::digest::Sha256Digest;
 use app::api::{
     Admission, ClientId, ClientState, CohortSize, CohortStep, Mode, Progress, ReportedState, RoundOutcome,
     RoundSummary, RunConfig, StatusReport, Task,
 };
 use ledger::Ledger;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 const START_MS: UnixMs = 1_700_000_000_000;
 const DEADLINE_MS: u64 = 600_000;
@@ -63,8 +66,16 @@ fn ask(name: &str) -> Command {
     Command::Ask { client: id(name) }
 }
 
+/// What was sent for that round is rejected; `strike` is the digest of what cannot be an honest mistake.
+fn rejected(name: &str, round: u64, reason: &str, strike: Option<&str>) -> Command {
+    Command::Rejected { client: id(name), round, reason: reason.to_owned(), strike: strike.map(Sha256Digest::of) }
+}
+
+/// A strike of its own, for a round that awaits nothing of the client.
 fn strike(name: &str) -> Command {
-    Command::Strike { client: id(name), reason: "its distance from the base version is NaN".to_owned() }
+    static STRIKES: AtomicU64 = AtomicU64::new(0);
+    let digest = STRIKES.fetch_add(1, Ordering::Relaxed).to_string();
+    rejected(name, 0, "block 0 has an odd number of codes", Some(&digest))
 }
 
 /// Rounds of `buffer_size` updates, of whoever is there.

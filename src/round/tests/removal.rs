@@ -15,13 +15,13 @@ fn struck(times: u32) -> World {
 const QUARANTINED: u32 = 3; // RunConfig::default().max_strikes
 
 #[test]
-fn a_refused_update_is_a_strike_and_its_client_may_try_again() {
+fn a_strike_for_what_nobody_awaits_leaves_its_client_at_work() {
     let mut world = World::in_round(quorum(1), &["alice", "bob"]);
     world.ok(report("alice", ReportedState::Training, Some(1)));
     assert_eq!(world.ok(strike("alice")), [store("alice", Standing::Struck)]);
     let alice = world.machine.client(&id("alice")).unwrap();
     assert_eq!((alice.strikes, alice.state), (1, ClientState::Training));
-    assert_eq!(alice.error.as_deref(), Some("its distance from the base version is NaN"));
+    assert_eq!(alice.error.as_deref(), Some("block 0 has an odd number of codes"));
     assert_eq!(world.task("alice"), Some((1, 0)));
     world.ok(update("alice", 1));
     let alice = world.machine.client(&id("alice")).unwrap();
@@ -100,7 +100,7 @@ fn fewer_strikes_allowed_count_from_the_next_one_on() {
 #[test]
 fn the_reason_of_a_strike_is_cut() {
     let mut world = World::with(quorum(1), &["alice"]);
-    world.ok(Command::Strike { client: id("alice"), reason: "ä".repeat(10_000) });
+    world.ok(rejected("alice", 1, &"ä".repeat(10_000), None));
     assert_eq!(world.machine.client(&id("alice")).unwrap().error.as_ref().unwrap().chars().count(), 500);
 }
 

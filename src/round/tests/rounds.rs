@@ -110,7 +110,9 @@ fn an_update_is_taken_once_from_the_cohort_while_its_round_is_open() {
     assert_eq!(world.refused(update("dave", 1)), Reject::UnknownClient(id("dave")));
     assert_eq!(world.refused(update("carol", 1)), Reject::NotInCohort { client: id("carol"), round: 1 });
     assert_eq!(world.refused(update("alice", 2)), Reject::TooEarly { round: 2 });
-    assert_eq!(world.refused(update("alice", 0)), Reject::RoundClosed { round: 0 });
+    for round in [0, 3, 99_999, u64::MAX] {
+        assert_eq!(world.refused(update("alice", round)), Reject::NoSuchRound { round, next: 2 });
+    }
     world.ok(update("alice", 1));
     let twice = Reject::AlreadyUpdated { client: id("alice"), round: 1 };
     assert_eq!(world.refused(update("alice", 1)), twice);

@@ -222,7 +222,12 @@ fn random_command(rng: &mut ChaCha8Rng, schedule: &Schedule) -> Command {
         }
         82..84 => kick(name, rng.random_bool(0.2)),
         84..85 => Command::Leave { client },
-        85..87 => strike(name),
+        85..87 => rejected(
+            name,
+            round,
+            "chance",
+            rng.random_bool(0.7).then_some(["a", "b", "c", "d"][rng.random_range(0..4)]),
+        ),
         87..88 => Command::Late { client },
         88..89 => join(name),
         89..90 => admit(name),

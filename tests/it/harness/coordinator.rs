@@ -143,6 +143,11 @@ impl Coordinator {
         invariants::check(self.folder.path(), &shown, &secrets).await;
     }
 
+    /// From its next start on, bodies may have that many MB.
+    pub fn limit_uploads(&mut self, max_upload_mb: u32) {
+        self.settings.max_upload_mb = max_upload_mb;
+    }
+
     /// Starts it again: same data folder, same port. The admin token is not shown again.
     pub async fn start_again(&mut self) {
         let server = Server::start(&self.settings).await.unwrap();

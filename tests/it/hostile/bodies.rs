@@ -1,8 +1,8 @@
 //! Updates that are not what they should be: 413, 415, 422.
 
-use super::{nothing_was_kept, open_round};
+use super::{nothing_was_kept, open_round, round_of_two};
 use crate::harness::{Coordinator, Guest, container, read_to_end, refused, safetensors, schema, take, with};
-use app::api::{ClientState, ErrorCode};
+use app::api::ErrorCode;
 use fedlearn::wire::{
     self, CONTAINER, Dtype, Parameters, SAFETENSORS, Schema, TensorSpec, Values, max_body_bytes, safe,
 };
@@ -57,7 +57,7 @@ fn handmade_safetensors(header: serde_json::Value) -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_container_that_is_not_sound_is_refused() {
-    let (coordinator, guest) = open_round(&[]).await;
+    let (coordinator, guest) = round_of_two().await;
     let sound = container(&with(1.0), 0);
     wire::decode(&handmade(&[tensor(N, &[1]), tensor(W, &[2, 3])]), &schema()).expect("what is made by hand is sound");
     let changed = |at: usize, to: u8| {
@@ -85,7 +85,7 @@ async fn a_container_that_is_not_sound_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_of_another_model_is_refused_by_the_name_of_the_tensor() {
-    let (coordinator, guest) = open_round(&[]).await;
+    let (coordinator, guest) = round_of_two().await;
     let of = |specs: Vec<(&str, Dtype, Vec<u64>)>| {
         let specs = specs.into_iter().map(|(name, dtype, shape)| TensorSpec { name: name.into(), dtype, shape });
         let schema = Arc::new(Schema::new(specs.collect()).unwrap());
@@ -112,7 +112,7 @@ async fn a_body_of_another_model_is_refused_by_the_name_of_the_tensor() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn safetensors_that_are_not_sound_are_refused() {
-    let (coordinator, guest) = open_round(&[]).await;
+    let (coordinator, guest) = round_of_two().await;
     let sound = safetensors(&with(1.0));
     let n = json!({"dtype": "I64", "shape": [1], "data_offsets": [0, 8]});
     let w = |dtype: &str, begin: u64| json!({"dtype": dtype, "shape": [2, 3], "data_offsets": [begin, 32]});
@@ -136,7 +136,7 @@ async fn safetensors_that_are_not_sound_are_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_zstd_body_is_not_expanded_beyond_the_model() {
-    let (coordinator, guest) = open_round(&[]).await;
+    let (coordinator, guest) = round_of_two().await;
     let zstd = |body: Vec<u8>| update(&guest, SAFETENSORS, body).header(header::CONTENT_ENCODING, "zstd");
     let bomb = zstd::stream::encode_all(std::io::repeat(0).take(1 << 30), 1).unwrap();
     assert!(bomb.len() < 200_000, "1 GiB in {} bytes", bomb.len());
@@ -150,7 +150,7 @@ async fn a_zstd_body_is_not_expanded_beyond_the_model() {
 #[tokio::test(flavor = "multi_thread")]
 async fn values_that_are_no_numbers_or_go_too_far_are_refused() {
     // Given a run that takes steps up to 3 only (6 values: each may move by 1.22),
-    let (coordinator, guest) = open_round(&[]).await;
+    let (coordinator, guest) = round_of_two().await;
     coordinator.configure("tiny", json!({"max_update_norm": 3.0})).await;
     let filled = |value: f32| {
         let one = safetensors(&with(1.0));
@@ -170,11 +170,11 @@ async fn values_that_are_no_numbers_or_go_too_far_are_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_weight_or_loss_that_makes_no_sense_is_refused() {
-    let (coordinator, guest) = open_round(&[]).await;
+    let (coordinator, guest) = round_of_two().await;
     let body = safetensors(&with(1.0));
     let with_query = |query| guest.update_of(1, query).header(header::CONTENT_TYPE, SAFETENSORS).body(body.clone());
     for (query, words) in
-        [("samples=0", "samples is 0"), ("samples=1000000000001", "10^12"), ("samples=1&loss=NaN", "finite")]
+        [("samples=0", "10^12, got 0"), ("samples=1000000000001", "10^12"), ("samples=1&loss=NaN", "finite")]
     {
         is_invalid(with_query(query), words).await;
     }
@@ -185,39 +185,15 @@ async fn a_weight_or_loss_that_makes_no_sense_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_weight_or_loss_that_makes_no_sense_is_a_strike_where_an_update_is_awaited() {
-    let (coordinator, guest) = open_round(&[]).await;
-    coordinator.configure("tiny", json!({"max_strikes": 3})).await;
-    let late = Guest::join(&coordinator, "tiny", "late").await;
-    let send = |guest: &Guest, query| {
-        let update = guest.update_of(1, query).header(header::CONTENT_TYPE, SAFETENSORS);
-        update.body(safetensors(&with(1.0)))
-    };
-    let view = async |guest: &Guest| coordinator.snapshot("tiny").await.client(&guest.id).unwrap().clone();
-    // Given a client that is not asked in this round, and queries that say nothing of an update,
-    refused(403, ErrorCode::NotAdmitted, send(&late, "samples=0")).await;
-    refused(400, ErrorCode::BadRequest, send(&guest, "samples=-1")).await;
-    is_invalid(send(&guest, "samples=1&offset=1"), "offset needs sha256").await;
-    // then there is nothing to hold against anybody;
-    assert_eq!((view(&late).await.strikes, view(&guest).await.strikes), (0, 0));
-    // but each update that cannot be counted is, until there is no patience left.
-    for (strikes, query) in [(1, "samples=0"), (2, "samples=1000000000001"), (3, "samples=1&loss=inf")] {
-        refused(422, ErrorCode::Invalid, send(&guest, query)).await;
-        assert_eq!(view(&guest).await.strikes, strikes);
-    }
-    assert_eq!(view(&guest).await.state, ClientState::Quarantine);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn an_update_trained_from_another_version_is_refused() {
-    let (coordinator, guest) = open_round(&[]).await;
+    let (coordinator, guest) = round_of_two().await;
     is_invalid(update(&guest, CONTAINER, container(&with(1.0), 7)), "version 7").await;
     nothing_was_kept(&coordinator, &guest).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_of_a_kind_that_is_not_read_is_refused_before_it_comes() {
-    let (coordinator, guest) = open_round(&[]).await;
+    let (coordinator, guest) = round_of_two().await;
     let body = || safetensors(&with(1.0));
     let code = ErrorCode::UnsupportedMediaType;
     refused(415, code, guest.update(1).body(body())).await;
@@ -230,7 +206,7 @@ async fn a_body_of_a_kind_that_is_not_read_is_refused_before_it_comes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_says_it_is_too_large_is_refused_before_it_comes() {
-    let (coordinator, guest) = open_round(&[]).await;
+    let (coordinator, guest) = round_of_two().await;
     let length = max_body_bytes(&schema()) + 1;
     let mut stream = tokio::net::TcpStream::connect(coordinator.authority()).await.unwrap();
     let head = format!(
@@ -246,7 +222,7 @@ async fn a_body_that_says_it_is_too_large_is_refused_before_it_comes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_grows_too_large_is_refused_while_it_comes() {
-    let (coordinator, guest) = open_round(&[]).await;
+    let (coordinator, guest) = round_of_two().await;
     let mut stream = tokio::net::TcpStream::connect(coordinator.authority()).await.unwrap();
     let head = format!(
         "PUT /api/v1/runs/tiny/rounds/1/updates/{}?samples=1 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\

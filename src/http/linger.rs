@@ -1,0 +1,45 @@
+//! Bodies that are refused before all of them has come: the rest is read and dropped for a while. Were the connection closed
+//! at once, a client that is still sending would see it break, and not the refusal: it would send the same again.
+
+use axum::body::{Body, BodyDataStream, Bytes, HttpBody};
+use futures::{Stream, StreamExt};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+/// How long the rest of a body is read.
+const LONGEST: Duration = Duration::from_secs(30);
+/// How long nothing of it may come.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// The same body. Dropped before its end, the rest is read and dropped.
+pub fn linger(body: Body) -> Body {
+    if body.is_end_stream() { body } else { Body::from_stream(Lingering(Some(body.into_data_stream()))) }
+}
+
+struct Lingering(Option<BodyDataStream>);
+
+impl Stream for Lingering {
+    type Item = Result<Bytes, axum::Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let Some(body) = &mut self.0 else { return Poll::Ready(None) };
+        let next = body.poll_next_unpin(context);
+        if matches!(next, Poll::Ready(None | Some(Err(_)))) {
+            self.0 = None;
+        }
+        next
+    }
+}
+
+impl Drop for Lingering {
+    fn drop(&mut self) {
+        let (Some(body), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) else { return };
+        // Where it ends early, there is nobody left to notice.
+        drop(runtime.spawn(tokio::time::timeout(LONGEST, drain(body))));
+    }
+}
+
+async fn drain(mut body: BodyDataStream) {
+    while let Ok(Some(Ok(_))) = tokio::time::timeout(SILENCE, body.next()).await {}
+}
