@@ -19,7 +19,7 @@ use clap::{Args, ValueEnum, value_parser};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
-use values::{base_url, client_name, cohort, log_filter, share, words};
+use values::{base_url, client_name, cohort, listen_address, log_filter, share, words};
 
 /// Settings that every subcommand has.
 #[derive(Debug, Clone, Args)]
@@ -49,7 +49,7 @@ pub enum LogFormat {
 #[derive(Debug, Clone, Args)]
 pub struct ServeSettings {
     /// Address of API and dashboard; 0.0.0.0:3000 to be reached from other machines
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:3000")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:3000", value_parser = listen_address)]
     pub listen: SocketAddr,
     /// Folder for database and models; made if missing
     #[arg(long, value_name = "FOLDER", default_value = "data")]
@@ -252,6 +252,9 @@ pub struct JoinSettings {
     /// What the coordinator asks for; best given as FEDLEARN_JOIN_SECRET, which other users cannot see
     #[arg(long, value_name = "SECRET")]
     pub join_secret: Option<Secret>,
+    /// PEM file of certificate authorities to trust beside those of this machine, for https:// addresses
+    #[arg(long, value_name = "FILE")]
+    pub ca_cert: Option<PathBuf>,
     /// File that keeps who this client is, with its token: after a crash it goes on as the same one
     #[arg(long, value_name = "FILE")]
     pub identity: Option<PathBuf>,
@@ -391,7 +394,7 @@ pub struct DemoSettings {
     #[arg(long, default_value = "10", value_parser = value_parser!(u32).range(1..=i64::from(Autorun::MAX_ROUNDS)))]
     pub rounds: u32,
     /// Address of API and dashboard
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:3000")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:3000", value_parser = listen_address)]
     pub listen: SocketAddr,
     /// File and logs.
     #[command(flatten)]

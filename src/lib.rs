@@ -16,7 +16,7 @@
 //! - `store`: SQLite, and blobs as files.
 //! - [`conductor`]: one run; carries out what the round machine decides, in a world that may crash.
 //! - `coordinator`: one task a run: the real world, with uploads, models and evaluation.
-//! - [`digest`]: SHA-256 as a value.
+//! - [`digest`]: SHA-256 as a value; `causes`: an error with all that caused it.
 //! - `http`: the REST resources, events, the page.
 //! - `agent`: the native client.
 //! - `cli`, `config`: the command line and the settings behind it; `commands`: what the subcommands do.
@@ -25,6 +25,8 @@
 pub mod agent;
 #[cfg(feature = "torch")]
 pub mod aggregate;
+#[cfg(feature = "cli")]
+mod causes;
 #[cfg(feature = "cli")]
 pub mod cli;
 #[cfg(all(feature = "server", feature = "agent"))]

@@ -3,19 +3,24 @@
 //! Decides how to train on this machine and how to go on when the coordinator does not answer. Refuses to know how
 //! rounds are made: it does what its task says.
 
+mod call_error;
 mod identity;
+mod network_error;
 pub mod noise;
 mod progress;
 mod round;
 mod training;
 mod transport;
 
+pub use call_error::CallError;
 pub use identity::{IdentityError, IdentityFile};
-pub use transport::{CallError, Transport};
+pub use network_error::NetworkError;
+pub use transport::Transport;
 
 use crate::model::{Device, Images, ModelError};
 use app::api::{ClientState, Encoding, ErrorCode, ModelSpec, RegisterReply, RegisterRequest, RunId, Task};
 use round::Agent;
+use std::path::PathBuf;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -37,6 +42,8 @@ pub struct AgentSettings {
     pub join_secret: Option<String>,
     /// How to send updates, where it is not to be as the run asks.
     pub encoding: Option<Encoding>,
+    /// A PEM file of certificate authorities to trust beside those of this machine.
+    pub ca_cert: Option<PathBuf>,
     /// What to do in a round.
     pub work: Work,
     /// Where to keep who we are, to be that again after a crash.
@@ -76,11 +83,14 @@ impl Work {
 /// Why an agent gave up.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
-    /// The coordinator will not have it.
-    #[error("the coordinator refuses: {0}")]
-    Refused(CallError),
+    /// The coordinator refused, or cannot be reached.
+    #[error(transparent)]
+    Call(#[from] CallError),
     /// The run is not one that this agent can train.
-    #[error("run '{0}' began with uploaded parameters: this agent trains the built-in networks only")]
+    #[error(
+        "run '{0}' began with parameters of somebody's own, and `fedlearn join` trains the built-in networks only: take \
+         part with a client of your own (see the README), or name another run with --run"
+    )]
     NotBuiltIn(RunId),
     /// The images do not fit the network.
     #[error("the run's network takes {} channels and {} classes, the images have {} and {}", .wanted.0, .wanted.1, .found.0, .found.1)]
@@ -107,7 +117,8 @@ pub enum AgentError {
 /// The coordinator refuses for good, or the run cannot be trained here. That it does not answer is not an error: the
 /// agent waits for it.
 pub async fn join(mut settings: AgentSettings, leave: CancellationToken) -> Result<(), AgentError> {
-    let mut transport = Transport::new(&settings.coordinator_url, &settings.run).map_err(AgentError::Refused)?;
+    let transport = Transport::trusting(&settings.coordinator_url, &settings.run, settings.ca_cert.as_deref());
+    let mut transport = transport.map_err(AgentError::Call)?;
     let result = tokio::select! {
         result = take_part(&mut settings, &mut transport) => result,
         () = leave.cancelled() => Ok(()),
@@ -164,7 +175,7 @@ async fn take_part(settings: &mut AgentSettings, transport: &mut Transport) -> R
                     }
                     agent.forget();
                 }
-                _ => return Err(AgentError::Refused(error)),
+                _ => return Err(AgentError::Call(error)),
             },
         }
     }
@@ -174,7 +185,10 @@ fn waiting(state: ClientState) -> &'static str {
     match state {
         ClientState::Pending => "waiting for the operator to admit this client",
         ClientState::Kicked => "removed by the operator; waiting to be admitted again",
-        ClientState::Quarantine => "in quarantine, for updates were refused; waiting to be released by the operator",
+        ClientState::Quarantine => {
+            "in quarantine after too many rejected updates; waiting until the operator releases it"
+        }
+        ClientState::Error => "waiting for the next round",
         _ => "waiting for a round",
     }
 }
@@ -191,10 +205,10 @@ async fn resume(settings: &AgentSettings, transport: &mut Transport) -> Result<O
                 tracing::warn!("client {} is not known any more; registering anew", kept.client_id);
                 return Ok(None);
             }
-            _ => return Err(AgentError::Refused(error)),
+            _ => return Err(AgentError::Call(error)),
         },
     }
-    let run = transport.snapshot().await.map_err(AgentError::Refused)?;
+    let run = transport.snapshot().await.map_err(AgentError::Call)?;
     let spec = trainable(settings, run.model)?;
     tracing::info!("back in run '{}' as {}: {spec}", settings.run, kept.client_id);
     Ok(Some(spec))
@@ -207,7 +221,7 @@ async fn register(settings: &mut AgentSettings, transport: &mut Transport) -> Re
         device: settings.work.device(),
         join_secret: settings.join_secret.clone(),
     };
-    let reply = transport.register(&request).await.map_err(AgentError::Refused)?;
+    let reply = transport.register(&request).await.map_err(AgentError::Call)?;
     let RegisterReply { client_id, state, model, .. } = reply;
     if let (Some(file), Some(identity)) = (&mut settings.identity, transport.identity()) {
         file.keep(identity)?;

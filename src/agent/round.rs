@@ -1,8 +1,8 @@
 //! One round after the other: fetch, work, send; and what is told of it meanwhile.
 
 use super::training::{self, Trained, Training};
-use super::transport::{CallError, Transport};
-use super::{AgentError, AgentSettings, PAUSE, Work, noise};
+use super::transport::Transport;
+use super::{AgentError, AgentSettings, CallError, PAUSE, Work, noise};
 use crate::model::{Device, Images, ModelError, Network};
 use crate::wire::{self, Base, EncodeError, Feedback, ModelFormat, Parameters, Schema, UpdateRecipe};
 use app::api::{Encoding, ErrorCode, ModelSpec, ReportedState, StatusReply, StatusReport, TrainTask, UpdateQuery};
@@ -32,6 +32,8 @@ pub(super) struct Agent {
     held: Option<(u64, Arc<Parameters>)>,
     /// What the updates have lost so far.
     owed: Feedback,
+    /// The round whose update or model was refused for good, and why: it is not trained again.
+    given_up: Option<(u64, String)>,
 }
 
 impl Agent {
@@ -48,37 +50,50 @@ impl Agent {
             Work::Noise(share) => (Network::new(spec, Device::Cpu)?.schema().clone(), Worker::Noise(*share)),
         };
         let (name, encoding) = (settings.name.clone(), settings.encoding);
-        Ok(Self { schema, worker, name, encoding, held: None, owed: Feedback::default() })
+        Ok(Self { schema, worker, name, encoding, held: None, owed: Feedback::default(), given_up: None })
     }
 
     /// What it knows is of another coordinator, whose versions may be others under the same numbers.
     pub fn forget(&mut self) {
-        (self.held, self.owed) = (None, Feedback::default());
+        (self.held, self.owed, self.given_up) = (None, Feedback::default(), None);
     }
 
-    /// One round. What goes wrong in it is told to the coordinator; the next round is another chance.
+    /// One round. What goes wrong in it is reported to the coordinator; the next round is another chance.
     pub async fn round(&mut self, transport: &Transport, task: &TrainTask) -> Result<(), AgentError> {
+        if let Some((_, reason)) = self.given_up.as_ref().filter(|(round, _)| *round == task.round) {
+            // The report was lost, or the deadline has moved.
+            say(transport, &failure(task.round, reason.clone())).await;
+            tokio::time::sleep(PAUSE).await;
+            return Ok(());
+        }
         match self.train(transport, task).await {
             Ok(true) => tracing::info!("round {}: update sent", task.round),
             Ok(false) => {
                 tracing::info!("round {}: cancelled", task.round);
                 say(transport, &report(ReportedState::Ready, None)).await;
             }
-            Err(RoundError::Call(error)) => {
-                tracing::warn!("round {}: {error}", task.round);
-                match error.code() {
-                    // It is over, or not ours any more: there may be another one already.
-                    Some(ErrorCode::RoundClosed | ErrorCode::NotAdmitted | ErrorCode::Quarantined) => {
-                        say(transport, &report(ReportedState::Ready, None)).await;
-                    }
-                    _ => tokio::time::sleep(PAUSE).await,
+            Err(RoundError::Call(what, error)) => match error.code() {
+                // It is over, or not ours any more: there may be another one already.
+                Some(ErrorCode::RoundClosed | ErrorCode::NotAdmitted | ErrorCode::Quarantined) => {
+                    tracing::warn!("round {}: {what}: {error}", task.round);
+                    say(transport, &report(ReportedState::Ready, None)).await;
                 }
-            }
+                // The next question for a task is answered in the same way.
+                Some(ErrorCode::Kicked | ErrorCode::Unauthorized) => {
+                    tracing::warn!("round {}: {what}: {error}", task.round);
+                    tokio::time::sleep(PAUSE).await;
+                }
+                _ => {
+                    let reason = format!("{what}: {error}");
+                    tracing::error!("round {}: {reason}; waiting for the next round", task.round);
+                    self.given_up = Some((task.round, reason.clone()));
+                    say(transport, &failure(task.round, reason)).await;
+                    tokio::time::sleep(PAUSE).await;
+                }
+            },
             Err(RoundError::Here(reason)) => {
                 tracing::error!("round {}: {reason}", task.round);
-                let mut report = report(ReportedState::Error, Some(task.round));
-                report.error = Some(reason);
-                say(transport, &report).await;
+                say(transport, &failure(task.round, reason)).await;
                 tokio::time::sleep(PAUSE).await;
             }
             Err(RoundError::Fatal(error)) => return Err(error),
@@ -108,7 +123,9 @@ impl Agent {
             encoded.await.map_err(|e| RoundError::Here(e.to_string()))?.map_err(|e| RoundError::Here(e.to_string()))?;
         let query = UpdateQuery { sha256: Some(sha256), ..UpdateQuery::whole(samples, loss) };
         let content_type = ModelFormat::Container(encoding).content_type();
-        transport.update(task.round, &query, content_type, body.into()).await?;
+        let bytes = body.len();
+        let sent = transport.update(task.round, &query, content_type, body.into()).await;
+        sent.map_err(|error| RoundError::Call(format!("the update of {bytes} bytes was rejected"), error))?;
         // What was lost is made good later only if the rest has arrived.
         self.owed = owed;
         Ok(true)
@@ -166,7 +183,9 @@ impl Agent {
     /// A global version: by its difference to the one that we hold, where that is shorter.
     async fn fetch(&mut self, transport: &Transport, version: u64) -> Result<Arc<Parameters>, RoundError> {
         let held = self.held.clone();
-        let body = transport.model(version, held.as_ref().map(|(version, _)| *version)).await?;
+        let body = transport.model(version, held.as_ref().map(|(version, _)| *version)).await;
+        let body =
+            body.map_err(|error| RoundError::Call(format!("version {version} of the model was not sent"), error))?;
         let schema = self.schema.clone();
         let decoded = tokio::task::spawn_blocking(move || {
             let base = held.as_ref().map(|(version, parameters)| Base { version: *version, parameters });
@@ -183,22 +202,21 @@ impl Agent {
 }
 
 enum RoundError {
-    /// The coordinator refuses: the round is over, or we are out of it.
-    Call(CallError),
+    /// Something was refused for good: what, and why.
+    Call(String, CallError),
     /// Something here; it is reported.
     Here(String),
     /// There is no going on.
     Fatal(AgentError),
 }
 
-impl From<CallError> for RoundError {
-    fn from(error: CallError) -> Self {
-        Self::Call(error)
-    }
-}
-
 fn report(state: ReportedState, round: Option<u64>) -> StatusReport {
     StatusReport { state, round, progress: None, error: None }
+}
+
+/// The report that this client has failed at that round.
+fn failure(round: u64, reason: String) -> StatusReport {
+    StatusReport { error: Some(reason), ..report(ReportedState::Error, Some(round)) }
 }
 
 /// A report whose loss matters to nobody.

@@ -1,15 +1,18 @@
 //! The client plane as seen from a client: typed calls, repeated until they are answered.
 
+use super::call_error::{CallError, Repeat, answer, json};
 use app::api::{
-    ClientId, ErrorBody, ErrorCode, RegisterReply, RegisterRequest, RunId, RunSnapshot, StatusReply, StatusReport,
-    Task, UpdateQuery, UploadView,
+    ClientId, ErrorCode, RegisterReply, RegisterRequest, RunId, RunSnapshot, StatusReply, StatusReport, Task,
+    UpdateQuery, UploadView,
 };
 use backon::{BackoffBuilder, ExponentialBuilder, Retryable};
 use bytes::{Bytes, BytesMut};
 use reqwest::header::HeaderValue;
-use reqwest::{Method, RequestBuilder, Response, StatusCode, header};
+use reqwest::{Certificate, Method, RequestBuilder, StatusCode, header};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -24,44 +27,8 @@ const SILENCE: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// See [`FIRST_PAUSE`].
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
-
-/// Why a call did not succeed.
-#[derive(Debug, thiserror::Error)]
-pub enum CallError {
-    /// The coordinator said no.
-    #[error("{message} ({status})")]
-    Refused {
-        /// The HTTP status.
-        status: StatusCode,
-        /// What to act on; none if the answer did not come from a coordinator.
-        code: Option<ErrorCode>,
-        /// For people.
-        message: String,
-        /// When to come back, if it said so.
-        retry_after: Option<Duration>,
-    },
-    /// No answer, or half of one.
-    #[error("no answer: {0}")]
-    Network(#[from] reqwest::Error),
-}
-
-impl CallError {
-    /// The coordinator's code.
-    pub fn code(&self) -> Option<ErrorCode> {
-        match self {
-            Self::Refused { code, .. } => *code,
-            Self::Network(_) => None,
-        }
-    }
-
-    /// Whether the same call may succeed later.
-    fn is_passing(&self) -> bool {
-        match self {
-            Self::Refused { status, .. } => status.is_server_error() || matches!(status.as_u16(), 408 | 425 | 429),
-            Self::Network(error) => !error.is_builder(),
-        }
-    }
-}
+/// Answers that no coordinator gives, or that name a fault of its own, until a call is given up.
+const ODD_ANSWERS: u32 = 5;
 
 /// A connection to one run, and our identity on it.
 #[derive(Debug, Clone)]
@@ -69,6 +36,8 @@ pub struct Transport {
     http: reqwest::Client,
     run_url: String,
     identity: Option<Identity>,
+    /// The coordinator has answered.
+    was_answered: Arc<AtomicBool>,
 }
 
 /// Who we are to the coordinator.
@@ -88,19 +57,34 @@ impl Transport {
     /// Speaks to the run at that coordinator. Nothing is sent yet.
     ///
     /// # Errors
-    /// The TLS roots of this machine cannot be read.
+    /// The certificate authorities of this machine cannot be read.
     pub fn new(coordinator_url: &str, run: &RunId) -> Result<Self, CallError> {
-        // An error says that somebody in this process was here before: that is as well.
+        Self::trusting(coordinator_url, run, None)
+    }
+
+    /// The same, trusting the certificate authorities in that PEM file beside those of this machine.
+    ///
+    /// # Errors
+    /// One or the other cannot be read.
+    pub fn trusting(coordinator_url: &str, run: &RunId, ca_cert: Option<&Path>) -> Result<Self, CallError> {
+        // An error means that one is installed already, which serves as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
+        let authorities = ca_cert.map(certificates).transpose()?;
         let http = reqwest::Client::builder()
             .connect_timeout(CONNECT)
             .read_timeout(SILENCE)
-            .user_agent(concat!("fedlearn/", env!("CARGO_PKG_VERSION")))
-            .build()?;
+            .user_agent(concat!("fedlearn/", env!("CARGO_PKG_VERSION")));
+        let http = match authorities {
+            Some(authorities) => http.tls_certs_merge(authorities),
+            // Plain HTTP works on a machine without certificate authorities, too.
+            None if coordinator_url.starts_with("http://") => http.tls_certs_only([]),
+            None => http,
+        };
         Ok(Self {
-            http,
+            http: http.build()?,
             run_url: format!("{}/api/v1/runs/{run}", coordinator_url.trim_end_matches('/')),
             identity: None,
+            was_answered: Arc::default(),
         })
     }
 
@@ -172,7 +156,7 @@ impl Transport {
     /// The coordinator refuses, or there is no answer.
     pub async fn status(&self, report: &StatusReport) -> Result<StatusReply, CallError> {
         let request = self.request(Method::PUT, &self.own("/status")).json(report);
-        Ok(answer(request.send().await?).await?.json().await?)
+        json(answer(request.send().await?).await?).await
     }
 
     /// A version of the global model, in our container; possibly as a difference to the version `base`. If the connection
@@ -264,7 +248,7 @@ impl Transport {
     /// What the coordinator has of an update; none: nothing.
     async fn upload(&self, path: &str) -> Result<Option<UploadView>, CallError> {
         match answer(self.request(Method::GET, path).send().await?).await {
-            Ok(response) => Ok(Some(response.json().await?)),
+            Ok(response) => json(response).await.map(Some),
             Err(error) if error.code() == Some(ErrorCode::NotFound) => Ok(None),
             Err(error) => Err(error),
         }
@@ -292,7 +276,7 @@ impl Transport {
 
     /// Up to the last byte of the answer: who is killed while it answers has not answered.
     async fn call<T: DeserializeOwned>(&self, request: impl Fn() -> RequestBuilder) -> Result<T, CallError> {
-        self.repeat(|| async { Ok(answer(request().send().await?).await?.json().await?) }).await
+        self.repeat(|| async { json(answer(request().send().await?).await?).await }).await
     }
 
     /// Repeats while the failure may pass: through a restart of the coordinator, however long it takes.
@@ -306,29 +290,38 @@ impl Transport {
             .with_jitter()
             .without_max_times()
             .build();
-        call.retry(pauses)
-            .when(CallError::is_passing)
+        let mut odd_answers = 0;
+        let result = call
+            .retry(pauses)
+            .when(|error: &CallError| match error.repeat(self.was_answered.load(Ordering::Relaxed)) {
+                Repeat::Always => true,
+                Repeat::AFewTimes => {
+                    odd_answers += 1;
+                    odd_answers < ODD_ANSWERS
+                }
+                Repeat::Never => false,
+            })
             .adjust(|error, pause| match error {
                 CallError::Refused { retry_after: Some(told), .. } => pause.map(|pause| pause.max(*told)),
                 _ => pause,
             })
             .notify(|error, pause| tracing::warn!("{error}; trying again in {:.1} s", pause.as_secs_f64()))
-            .await
+            .await;
+        if result.is_ok() || result.as_ref().is_err_and(|error| error.code().is_some()) {
+            self.was_answered.store(true, Ordering::Relaxed);
+        }
+        result
     }
 }
 
-async fn answer(response: Response) -> Result<Response, CallError> {
-    let status = response.status();
-    if status.is_success() {
-        return Ok(response);
+/// The certificates of a PEM file.
+fn certificates(path: &Path) -> Result<Vec<Certificate>, CallError> {
+    let failed = |reason: String| CallError::CaCert { path: path.display().to_string(), reason };
+    let pem = std::fs::read(path).map_err(|error| failed(format!("cannot read it: {error}")))?;
+    let certificates = Certificate::from_pem_bundle(&pem);
+    let certificates = certificates.map_err(|_| failed("it is not a PEM file of certificates".into()))?;
+    if certificates.is_empty() {
+        return Err(failed("it has no certificate (a block that begins with -----BEGIN CERTIFICATE-----)".into()));
     }
-    let retry_after = response.headers().get(header::RETRY_AFTER);
-    let retry_after = retry_after.and_then(|v| v.to_str().ok()?.parse().ok()).map(Duration::from_secs);
-    let refusal: Option<ErrorBody> = response.json().await.ok();
-    let code = refusal.as_ref().map(|body| body.code);
-    let message = refusal.map_or_else(
-        || "an answer that no coordinator gives".to_owned(),
-        |body| if body.problems.is_empty() { body.message } else { body.problems.join("; ") },
-    );
-    Err(CallError::Refused { status, code, message, retry_after })
+    Ok(certificates)
 }

@@ -172,7 +172,8 @@ fn all_problems_of_all_sources_are_reported_at_once() {
         [
             "fedlearn.toml: wrong: there is no such setting",
             "fedlearn.toml: deadline_s: it takes one value, not 2",
-            "fedlearn.toml: listen: invalid socket address syntax",
+            "fedlearn.toml: listen: 'here' is not an IP address with a port: 127.0.0.1:3000 is reached from this machine alone, \
+             0.0.0.0:3000 from others, too",
             "FEDLEARN_ENCODING: invalid value 'f8' for '--encoding <ENCODING>' [possible values: f32, bf16, bf16-delta, q8, q4, topk]",
             "--cohort: 'half' is neither all, nor a share such as 0.5, nor a whole number of clients",
             "--device: 'tpu' is none of auto, cpu, cuda, cuda:0 to cuda:255",

@@ -7,16 +7,16 @@ use crate::config::{DataSettings, JoinSettings};
 use crate::model::dataset::{self, Split, default_path};
 use crate::model::partition::{self, PartitionError};
 use crate::model::{DatasetError, Images, ModelError, set_threads};
-use app::api::Dataset;
+use app::api::{Dataset, RunId};
 use tokio_util::sync::CancellationToken;
 
 #[derive(Debug, thiserror::Error)]
 enum JoinError {
-    #[error("the coordinator refuses: {0}")]
-    Refused(#[from] CallError),
-    #[error("the run names no dataset: say which one with --dataset")]
-    NoDataset,
-    #[error("say with --data where {0} lies")]
+    #[error(transparent)]
+    Call(#[from] CallError),
+    #[error("run '{0}' names no dataset: choose one with --dataset ({known})", known = Dataset::WORDS.join(", "))]
+    NoDataset(RunId),
+    #[error("dataset {0} is not where `make setup` or Debian puts it: give its folder or archive with --data PATH")]
     NoPath(Dataset),
     #[error(transparent)]
     Dataset(#[from] DatasetError),
@@ -40,10 +40,14 @@ pub(super) async fn run(settings: JoinSettings, stop: CancellationToken) -> Exit
     };
     match joined {
         Ok(()) => Exit::Done,
-        Err(error @ (JoinError::Refused(_) | JoinError::Agent(AgentError::Refused(_) | AgentError::Stopped(_)))) => {
-            failed(&error, Exit::Refused)
+        Err(error) => {
+            let is_refused = match &error {
+                JoinError::Call(error) | JoinError::Agent(AgentError::Call(error)) => error.code().is_some(),
+                JoinError::Agent(AgentError::Stopped(_)) => true,
+                _ => false,
+            };
+            failed(&error, if is_refused { Exit::Refused } else { Exit::Failed })
         }
-        Err(error) => failed(&error, Exit::Failed),
     }
 }
 
@@ -63,6 +67,7 @@ async fn prepare(settings: &JoinSettings) -> Result<AgentSettings, JoinError> {
         name: settings.client_name(),
         join_secret: settings.join_secret.as_ref().map(|secret| secret.expose().to_owned()),
         encoding: settings.encoding,
+        ca_cert: settings.ca_cert.clone(),
         work,
         identity,
     })
@@ -72,8 +77,12 @@ async fn images(settings: &JoinSettings) -> Result<Images, JoinError> {
     let dataset = match settings.data.dataset {
         Some(dataset) => dataset,
         None => {
-            let run = Transport::new(&settings.url, &settings.run)?.snapshot().await?;
-            run.dataset.ok_or(JoinError::NoDataset)?
+            let transport = Transport::trusting(&settings.url, &settings.run, settings.ca_cert.as_deref())?;
+            let run = transport.snapshot().await?;
+            if run.model.is_none() {
+                return Err(AgentError::NotBuiltIn(run.run).into());
+            }
+            run.dataset.ok_or(JoinError::NoDataset(run.run))?
         }
     };
     load(dataset, &settings.data)

@@ -5,6 +5,7 @@ mod demo;
 mod join;
 mod serve;
 
+use crate::causes::chain;
 use crate::cli::{Command, Exit};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
@@ -57,7 +58,7 @@ fn stop_signal() -> std::io::Result<CancellationToken> {
 }
 
 /// The end of a subcommand that could not do its work.
-fn failed(error: &dyn std::error::Error, exit: Exit) -> Exit {
-    tracing::error!("{error}");
+fn failed(error: &(dyn std::error::Error + 'static), exit: Exit) -> Exit {
+    tracing::error!("{}", chain(error));
     exit
 }

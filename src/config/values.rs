@@ -3,6 +3,7 @@
 use app::api::{CohortSize, Dataset, RegisterRequest};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -89,6 +90,15 @@ pub(super) fn cohort(text: &str) -> Result<CohortSize, String> {
         size => size.parse().ok().map(CohortSize::Size),
     };
     parsed.ok_or_else(|| format!("'{text}' is neither all, nor a share such as 0.5, nor a whole number of clients"))
+}
+
+pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        format!(
+            "'{text}' is not an IP address with a port: 127.0.0.1:3000 is reached from this machine alone, \
+             0.0.0.0:3000 from others, too"
+        )
+    })
 }
 
 pub(super) fn log_filter(text: &str) -> Result<String, String> {

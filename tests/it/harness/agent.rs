@@ -1,6 +1,7 @@
 //! The real agent, in this process.
 
 use super::{Coordinator, soon};
+use app::api::Encoding;
 use fedlearn::agent::{self, AgentError, AgentSettings, Work};
 use fedlearn::model::Images;
 use fedlearn::model::dataset::{self, Split, default_path};
@@ -28,17 +29,32 @@ pub struct Agent {
 impl Agent {
     /// Starts it.
     pub fn start(coordinator: &Coordinator, name: &str, images: Images) -> Self {
+        Self::with(coordinator.origin(), name, None, Work::Train { device: tch::Device::Cpu, images })
+    }
+
+    /// Starts one that adds noise, and sends it in that encoding.
+    pub fn noise(origin: String, name: &str, encoding: Encoding) -> Self {
+        Self::with(origin, name, Some(encoding), Work::Noise(0.01))
+    }
+
+    fn with(coordinator_url: String, name: &str, encoding: Option<Encoding>, work: Work) -> Self {
         let settings = AgentSettings {
-            coordinator_url: coordinator.origin(),
+            coordinator_url,
             run: "default".parse().unwrap(),
             name: name.to_owned(),
             join_secret: None,
-            encoding: None,
-            work: Work::Train { device: tch::Device::Cpu, images },
+            encoding,
+            ca_cert: None,
+            work,
             identity: None,
         };
         let leave = CancellationToken::new();
         Self { task: tokio::spawn(agent::join(settings, leave.clone())), leave: leave.drop_guard() }
+    }
+
+    /// Waits until it gives up.
+    pub async fn gives_up(self) -> AgentError {
+        soon("an agent's end", self.task).await.unwrap().unwrap_err()
     }
 
     /// Has it say good-bye.
