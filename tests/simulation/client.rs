@@ -11,6 +11,8 @@ pub enum Lie {
     NotANumber,
     Huge,
     ManySamples,
+    /// A body that contradicts itself.
+    Forged,
 }
 
 /// An update as it is sent.
@@ -125,9 +127,9 @@ impl Client {
             }
             Answer::Task(Task::Train(task)) => {
                 if self.job.as_ref().is_none_or(|job| job.sent.round != task.round) {
-                    let lies = [Lie::NotANumber, Lie::Huge, Lie::ManySamples];
+                    let lies = [Lie::NotANumber, Lie::Huge, Lie::ManySamples, Lie::Forged, Lie::Forged, Lie::Forged];
                     let is_lying = self.is_liar && rng.random_bool(0.7);
-                    let lie = if is_lying { lies[rng.random_range(0..3)] } else { Lie::None };
+                    let lie = if is_lying { lies[rng.random_range(0..lies.len())] } else { Lie::None };
                     let sent = Sent { round: task.round, sha256: rng.random(), lie };
                     self.job = Some(Job { sent, is_done: false });
                 }

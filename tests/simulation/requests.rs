@@ -1,6 +1,6 @@
 //! Requests as the coordinator's HTTP side would hand them to the conductor, and what is answered.
 
-use super::client::{Answer, Request, SAMPLES, Sent};
+use super::client::{Answer, Lie, Request, SAMPLES, Sent};
 use super::schedule::{Died, Schedule};
 use super::world::DiskFull;
 use app::api::{ClientId, Task};
@@ -62,6 +62,9 @@ impl Schedule {
     fn receive(&mut self, id: ClientId, sent: Sent) -> Result<Option<Answer>, Died> {
         let (samples, norm) = (sent.samples(), sent.norm());
         let (round, sha256) = (sent.round, Sha256Digest(sent.sha256));
+        if sent.lie == Lie::Forged {
+            return self.reject(id, round, sha256);
+        }
         let update = Update { client: id.clone(), round, samples, loss: Some(0.5), norm, bytes: 100, sha256, body: () };
         let result = self.act(async move |c| c.update(update).await)?;
         Ok(Some(match result {
@@ -91,6 +94,22 @@ impl Schedule {
             Err(Refusal::Store(_) | Refusal::Reject(Reject::Aggregating { .. })) => Answer::Unavailable,
             Err(Refusal::Reject(Reject::UnknownClient(_))) => Answer::Unknown,
             Err(_) => Answer::Refused,
+        }))
+    }
+
+    /// What was read of an update that is awaited is not acceptable.
+    fn reject(&mut self, client: ClientId, round: u64, sha256: Sha256Digest) -> Result<Option<Answer>, Died> {
+        let result = self.act(async move |c| {
+            if c.prior(&client, round).await?.is_none() {
+                let (reason, strike) = ("it contradicts itself".to_owned(), Some(sha256));
+                c.command(Command::Rejected { client, round, reason, strike }).await?;
+            }
+            Ok::<_, Refusal<DiskFull>>(())
+        })?;
+        Ok(Some(match result {
+            Err(Refusal::Store(_) | Refusal::Reject(Reject::Aggregating { .. })) => Answer::Unavailable,
+            Err(Refusal::Reject(Reject::UnknownClient(_))) => Answer::Unknown,
+            _ => Answer::Refused,
         }))
     }
 }
