@@ -179,7 +179,7 @@ impl FirstRun {
             (Some(given), _) => given,
             (None, Some(expected)) => expected,
             (None, None) => {
-                problems.push(format!("{name} is missing: without a dataset it must be given"));
+                problems.push(format!("{name} is missing: without a dataset, give it with --{name}"));
                 2 // within bounds, so that it adds no second problem
             }
         };

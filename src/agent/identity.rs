@@ -19,7 +19,7 @@ const MAX_BYTES: u64 = 64 << 10;
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// The file system.
-    #[error("{path}: {source}")]
+    #[error("cannot use the identity file {path}: {source}; choose another with --identity")]
     Io {
         /// Which file.
         path: PathBuf,
@@ -27,10 +27,10 @@ pub enum IdentityError {
         source: io::Error,
     },
     /// Another agent has it.
-    #[error("{0} is in use by another agent: each needs a file of its own")]
+    #[error("{0} is in use by another agent: each needs a file of its own, given with --identity")]
     InUse(PathBuf),
     /// It holds something else, which is not overwritten.
-    #[error("{path} is not an identity file: {reason}")]
+    #[error("{path} is not an identity file: {reason}; choose another with --identity")]
     NotOne {
         /// Which file.
         path: PathBuf,
@@ -38,7 +38,7 @@ pub enum IdentityError {
         reason: String,
     },
     /// It is who we are elsewhere.
-    #[error("{path} is of run '{run}' at {coordinator}: give another file, or remove this one")]
+    #[error("{path} is of run '{run}' at {coordinator}: give another file with --identity, or remove this one")]
     Elsewhere {
         /// Which file.
         path: PathBuf,

@@ -93,7 +93,11 @@ pub enum AgentError {
     )]
     NotBuiltIn(RunId),
     /// The images do not fit the network.
-    #[error("the run's network takes {} channels and {} classes, the images have {} and {}", .wanted.0, .wanted.1, .found.0, .found.1)]
+    #[error(
+        "the run's network takes images of {} channels and {} classes, these have {} and {}: choose the run's dataset with \
+         --dataset and --data, or another run with --run",
+        .wanted.0, .wanted.1, .found.0, .found.1
+    )]
     OtherData {
         /// Channels and classes of the network.
         wanted: (u32, u32),
@@ -107,7 +111,7 @@ pub enum AgentError {
     #[error(transparent)]
     Identity(#[from] IdentityError),
     /// The coordinator ended the run for this client.
-    #[error("the coordinator ended it: {0}")]
+    #[error("this agent has stopped: {0}")]
     Stopped(String),
 }
 
@@ -171,7 +175,9 @@ async fn take_part(settings: &mut AgentSettings, transport: &mut Transport) -> R
                     tracing::warn!("{error}; registering anew");
                     tokio::time::sleep(PAUSE).await;
                     if register(settings, transport).await? != spec {
-                        return Err(AgentError::Stopped("the run has another network now".into()));
+                        return Err(AgentError::Stopped(
+                            "the run has another network now, start the agent again".into(),
+                        ));
                     }
                     agent.forget();
                 }

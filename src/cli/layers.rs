@@ -16,6 +16,9 @@ const PREFIX: &str = "FEDLEARN_";
 /// Variables that others than this program read: `.ci/setup`.
 const NOT_OURS: &[&str] = &["FEDLEARN_CACHE"];
 
+/// Where the settings are listed.
+const HELP: &str = "`fedlearn help serve` and `fedlearn help join` list the settings";
+
 /// What one source says of one option.
 struct Given {
     /// Names option and source, for a person.
@@ -139,7 +142,7 @@ fn environment(
         if is_known(command, &key) && name == name.to_uppercase() {
             layer.insert(key, Given { place: name, values: vec![value] });
         } else {
-            problems.push(format!("{name}: there is no such setting"));
+            problems.push(format!("{name}: there is no such setting; {HELP}"));
         }
     }
     problems.sort(); // the environment has no order
@@ -152,7 +155,7 @@ fn file(command: &Command, path: &Path, problems: &mut Vec<String>) -> Layer {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) => {
-            problems.push(format!("{shown}: {error}"));
+            problems.push(format!("cannot read {shown}: {error}; name another settings file with --config"));
             return layer;
         }
     };
@@ -170,7 +173,7 @@ fn file(command: &Command, path: &Path, problems: &mut Vec<String>) -> Layer {
         let place = format!("{shown}: {name}");
         let key = name.replace('_', "-");
         if key == "config" || !is_known(command, &key) {
-            problems.push(format!("{place}: there is no such setting"));
+            problems.push(format!("{place}: there is no such setting; {HELP}"));
             continue;
         }
         let values = match value {

@@ -139,7 +139,9 @@ fn a_cohort_is_all_a_share_or_a_number() {
 fn an_unknown_key_of_the_file_is_refused_by_name() {
     assert_eq!(
         problems(Given { file: "listne = 'x'", ..NOTHING }),
-        ["fedlearn.toml: listne: there is no such setting"]
+        [
+            "fedlearn.toml: listne: there is no such setting; `fedlearn help serve` and `fedlearn help join` list the settings"
+        ]
     );
 }
 
@@ -147,7 +149,10 @@ fn an_unknown_key_of_the_file_is_refused_by_name() {
 fn an_unknown_variable_is_refused_by_name() {
     let variables = [("FEDLEARN_LISTNE", "x"), ("FEDLEARN_CACHE", "/c"), ("LEPTOS_OUTPUT_NAME", "fedlearn")];
     let found = problems(Given { variables: &variables, ..NOTHING });
-    assert_eq!(found, ["FEDLEARN_LISTNE: there is no such setting"]);
+    assert_eq!(
+        found,
+        ["FEDLEARN_LISTNE: there is no such setting; `fedlearn help serve` and `fedlearn help join` list the settings"]
+    );
 }
 
 #[test]
@@ -170,14 +175,14 @@ fn all_problems_of_all_sources_are_reported_at_once() {
     assert_eq!(
         found,
         [
-            "fedlearn.toml: wrong: there is no such setting",
+            "fedlearn.toml: wrong: there is no such setting; `fedlearn help serve` and `fedlearn help join` list the settings",
             "fedlearn.toml: deadline_s: it takes one value, not 2",
             "fedlearn.toml: listen: 'here' is not an IP address with a port: 127.0.0.1:3000 is reached from this machine alone, \
              0.0.0.0:3000 from others, too",
             "FEDLEARN_ENCODING: invalid value 'f8' for '--encoding <ENCODING>' [possible values: f32, bf16, bf16-delta, q8, q4, topk]",
             "--cohort: 'half' is neither all, nor a share such as 0.5, nor a whole number of clients",
             "--device: 'tpu' is none of auto, cpu, cuda, cuda:0 to cuda:255",
-            "classes is missing: without a dataset it must be given",
+            "classes is missing: without a dataset, give it with --classes",
             "local_epochs is 0, allowed are 1 to 1000",
         ]
     );
@@ -186,7 +191,13 @@ fn all_problems_of_all_sources_are_reported_at_once() {
 #[test]
 fn an_unknown_flag_is_reported_with_the_other_problems() {
     let found = problems(Given { file: "wrong = 1", args: "serve --lisen x", ..NOTHING });
-    assert_eq!(found, ["unexpected argument '--lisen' found", "fedlearn.toml: wrong: there is no such setting"]);
+    assert_eq!(
+        found,
+        [
+            "unexpected argument '--lisen' found",
+            "fedlearn.toml: wrong: there is no such setting; `fedlearn help serve` and `fedlearn help join` list the settings"
+        ]
+    );
 }
 
 #[test]
@@ -199,7 +210,10 @@ fn a_file_that_is_no_toml_is_refused_by_line_without_showing_it() {
 #[test]
 fn a_named_file_must_exist() {
     let found = problems(Given { variables: &[("FEDLEARN_CONFIG", "/nowhere.toml")], ..NOTHING });
-    assert_eq!(found, ["/nowhere.toml: No such file or directory (os error 2)"]);
+    assert_eq!(
+        found,
+        ["cannot read /nowhere.toml: No such file or directory (os error 2); name another settings file with --config"]
+    );
 }
 
 #[test]

@@ -28,10 +28,12 @@ pub enum Refusal<E> {
     #[error("the update was rejected: {0}")]
     Fault(String),
     /// The configuration is not acceptable.
-    #[error("the configuration is refused")]
+    #[error("the configuration was rejected: {}", .0.join("; "))]
     BadConfig(Vec<String>),
     /// The configuration has changed since the caller read it.
-    #[error("the configuration is at version {current}, not {expected}")]
+    #[error(
+        "the configuration is at version {current}, not {expected}: read the run again, and change what it has now"
+    )]
     ConfigChanged {
         /// The version it has.
         current: u64,

@@ -76,7 +76,7 @@ pub enum StartError {
         source: BlobError,
     },
     /// A run of that name is there.
-    #[error("there is a run '{0}' already")]
+    #[error("there is a run '{0}' already: choose another name")]
     Exists(RunId),
     /// More than [`MAX_RUNS`].
     #[error("there are {0} runs already, the most that one coordinator hosts")]

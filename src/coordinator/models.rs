@@ -31,7 +31,7 @@ const OLDER_BODIES: u64 = 8;
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     /// The run has no such version, or it was pruned.
-    #[error("there is no version {0} of this model, or it is no longer kept")]
+    #[error("there is no version {0} of this model, or it is no longer kept: models/latest is the current one")]
     NoVersion(u64),
     /// Others ask for older versions, too.
     #[error("version {0} is not the current one, and {OLDER_AT_ONCE} of those are being encoded, the most at once")]

@@ -42,12 +42,16 @@ pub async fn register(
         let given = Sha256Digest::of(request.join_secret.as_deref().unwrap_or_default());
         if given != *wanted {
             state.guesses.was_wrong(peer, guesses::SECRET, Instant::now());
-            return Err(ApiError::new(ErrorCode::WrongSecret, "the join secret is missing or wrong"));
+            return Err(ApiError::new(
+                ErrorCode::WrongSecret,
+                "the join secret is missing or wrong: ask the operator for it, and give it as join_secret (`fedlearn join`: \
+             FEDLEARN_JOIN_SECRET or --join-secret)",
+            ));
         }
     }
     let problems = request.problems();
     if !problems.is_empty() {
-        return Err(ApiError::with_problems(ErrorCode::Invalid, "the registration is refused", problems));
+        return Err(ApiError::with_problems(ErrorCode::Invalid, "the registration was rejected", problems));
     }
     let token = Token::generate();
     let id = format!("c{:016x}", rand::random::<u64>());

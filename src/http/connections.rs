@@ -128,7 +128,10 @@ fn http(buffer_bytes: usize, patience: Duration) -> auto::Builder<TokioExecutor>
 /// Tells a connection that there is no room.
 async fn refuse(stream: TcpStream) {
     let refusal = || async {
-        let refusal = ApiError::new(ErrorCode::Unavailable, "there are too many connections");
+        let refusal = ApiError::new(
+            ErrorCode::Unavailable,
+            "all connections are busy: try again, or raise --max-connections of the coordinator and its limit of open files",
+        );
         ([(header::CONNECTION, HeaderValue::from_static("close"))], refusal)
     };
     let service = TowerToHyperService::new(Router::new().fallback(refusal));

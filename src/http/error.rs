@@ -60,7 +60,10 @@ impl ApiError {
         let mut cause = Some(error);
         while let Some(e) = cause {
             if e.is::<tokio::time::error::Elapsed>() {
-                return Self::new(ErrorCode::Timeout, "the body took too long to come");
+                return Self::new(
+                    ErrorCode::Timeout,
+                    "the body did not come in time: --body-timeout-s of the coordinator, for JSON 30 s at most",
+                );
             }
             cause = e.source();
         }

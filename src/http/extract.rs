@@ -39,7 +39,11 @@ impl FromRequestParts<AppState> for Run {
         }
         Err(match state.coordinator.broken().remove(&run) {
             Some(why) => ApiError::new(ErrorCode::Unavailable, why),
-            None => ApiError::new(ErrorCode::NotFound, format!("there is no run '{run}'")),
+            None => {
+                let known: Vec<_> = state.coordinator.lines().into_iter().map(|line| line.run.to_string()).collect();
+                let message = format!("there is no run '{run}': the runs are {}", known.join(", "));
+                ApiError::new(ErrorCode::NotFound, message)
+            }
         })
     }
 }

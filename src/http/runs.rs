@@ -100,14 +100,15 @@ pub async fn configure(
     ApiJson(patch): ApiJson<serde_json::Value>,
 ) -> ApiResult<impl IntoResponse> {
     let known = header_text(&headers, header::IF_MATCH)?.ok_or_else(|| {
-        ApiError::new(ErrorCode::PreconditionRequired, "If-Match is missing: give the ETag of the run")
+        ApiError::new(ErrorCode::PreconditionRequired, "If-Match is missing: send the ETag that GET of the run has")
     })?;
     let current = run.published().read(|snapshot| snapshot.config_version);
     let expected: u64 = if names(&headers, header::IF_MATCH, &format!("\"{current}\"")) {
         current
     } else {
         known.trim().trim_matches('"').parse().map_err(|_| {
-            let message = format!("If-Match is {known}, the configuration is at version \"{current}\"");
+            let message =
+                format!("If-Match is {known}, the configuration is at version \"{current}\": read the run again");
             ApiError::new(ErrorCode::PreconditionFailed, message)
         })?
     };

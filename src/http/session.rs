@@ -46,7 +46,10 @@ pub async fn log_in(
         if is_form {
             return Ok(Redirect::to("/login?refused").into_response());
         }
-        return Err(ApiError::new(ErrorCode::Unauthorized, "this is not the admin token"));
+        return Err(ApiError::new(
+            ErrorCode::Unauthorized,
+            "this is not the admin token: it was shown at the first start; `fedlearn token` makes a new one",
+        ));
     }
     let now = state.coordinator.clock().now_ms();
     let session = state.coordinator.store().open_session(now, now + SESSION_DAYS * 86_400_000).await?;

@@ -239,7 +239,7 @@ pub async fn get_update(
             Ok(Json(UploadView { round, sha256: key.sha256.to_string(), counted: false, bytes: Some(bytes) }))
         }
         None => {
-            let message = format!("of an update of client {id} for round {round} nothing is here");
+            let message = format!("no upload from client {id} for round {round}");
             Err(ApiError::new(ErrorCode::NotFound, message))
         }
     }

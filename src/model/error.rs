@@ -7,7 +7,9 @@ use tch::TchError;
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     /// A CUDA device that is not there.
-    #[error("there is no device cuda:{index}: {cuda_devices} CUDA devices are visible")]
+    #[error(
+        "there is no device cuda:{index}: {cuda_devices} CUDA devices are visible; choose one of them, cpu or auto with --device"
+    )]
     NoSuchDevice {
         /// Which was asked for.
         index: usize,
@@ -31,7 +33,7 @@ pub enum ModelError {
         first: String,
     },
     /// There is nothing to train on or to evaluate on.
-    #[error("there are no images")]
+    #[error("there are no images to train or evaluate on")]
     NoImages,
     /// The pixels are not as many as shape and labels say.
     #[error("{found} bytes of pixels, the images' shape and number ask for {expected}")]

@@ -95,7 +95,9 @@ impl Partitioner {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PartitionError {
     /// No part may be empty, and there must be one.
-    #[error("{images} images cannot be split into {parts} parts of at least {per_part} each")]
+    #[error(
+        "{images} images cannot be split into {parts} parts of at least {per_part} each: choose fewer parts with --partition, or another --split"
+    )]
     TooFewImages {
         /// How many there are.
         images: usize,

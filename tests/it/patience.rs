@@ -94,6 +94,20 @@ async fn a_question_is_asked_until_it_is_answered_to_the_last_byte() {
 }
 
 #[tokio::test]
+async fn an_answer_that_no_coordinator_gives_is_not_asked_for_for_ever() {
+    let page = || {
+        "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 6\r\nconnection: close\r\n\r\n<html>".to_owned()
+    };
+    let fault = || refusal("500 Internal Server Error", "internal");
+    for (odd, words) in [(page(), "expected application/json, got text/html"), (fault(), "as the test says")] {
+        let (transport, asked) = that_answers(vec![odd; 5]).await;
+        let error = soon("an end", transport.task()).await.unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+        assert_eq!(asked.await.unwrap().len(), 5);
+    }
+}
+
+#[tokio::test]
 async fn an_update_is_sent_again_when_the_coordinator_could_not_take_it() {
     let nothing = || refusal("404 Not Found", "not_found");
     let taken = || answer("202 Accepted", "{}");

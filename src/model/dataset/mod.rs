@@ -28,7 +28,7 @@ pub enum Split {
 #[derive(Debug, thiserror::Error)]
 pub enum DatasetError {
     /// None of the names under which it may lie exists.
-    #[error("{}: looked for {looked_for}, found none", .place.display())]
+    #[error("{}: looked for {looked_for}, found none; give the folder or archive with --data, for `fedlearn serve` with --dataset-path", .place.display())]
     Missing {
         /// The folder or archive.
         place: PathBuf,

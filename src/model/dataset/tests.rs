@@ -5,6 +5,9 @@ use std::fs;
 use std::io::Write;
 use tempfile::TempDir;
 
+/// What to do about a dataset that is not found.
+const REMEDY: &str = "; give the folder or archive with --data, for `fedlearn serve` with --dataset-path";
+
 const IMAGES: &str = "t10k-images-idx3-ubyte";
 const LABELS: &str = "t10k-labels-idx1-ubyte";
 
@@ -77,7 +80,7 @@ fn a_missing_idx_file_is_named_with_the_names_looked_for() {
     let place = folder.path().display();
     assert_eq!(
         error.to_string(),
-        format!("{place}: looked for t10k-labels-idx1-ubyte or t10k-labels-idx1-ubyte.gz, found none")
+        format!("{place}: looked for t10k-labels-idx1-ubyte or t10k-labels-idx1-ubyte.gz, found none{REMEDY}")
     );
 }
 
@@ -216,5 +219,6 @@ fn files_missing_from_an_archive_are_named() {
 #[test]
 fn a_path_to_nothing_is_refused_with_the_names_looked_for() {
     let error = load(Dataset::Cifar10, Path::new("/nowhere"), Split::Test).unwrap_err().to_string();
-    assert_eq!(error, "/nowhere: looked for test_batch.bin (by itself or in cifar-10-batches-bin/), found none");
+    let looked_for = "test_batch.bin (by itself or in cifar-10-batches-bin/)";
+    assert_eq!(error, format!("/nowhere: looked for {looked_for}, found none{REMEDY}"));
 }
