@@ -9,7 +9,7 @@ use app::api::Encoding;
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
 use fedlearn::wire::{
-    self, Base, BodyFormat, Dtype, Feedback, Parameters, Plan, Schema, Sink, Slot, TensorSpec, UpdateRecipe, Values,
+    self, Base, BodyFormat, ChangeSink, Dtype, Feedback, Parameters, Plan, Schema, TensorSpec, UpdateRecipe, Values,
 };
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -112,30 +112,28 @@ fn encode<const CORES: usize>(bencher: Bencher, encoding: &Encoding) {
     bencher.counter(bytes()).bench_local(|| cores.install(|| black_box(body(*encoding))));
 }
 
-/// Decodes, checks that all is finite, scales and adds to a sum.
+/// Decodes, checks that all is finite, subtracts the base, scales and adds to a sum.
 #[divan::bench(args = Encoding::ALL, consts = [1, 2], sample_count = 10)]
 fn decode_and_fold<const CORES: usize>(bencher: Bencher, encoding: &Encoding) {
     let body = body(*encoding);
     let plan = Plan::of(BodyFormat::Container, &body).expect("a body");
     let mut sums: Vec<_> =
-        BASE.schema().tensors().iter().map(|t| vec![0f32; t.values().unwrap_or(0) as usize]).collect();
+        BASE.schema().tensors().iter().map(|t| vec![0f64; t.values().unwrap_or(0) as usize]).collect();
     let cores = cores(CORES);
     bencher.counter(bytes()).bench_local(|| {
-        let slots: Vec<Vec<Slot<'_, f64>>> = plan.cut(sums.iter_mut().map(|sum| Slot::F32(sum)));
-        let sinks = slots.into_iter().map(Fold).collect();
-        let read = || plan.read_blocks(&body[..], Some(base()), 0..plan.block_count(), sinks);
+        let sinks = plan.cut(sums.iter_mut().map(Vec::as_mut_slice)).into_iter().map(Fold).collect();
+        let read = || plan.read_changes(&body[..], base(), 0..plan.block_count(), sinks);
         cores.install(read).expect("a sound body");
     });
 }
 
-struct Fold<'a>(Vec<Slot<'a, f64>>);
+struct Fold<'a>(Vec<&'a mut [f64]>);
 
-impl Sink for Fold<'_> {
-    fn floats(&mut self, piece: usize, at: usize, values: &[f32]) {
-        if let Slot::F32(sums) = &mut self.0[piece] {
-            sums[at..at + values.len()].iter_mut().zip(values).for_each(|(sum, value)| *sum += 3.0 * value);
-        }
+impl ChangeSink for Fold<'_> {
+    fn floats(&mut self, piece: usize, at: usize, changes: &[f64]) {
+        let sums = &mut self.0[piece][at..at + changes.len()];
+        sums.iter_mut().zip(changes).for_each(|(sum, change)| *sum += 3.0 * change);
     }
 
-    fn integers(&mut self, _: usize, _: usize, _: &[i64]) {}
+    fn integers(&mut self, _: usize, _: usize, _: &[i128]) {}
 }

@@ -50,6 +50,7 @@ class Client:
         self.token = None
         self.version, self.model = None, None  # the global model that is held
         self.owed = None  # what lossy updates have not told yet
+        self.encoding = None  # what the last task asks for
         self.fetched = None  # header of the last model, and its bytes
         wish = {"name": name, "samples": samples, "device": device}
         if join_secret is not None:
@@ -60,7 +61,9 @@ class Client:
 
     def task(self):
         """What to do now, as the coordinator tells it: `train`, `wait` or `stop` under "task". Waits up to WAIT_S."""
-        return json.loads(self._call("GET", f"/clients/{self.id}/task?wait_s={WAIT_S}"))
+        task = json.loads(self._call("GET", f"/clients/{self.id}/task?wait_s={WAIT_S}"))
+        self.encoding = task.get("encoding", self.encoding)
+        return task
 
     def tasks(self):
         """Each round's work as it comes, until the coordinator says stop. Waits while the client is not admitted."""
@@ -106,25 +109,38 @@ class Client:
         except Refused as refused:
             log.warning("the report was refused: %s", refused)
 
-    def fetch(self, version):
+    def fetch(self, version, encoding=None):
         """The global model of that version: float32 and int64 arrays by name. Travels as a difference to the version
-        that is held, where the coordinator finds that smaller. Do not change the arrays."""
-        if version == self.version:
+        that is held, where the coordinator finds that smaller. Do not change the arrays.
+
+        `encoding`: of the update that will be sent, if not the task's. For f32 the model comes exact, else as bf16.
+        """
+        exact = (encoding or self.encoding) == "f32"
+        if version == self.version and (self.is_exact() or not exact):
             return self.model
         query = "" if self.version is None else f"?base={self.version}"
-        body = self._call("GET", f"/models/{version}{query}", headers={"Accept": MEDIA_TYPE})
+        accept = f"{MEDIA_TYPE}; encoding=f32" if exact else MEDIA_TYPE
+        body = self._call("GET", f"/models/{version}{query}", headers={"Accept": accept})
         self.model = decode(body, self.model, self.version)
         self.version, self.fetched = version, (read_header(body), len(body))
         return self.model
 
+    def is_exact(self):
+        """Whether the model that is held is the coordinator's own, not rounded to bf16."""
+        return self.fetched is not None and self.fetched[0].encoding == "f32"
+
     def send(self, task, tensors, encoding=None, loss=None, seed=None):
         """Sends what was trained from the model held; returns the coordinator's reply.
 
-        `encoding`: the one that the task asks for, if none is given. `seed`: of rounding at random.
+        `encoding`: the one that the task asks for, if none is given. `seed`: of rounding at random, if it must be
+        repeatable; then another one for each update.
         """
+        encoding = encoding or task["encoding"]
+        if encoding == "f32" and not self.is_exact():
+            raise ValueError("an update in f32 needs the exact model: fetch it with encoding='f32'")
         body, owed = encode(
             tensors,
-            encoding or task["encoding"],
+            encoding,
             self.model,
             self.version,
             owed=self.owed,

@@ -104,12 +104,12 @@ impl Agent {
     /// Fetches, trains, sends. False if it was cancelled.
     async fn train(&mut self, transport: &Transport, task: &TrainTask) -> Result<bool, RoundError> {
         say(transport, &report(ReportedState::Update, Some(task.round))).await;
-        let global = self.fetch(transport, task.version).await?;
+        let encoding = self.encoding.unwrap_or(task.encoding);
+        let global = self.fetch(transport, task.version, encoding).await?;
         let Trained { parameters, loss, samples } = match self.work(transport, task, &global).await? {
             Some(trained) => trained,
             None => return Ok(false),
         };
-        let encoding = self.encoding.unwrap_or(task.encoding);
         let seed = training::seed(task, &self.name);
         let recipe = UpdateRecipe { encoding, topk_fraction: task.topk_fraction, seed };
         let (version, owed) = (task.version, self.owed.clone());
@@ -180,10 +180,21 @@ impl Agent {
         trained.map_err(|error| RoundError::Here(error.to_string()))
     }
 
-    /// A global version: by its difference to the one that we hold, where that is shorter.
-    async fn fetch(&mut self, transport: &Transport, version: u64) -> Result<Arc<Parameters>, RoundError> {
+    /// A global version: by its difference to the one that we hold, where that is shorter; exact where the update is sent
+    /// in f32, which the coordinator compares with the exact version.
+    async fn fetch(
+        &mut self,
+        transport: &Transport,
+        version: u64,
+        encoding: Encoding,
+    ) -> Result<Arc<Parameters>, RoundError> {
         let held = self.held.clone();
-        let body = transport.model(version, held.as_ref().map(|(version, _)| *version)).await;
+        let accept = if encoding == Encoding::F32 {
+            ModelFormat::Container(Encoding::F32).content_type()
+        } else {
+            wire::CONTAINER
+        };
+        let body = transport.model(version, accept, held.as_ref().map(|(version, _)| *version)).await;
         let body =
             body.map_err(|error| RoundError::Call(format!("version {version} of the model was not sent"), error))?;
         let schema = self.schema.clone();

@@ -159,15 +159,15 @@ impl Transport {
         json(answer(request.send().await?).await?).await
     }
 
-    /// A version of the global model, in our container; possibly as a difference to the version `base`. If the connection
-    /// breaks, it goes on where it was.
+    /// A version of the global model, in our container as `accept` has it; possibly as a difference to the version `base`. If
+    /// the connection breaks, it goes on where it was.
     ///
     /// # Errors
     /// The coordinator refuses.
-    pub async fn model(&self, version: u64, base: Option<u64>) -> Result<Bytes, CallError> {
+    pub async fn model(&self, version: u64, accept: &str, base: Option<u64>) -> Result<Bytes, CallError> {
         let path = format!("/models/{version}");
         let whole = || {
-            let request = self.request(Method::GET, &path).header(header::ACCEPT, crate::wire::CONTAINER);
+            let request = self.request(Method::GET, &path).header(header::ACCEPT, accept);
             request.query(&base.map(|base| ("base", base)).as_slice())
         };
         // What has come so far, and of what.

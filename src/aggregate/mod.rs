@@ -7,4 +7,4 @@ mod mean;
 mod staleness;
 
 pub use mean::{AggregateError, WeightedMean};
-pub use staleness::Weights;
+pub use staleness::shares;

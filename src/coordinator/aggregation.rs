@@ -7,7 +7,7 @@ use super::evaluator::Evaluator;
 use super::models::{ModelError, blocking, to_blob};
 use super::trouble::said;
 use super::world::Real;
-use crate::aggregate::{AggregateError, WeightedMean, Weights};
+use crate::aggregate::{AggregateError, WeightedMean, shares};
 use crate::conductor::{Aggregation, Made};
 use crate::digest::Sha256Digest;
 use crate::model::{Device, Evaluation};
@@ -69,11 +69,11 @@ impl AggregationError {
     }
 }
 
-/// What is to be folded: an update, its weight, the version that it was trained from.
+/// What is to be folded: an update, its share of the weight, the version that it was trained from.
 struct Part {
     client: ClientId,
     update: StoredUpdate,
-    weight: f64,
+    share: f64,
     base: (u64, Arc<Parameters>),
 }
 
@@ -89,23 +89,19 @@ pub(super) async fn run(world: &Real, work: &Aggregation) -> Result<Made<Box<New
             _ => return Err(AggregationError::Missing(part.client.clone())),
         }
     }
-    let weights =
-        Weights::new(work.base_version, updates.iter().map(|(_, version, update)| (update.samples, *version)));
+    let shares = shares(work.base_version, updates.iter().map(|(_, version, update)| (update.samples, *version)));
     let models = &world.published.models;
-    let mut versions = Vec::new();
-    for (version, weight) in weights.versions {
-        versions.push((models.parameters(version).await?, weight));
-    }
+    let current = models.parameters(work.base_version).await?;
     let mut parts = Vec::new();
-    for ((client, version, update), weight) in updates.into_iter().zip(weights.updates) {
+    for ((client, version, update), share) in updates.into_iter().zip(shares) {
         let base = (version, models.parameters(version).await?);
-        parts.push(Part { client, update, weight, base });
+        parts.push(Part { client, update, share, base });
     }
     let (world, schema, round) = (world.clone(), models.schema().clone(), work.round);
     blocking(move || {
         let store = &world.store;
         let parameters = somewhere(world.device, |device| {
-            combine(store, WeightedMean::new(schema.clone(), device)?, &parts, &versions)
+            combine(store, WeightedMean::new(schema.clone(), device)?, &parts, &current)
         })?;
         // Side by side: writing is fast enough, but waiting for the disk may take as long as evaluating.
         let (blob, evaluation) = std::thread::scope(|scope| {
@@ -156,17 +152,14 @@ fn combine(
     store: &Store,
     mut mean: WeightedMean,
     parts: &[Part],
-    versions: &[(Arc<Parameters>, f64)],
+    current: &Parameters,
 ) -> Result<Parameters, AggregationError> {
     for part in parts {
         let (version, base) = &part.base;
         let base = Base { version: *version, parameters: base };
-        with_update(store, part, |plan, file| mean.fold(plan, file, Some(base), part.weight))?;
+        with_update(store, part, |plan, file| mean.fold(plan, file, base, part.share))?;
     }
-    for (parameters, weight) in versions {
-        mean.add(parameters, *weight)?;
-    }
-    Ok(mean.finish()?)
+    Ok(mean.finish(current)?)
 }
 
 /// Opens an update where it was made durable. Blocking.

@@ -83,7 +83,7 @@ pub struct Body {
 pub struct CheckedUpdate {
     /// Its body.
     pub body: Body,
-    /// Its L2 distance from the version that it was trained from.
+    /// Its L2 distance from the version that it was trained from, as the client received that.
     pub norm: f64,
 }
 
@@ -280,7 +280,7 @@ fn head(format: BodyFormat, file: &SpoolFile) -> Result<Head, ReadError> {
     Ok(Head { bytes: Some(bytes), read: Some((Sha256Digest::of(head), Plan::read(format, head))) })
 }
 
-/// Blocking: checks some blocks, and how far their values are from the base: the sum of the squares.
+/// Blocking: checks some blocks, and how far they are from the base as the client received it: the sum of the squares.
 fn distance(
     plan: &Plan,
     file: &SpoolFile,
@@ -288,7 +288,7 @@ fn distance(
     base: &Parameters,
     blocks: Range<usize>,
 ) -> Result<f64, ReadError> {
-    let sinks = plan.distances(base, blocks.clone());
-    let checked = plan.read_blocks(file, Some(Base { version, parameters: base }), blocks, sinks)?;
+    let sinks = vec![Distance::default(); blocks.len()];
+    let checked = plan.read_changes(file, Base { version, parameters: base }, blocks, sinks)?;
     Ok(checked.iter().map(Distance::squared).sum())
 }

@@ -3,8 +3,8 @@
 use super::error::{DecodeError, EncodeError};
 use super::negotiate::{BodyFormat, ModelFormat};
 use super::plan::Base;
-use super::tensor::{Parameters, Schema};
-use super::{container, limits, safe};
+use super::tensor::{Parameters, Schema, Values};
+use super::{bf16, container, limits, safe};
 use app::api::Encoding;
 
 impl BodyFormat {
@@ -22,6 +22,34 @@ impl BodyFormat {
             }
         }
     }
+}
+
+/// Checks that a run can send these parameters in every format that its clients may ask for, where its updates are of that
+/// encoding.
+///
+/// # Errors
+/// Names what it cannot send.
+pub fn check_model(parameters: &Parameters, encoding: Encoding) -> Result<(), EncodeError> {
+    let schema = parameters.schema();
+    if schema.tensors().iter().any(|spec| spec.name == safe::METADATA) {
+        return Err(EncodeError::ReservedName);
+    }
+    let header = safe::header_bytes(schema)?.max(container::header_bytes(schema, encoding)?);
+    if header > limits::MAX_HEADER_BYTES {
+        return Err(EncodeError::HeaderTooLong(header));
+    }
+    if encoding == Encoding::F32 {
+        return Ok(());
+    }
+    for (spec, values) in parameters.iter() {
+        if let Values::F32(values) = values
+            && let Some(index) = bf16::first_beyond(values)
+        {
+            let (tensor, value) = (spec.name.clone(), values[index]);
+            return Err(EncodeError::Inexpressible { tensor, index, value, encoding });
+        }
+    }
+    Ok(())
 }
 
 impl ModelFormat {

@@ -15,20 +15,19 @@ use rayon::prelude::*;
 use std::cell::RefCell;
 use std::io::{self, Write};
 
-/// Writes a container in an encoding that needs no base. The same input gives the same bytes, with the same version of
-/// zstd.
+/// Writes a container in an encoding that needs no base; `bf16` is rounded to nearest, and to the largest where a value is
+/// beyond that. The same input gives the same bytes, with the same version of zstd.
 ///
 /// `base_version` is the global version that a client trained from; none for a global model itself.
 ///
 /// # Errors
-/// A value is NaN, infinite or beyond the encoding's range, or names and shapes alone pass the header's limit. The
-/// encoding needs a base.
+/// A value is NaN or infinite, or names and shapes alone pass the header's limit. The encoding needs a base.
 pub fn encode(parameters: &Parameters, encoding: Encoding, base_version: Option<u64>) -> Result<Vec<u8>, EncodeError> {
-    let source = Source { parameters, base: None, residual: None, thresholds: &[], seed: 0 };
+    let source = Source { parameters, base: None, residual: None, thresholds: &[], seed: None };
     encode_blocks_of(MAX_BLOCK_VALUES, &source, encoding, base_version, None)
 }
 
-/// Writes a container of `bf16-delta`: what the parameters are, rounded to bf16, told to who holds the base.
+/// Writes a model in `bf16-delta`: the parameters, rounded to nearest, for a reader that holds the base.
 ///
 /// # Errors
 /// As [`encode`].
@@ -37,7 +36,7 @@ pub fn encode(parameters: &Parameters, encoding: Encoding, base_version: Option<
 /// If base and parameters are not of one schema.
 pub fn encode_delta(parameters: &Parameters, base: Base<'_>) -> Result<Vec<u8>, EncodeError> {
     assert_eq!(parameters.schema().digest(), base.parameters.schema().digest(), "parameters of one model");
-    let source = Source { parameters, base: Some(base.parameters), residual: None, thresholds: &[], seed: 0 };
+    let source = Source { parameters, base: Some(base.parameters), residual: None, thresholds: &[], seed: None };
     encode_blocks_of(MAX_BLOCK_VALUES, &source, Encoding::Bf16Delta, Some(base.version), None)
 }
 
@@ -61,7 +60,7 @@ pub struct UpdateRecipe {
     pub encoding: Encoding,
     /// Of `topk`: the share of a tensor's values that is sent, above 0, at most 1; of each at least 1,024.
     pub topk_fraction: f64,
-    /// Of the stochastic rounding.
+    /// Of rounding at random, which all encodings but `f32` do. Each update needs another one.
     pub seed: u64,
 }
 
@@ -69,7 +68,7 @@ pub struct UpdateRecipe {
 /// update is accepted.
 ///
 /// # Errors
-/// As [`encode`].
+/// As [`encode`]; or a change is beyond what the encoding has a multiple for.
 ///
 /// # Panics
 /// If the base or the feedback is not of the parameters' schema.
@@ -100,7 +99,7 @@ pub(super) fn update_blocks_of(
         base: Some(base.parameters),
         residual: feedback.residual(),
         thresholds: &[],
-        seed: recipe.seed,
+        seed: Some(recipe.seed),
     };
     let encodings = encodings(schema, recipe.encoding);
     let thresholds;
@@ -147,7 +146,7 @@ thread_local! {
 fn each_block<T: Send>(
     source: &Source<'_>,
     blocks: &[Block],
-    lost: Vec<Vec<Slot<'_, i64>>>,
+    lost: Vec<Vec<Slot<'_>>>,
     make: impl Fn(Vec<u8>) -> T + Sync,
 ) -> Result<Vec<T>, EncodeError> {
     let work = blocks.par_iter().zip(lost).enumerate().map(|(number, (block, lost))| {
@@ -194,12 +193,20 @@ pub(super) fn encode_blocks_of(
     Ok(body)
 }
 
+/// How long the header of a body in that encoding is, at most.
+pub(super) fn header_bytes(schema: &Schema, encoding: Encoding) -> Result<usize, EncodeError> {
+    let encodings = encodings(schema, encoding);
+    let rows = vec![Row { bytes: 0, checksum: 0 }; layout::block_count(schema, &encodings, MAX_BLOCK_VALUES) as usize];
+    let head = header::write(schema, encoding, Some(u64::MAX), &encodings, MAX_BLOCK_VALUES, &rows)?;
+    Ok(head.len() - header::PRELUDE_BYTES - header::CHECKSUM_BYTES)
+}
+
 /// Writes a container of `f32` to a file or the like, a few blocks at a time rather than as a whole in memory.
 ///
 /// # Errors
 /// As [`encode`], and those of `out`.
 pub fn write_f32(parameters: &Parameters, out: &mut (impl Write + ?Sized)) -> Result<(), io::Error> {
-    let source = Source { parameters, base: None, residual: None, thresholds: &[], seed: 0 };
+    let source = Source { parameters, base: None, residual: None, thresholds: &[], seed: None };
     let schema = parameters.schema();
     let encodings = encodings(schema, Encoding::F32);
     let blocks = layout::blocks(schema, &encodings, MAX_BLOCK_VALUES);

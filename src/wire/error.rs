@@ -2,6 +2,7 @@
 
 use super::limits::{MAX_HEADER_BYTES, MAX_ZSTD_WINDOW_LOG};
 use super::tensor::{Dtype, SchemaError};
+use app::api::Encoding;
 
 /// Why parameters cannot be encoded.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -22,24 +23,30 @@ pub enum EncodeError {
         /// Which value, in row-major order.
         index: usize,
     },
-    /// A finite value above the largest of bf16, which rounding would make infinite.
-    #[error("tensor '{tensor}' has {value:e} at index {index}, which is beyond bf16")]
-    BeyondBf16 {
-        /// Which tensor.
-        tensor: String,
-        /// Which value, in row-major order.
-        index: usize,
-        /// What it is.
-        value: f32,
-    },
     /// The encoding tells values by what they are in a base, and there is none.
     #[error("this encoding needs a base version")]
     NoBase,
     /// Names and shapes alone pass the limit that decoders accept.
     #[error("the header has {0} bytes, at most {MAX_HEADER_BYTES} are allowed")]
     HeaderTooLong(usize),
+    /// A model that cannot be sent in the encoding of its run.
+    #[error(
+        "tensor '{tensor}' has {value:e} at index {index}, which encoding {encoding} cannot express: its models are sent \
+         as bf16, of at most {:e} either way; choose encoding f32, or smaller values",
+        super::LARGEST_BF16
+    )]
+    Inexpressible {
+        /// Which tensor.
+        tensor: String,
+        /// Which value, in row-major order.
+        index: usize,
+        /// What it is.
+        value: f32,
+        /// The run's.
+        encoding: Encoding,
+    },
     /// A name that safetensors keeps for itself.
-    #[error("a tensor cannot be named '__metadata__' in safetensors")]
+    #[error("a tensor cannot be named '__metadata__': safetensors keeps that name for itself; rename the tensor")]
     ReservedName,
     /// A library failed: for want of memory, as far as we know.
     #[error("{library} failed: {reason}")]
@@ -58,6 +65,14 @@ pub enum DecodeError {
     /// Another format.
     #[error("the body does not begin with the signature of application/vnd.fedlearn.params")]
     Signature,
+    /// Another format, which is known by its first bytes.
+    #[error("the body is not {expected}: it begins like {found}")]
+    Foreign {
+        /// What it should be.
+        expected: &'static str,
+        /// What it looks like, and what to do about it.
+        found: &'static str,
+    },
     /// Another version of our format.
     #[error("format version {0}, this program reads version 1")]
     Version(u32),
@@ -112,7 +127,10 @@ pub enum DecodeError {
 
     // What holds of tensors.
     /// A dtype that is not F32, I64 or, in safetensors, F16 or BF16.
-    #[error("tensor '{tensor}' has the unknown dtype {dtype}")]
+    #[error(
+        "tensor '{tensor}' has dtype {dtype}; known are F32, F16 and BF16 for parameters, and I64 for counters: convert it, \
+         in PyTorch with .float() or .long()"
+    )]
     UnknownDtype {
         /// Which tensor.
         tensor: String,

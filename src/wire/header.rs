@@ -7,6 +7,7 @@
 //! that follow. Where a body needs an identity (ETag, file name), that is its SHA-256, outside of it.
 
 use super::error::{DecodeError, EncodeError};
+use super::foreign;
 use super::layout::{self, TensorEncoding, block_count};
 use super::limits::{MAX_BLOCK_VALUES, MAX_BLOCKS, MAX_HEADER_BYTES};
 use super::plan::{Plan, PlannedBlock};
@@ -105,7 +106,7 @@ pub(super) fn head_bytes(first: &[u8]) -> Result<Option<usize>, DecodeError> {
     let Some(prelude) = first.get(..PRELUDE_BYTES) else { return Ok(None) };
     let (signature, numbers) = prelude.split_at(SIGNATURE.len());
     if signature != SIGNATURE {
-        return Err(DecodeError::Signature);
+        return Err(foreign::recognise("application/vnd.fedlearn.params", first).unwrap_or(DecodeError::Signature));
     }
     let (version, header_bytes) = numbers.split_at(4);
     if u32_le(version) != VERSION {

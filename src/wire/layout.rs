@@ -133,16 +133,42 @@ pub(super) fn blocks(schema: &Schema, encodings: &[TensorEncoding], block_values
     blocks
 }
 
-/// A stretch of memory for the values of a piece of a block. `I` is what integers are held as.
+/// Memory for the values of a tensor, or of a piece of it.
+pub trait Stretch: Sized {
+    /// How many values it takes.
+    fn len(&self) -> usize;
+
+    /// Cuts off the first `len` values.
+    fn split_off(&mut self, len: usize) -> Self;
+
+    /// Whether it takes no values.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl<T> Stretch for &mut [T] {
+    fn len(&self) -> usize {
+        (**self).len()
+    }
+
+    fn split_off(&mut self, len: usize) -> Self {
+        let (cut, tail) = std::mem::take(self).split_at_mut(len);
+        *self = tail;
+        cut
+    }
+}
+
+/// Memory for the values of a tensor, or of a piece of it, by dtype.
 #[derive(Debug)]
-pub enum Slot<'a, I> {
+pub enum Slot<'a> {
     /// For F32.
     F32(&'a mut [f32]),
     /// For I64.
-    I64(&'a mut [I]),
+    I64(&'a mut [i64]),
 }
 
-impl<'a> Slot<'a, i64> {
+impl<'a> Slot<'a> {
     /// That of a whole tensor.
     pub fn of(values: &'a mut Values) -> Self {
         match values {
@@ -152,33 +178,18 @@ impl<'a> Slot<'a, i64> {
     }
 }
 
-impl<'a, I> Slot<'a, I> {
-    /// How many values it takes.
-    pub fn len(&self) -> usize {
+impl Stretch for Slot<'_> {
+    fn len(&self) -> usize {
         match self {
             Self::F32(values) => values.len(),
             Self::I64(values) => values.len(),
         }
     }
 
-    /// Whether it takes none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Cuts off the first `len` values.
     fn split_off(&mut self, len: usize) -> Self {
         match self {
-            Self::F32(rest) => {
-                let (cut, tail) = std::mem::take(rest).split_at_mut(len);
-                *rest = tail;
-                Self::F32(cut)
-            }
-            Self::I64(rest) => {
-                let (cut, tail) = std::mem::take(rest).split_at_mut(len);
-                *rest = tail;
-                Self::I64(cut)
-            }
+            Self::F32(rest) => Self::F32(rest.split_off(len)),
+            Self::I64(rest) => Self::I64(rest.split_off(len)),
         }
     }
 }
@@ -188,13 +199,13 @@ impl<'a, I> Slot<'a, I> {
 ///
 /// # Panics
 /// If the tensors have not as many values as the blocks were made for.
-pub(super) fn cut<'a, 'b, I: 'a>(
+pub(super) fn cut<'b, S: Stretch>(
     blocks: impl Iterator<Item = &'b Block>,
-    tensors: impl Iterator<Item = Slot<'a, I>>,
-) -> Vec<Vec<Slot<'a, I>>> {
+    tensors: impl Iterator<Item = S>,
+) -> Vec<Vec<S>> {
     let mut tensors: Vec<_> = tensors.collect();
     // The pieces of one tensor come in the order of its values.
     let cut = blocks.map(|b| b.pieces.iter().map(|p| tensors[p.tensor].split_off(p.values.len())).collect()).collect();
-    assert!(tensors.iter().all(Slot::is_empty), "the blocks cover all values");
+    assert!(tensors.iter().all(Stretch::is_empty), "the blocks cover all values");
     cut
 }

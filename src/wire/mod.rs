@@ -7,9 +7,11 @@ mod bf16;
 mod block;
 mod body;
 mod bound;
+mod changes;
 mod container;
 mod delta;
 mod error;
+mod foreign;
 mod header;
 mod layout;
 mod limits;
@@ -25,14 +27,17 @@ mod tensor;
 mod tests;
 pub mod yardstick;
 
+pub use bf16::LARGEST_BF16;
 pub use block::Sink;
+pub use body::check_model;
 pub use bound::max_update_bytes;
+pub use changes::{ChangeSink, Distance};
 pub use container::{
     Feedback, UpdateRecipe, decode, decode_against, decode_any, encode, encode_delta, encode_update, write_f32,
 };
 pub use error::{DecodeError, EncodeError};
-pub use layout::Slot;
+pub use layout::{Slot, Stretch};
 pub use limits::*;
 pub use negotiate::*;
-pub use plan::{Base, BlockSource, Distance, Plan, ReadError};
+pub use plan::{Base, BlockSource, Plan, ReadError};
 pub use tensor::*;

@@ -2,8 +2,9 @@
 //! side by side, and from wherever the bytes are.
 
 use super::block::{BlockDecoder, Sink};
+use super::changes::{ChangeSink, Changes};
 use super::error::DecodeError;
-use super::layout::{self, Block, Slot};
+use super::layout::{self, Block, Slot, Stretch};
 use super::negotiate::BodyFormat;
 use super::tensor::{Parameters, Schema, Values};
 use super::{header, safe};
@@ -260,6 +261,28 @@ impl Plan {
         each.collect()
     }
 
+    /// Reads what some of the blocks of an update change, side by side; each into its own of `sinks`, which come back in
+    /// that order.
+    ///
+    /// # Errors
+    /// As [`Self::read_blocks`].
+    ///
+    /// # Panics
+    /// If the base is not of the body's schema.
+    pub fn read_changes<S: ChangeSink + Send>(
+        &self,
+        source: &(impl BlockSource + ?Sized),
+        base: Base<'_>,
+        blocks: Range<usize>,
+        sinks: Vec<S>,
+    ) -> Result<Vec<S>, ReadError> {
+        assert_eq!(self.schema.digest(), base.parameters.schema().digest(), "parameters of one model");
+        let of = self.blocks.get(blocks.clone()).unwrap_or_default().iter().map(|planned| &planned.block);
+        let sinks = of.zip(sinks).map(|(block, sink)| Changes { block, base: base.parameters, sink }).collect();
+        let read = self.read_blocks(source, Some(base), blocks, sinks)?;
+        Ok(read.into_iter().map(|changes| changes.sink).collect())
+    }
+
     /// Reads the whole body.
     ///
     /// # Errors
@@ -273,20 +296,13 @@ impl Plan {
     }
 
     /// Cuts the memory of whole tensors, in the schema's order, into that of each block's pieces.
-    pub fn cut<'a, I>(&self, tensors: impl Iterator<Item = Slot<'a, I>>) -> Vec<Vec<Slot<'a, I>>> {
+    pub fn cut<S: Stretch>(&self, tensors: impl Iterator<Item = S>) -> Vec<Vec<S>> {
         layout::cut(self.blocks.iter().map(|b| &b.block), tensors)
-    }
-
-    /// How far the body's F32 values are from `reference`'s, which is of the same schema: a sink for each of these
-    /// blocks, for [`Self::read_blocks`].
-    pub fn distances<'a>(&'a self, reference: &'a Parameters, blocks: Range<usize>) -> Vec<Distance<'a>> {
-        let blocks = self.blocks.get(blocks).unwrap_or_default();
-        blocks.iter().map(|b| Distance { block: &b.block, reference, sums: [0.0; LANES] }).collect()
     }
 }
 
 /// Copies values to where they belong.
-struct Copy<'a>(Vec<Slot<'a, i64>>);
+struct Copy<'a>(Vec<Slot<'a>>);
 
 impl Sink for Copy<'_> {
     fn floats(&mut self, piece: usize, at: usize, values: &[f32]) {
@@ -300,42 +316,4 @@ impl Sink for Copy<'_> {
             slot[at..at + values.len()].copy_from_slice(values);
         }
     }
-}
-
-/// Sums side by side, because the compiler may not reorder one: so it can vectorise, and the result is the same on every
-/// machine.
-const LANES: usize = 16;
-
-/// Adds up the squares of the differences to a reference, in f64. Integers do not count: they are no parameters.
-#[derive(Debug)]
-pub struct Distance<'a> {
-    block: &'a Block,
-    reference: &'a Parameters,
-    sums: [f64; LANES],
-}
-
-impl Distance<'_> {
-    /// The sum of the squares.
-    pub fn squared(&self) -> f64 {
-        self.sums.iter().sum()
-    }
-}
-
-impl Sink for Distance<'_> {
-    fn floats(&mut self, piece: usize, at: usize, values: &[f32]) {
-        let piece = &self.block.pieces[piece];
-        let Some(Values::F32(reference)) = self.reference.values().get(piece.tensor) else { return };
-        let reference = &reference[piece.values.start + at..][..values.len()];
-        let mut add = |a: &[f32], b: &[f32]| {
-            for ((sum, a), b) in self.sums.iter_mut().zip(a).zip(b) {
-                let difference = f64::from(*a) - f64::from(*b);
-                *sum += difference * difference;
-            }
-        };
-        let ((a, a_rest), (b, b_rest)) = (values.as_chunks::<LANES>(), reference.as_chunks::<LANES>());
-        a.iter().zip(b).for_each(|(a, b)| add(a, b));
-        add(a_rest, b_rest);
-    }
-
-    fn integers(&mut self, _: usize, _: usize, _: &[i64]) {}
 }

@@ -7,20 +7,21 @@
 
 use super::container::load;
 use super::error::{DecodeError, EncodeError};
+use super::foreign;
 use super::layout::{Block, Piece, TensorEncoding};
 use super::limits::{MAX_BLOCK_VALUES, MAX_HEADER_BYTES, MAX_ZSTD_WINDOW_LOG, ZSTD_LEVEL};
 use super::negotiate::BodyFormat;
 use super::plain;
 use super::plan::{Plan, PlannedBlock, ReadError};
 use super::tensor::{Dtype, MAX_DIMENSIONS, MAX_TENSORS, Parameters, Schema, TensorSpec, Values};
-use safetensors::tensor::{Dtype as FileDtype, View};
+use safetensors::tensor::{Dtype as FileDtype, Metadata, TensorInfo, View};
 use serde::de::{Deserialize, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use std::borrow::Cow;
 use std::io::{self, BufRead, Read, Write};
 use std::sync::Arc;
 
 /// The key of the header that is no tensor.
-const METADATA: &str = "__metadata__";
+pub(super) const METADATA: &str = "__metadata__";
 /// Bytes before the header: its length.
 const LENGTH_BYTES: usize = 8;
 
@@ -39,9 +40,7 @@ pub fn write(parameters: &Parameters) -> Result<Vec<u8>, EncodeError> {
         {
             return Err(EncodeError::NotFinite { tensor: spec.name.clone(), index });
         }
-        // Dimensions beyond `usize` need one of 0 beside them: no memory could hold the values otherwise.
-        let shape = spec.shape.iter().map(|&dim| usize::try_from(dim).unwrap_or(usize::MAX)).collect();
-        tensors.push((&spec.name, Tensor { shape, values }));
+        tensors.push((&spec.name, Tensor { shape: file_shape(spec), values }));
     }
     let file = safetensors::serialize(tensors, None)
         .map_err(|e| EncodeError::Library { library: "safetensors", reason: e.to_string() })?;
@@ -56,10 +55,7 @@ struct Tensor<'a> {
 
 impl View for Tensor<'_> {
     fn dtype(&self) -> FileDtype {
-        match self.values.dtype() {
-            Dtype::F32 => FileDtype::F32,
-            Dtype::I64 => FileDtype::I64,
-        }
+        file_dtype(self.values.dtype())
     }
 
     fn shape(&self) -> &[usize] {
@@ -173,8 +169,37 @@ pub(super) fn head_bytes(first: &[u8]) -> Result<Option<usize>, DecodeError> {
     let length = u64::from_le_bytes(*length);
     match usize::try_from(length) {
         Ok(header) if header <= MAX_HEADER_BYTES => Ok(Some(LENGTH_BYTES + header)),
-        _ => Err(DecodeError::HeaderTooLong(length)),
+        _ => Err(foreign::recognise("safetensors", first).unwrap_or(DecodeError::HeaderTooLong(length))),
     }
+}
+
+/// How long the header of a file with these tensors is.
+pub(super) fn header_bytes(schema: &Schema) -> Result<usize, EncodeError> {
+    let mut at = 0;
+    let infos = schema.tensors().iter().map(|spec| {
+        let dtype = file_dtype(spec.dtype);
+        let begin = at;
+        at += spec.values().unwrap_or(0) as usize * if spec.dtype == Dtype::F32 { 4 } else { 8 };
+        (spec.name.clone(), TensorInfo { dtype, shape: file_shape(spec), data_offsets: (begin, at) })
+    });
+    let header = Metadata::new(None, infos.collect()).map_err(|error| error.to_string());
+    let header = header.and_then(|header| serde_json::to_vec(&header).map_err(|error| error.to_string()));
+    match header {
+        Ok(header) => Ok(header.len().next_multiple_of(LENGTH_BYTES)),
+        Err(reason) => Err(EncodeError::Library { library: "safetensors", reason }),
+    }
+}
+
+fn file_dtype(dtype: Dtype) -> FileDtype {
+    match dtype {
+        Dtype::F32 => FileDtype::F32,
+        Dtype::I64 => FileDtype::I64,
+    }
+}
+
+/// Dimensions beyond `usize` need one of 0 beside them: no memory could hold the values otherwise.
+fn file_shape(spec: &TensorSpec) -> Vec<usize> {
+    spec.shape.iter().map(|&dim| usize::try_from(dim).unwrap_or(usize::MAX)).collect()
 }
 
 /// Reads everything before the data: as many bytes as [`head_bytes`] says. Every byte of the data belongs to one

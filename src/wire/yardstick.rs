@@ -1,13 +1,12 @@
 //! What the encodings are measured by: bounds, and the plainer ways to do the same. Nothing here is ever sent.
 
 use super::block::BlockDecoder;
-use super::delta;
 use super::error::{DecodeError, EncodeError};
 use super::layout::TensorEncoding;
 use super::negotiate::BodyFormat;
 use super::plan::Plan;
 use super::tensor::{Parameters, Values};
-use half::bf16;
+use super::{bf16, delta};
 use std::collections::HashMap;
 
 /// The level of the original platform, and of the plain difference.
@@ -50,7 +49,7 @@ fn entropy(counts: &[u64; 256]) -> f64 {
 /// # Errors
 /// zstd.
 pub fn interleaved_bytes(parameters: &Parameters) -> Result<u64, EncodeError> {
-    let bytes: Vec<u8> = floats(parameters).flat_map(|value| bf16::from_f32(*value).to_le_bytes()).collect();
+    let bytes: Vec<u8> = floats(parameters).flat_map(|value| bf16::round(*value).to_le_bytes()).collect();
     compressed(&bytes)
 }
 
@@ -59,9 +58,10 @@ pub fn interleaved_bytes(parameters: &Parameters) -> Result<u64, EncodeError> {
 /// # Errors
 /// zstd.
 pub fn zigzag_bytes(parameters: &Parameters, base: &Parameters) -> Result<u64, EncodeError> {
-    let (values, base): (Vec<f32>, Vec<f32>) = (floats(parameters).copied().collect(), floats(base).copied().collect());
-    let (mut high, mut low) = (vec![0; values.len()], vec![0; values.len()]);
-    delta::split(&values, &base, &mut high, &mut low);
+    let rounded: Vec<_> = floats(parameters).map(|value| bf16::round(*value)).collect();
+    let base: Vec<_> = floats(base).copied().collect();
+    let (mut high, mut low) = (vec![0; rounded.len()], vec![0; rounded.len()]);
+    delta::split(&rounded, &base, &mut high, &mut low);
     Ok(compressed(&high)? + compressed(&low)?)
 }
 

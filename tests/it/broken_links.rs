@@ -59,7 +59,7 @@ async fn an_update_that_is_cut_at_90_percent_is_completed_not_repeated() {
 async fn a_model_that_is_cut_at_90_percent_is_completed_not_repeated() {
     let size = wire::encode(&large(1.0), app::api::Encoding::F32, None).unwrap().len() as u64;
     let (_coordinator, link, transport) = over_a_bad_link(Way::Down, size * 9 / 10).await;
-    let body = soon("the model", transport.model(0, None)).await.unwrap();
+    let body = soon("the model", transport.model(0, fedlearn::wire::CONTAINER, None)).await.unwrap();
     assert!(wire::decode(&body, large(1.0).schema()).unwrap() == large(1.0));
     let received = link.down.load(Ordering::SeqCst);
     assert!((size..size + 8_192).contains(&received), "{received} bytes went down for a body of {size}");

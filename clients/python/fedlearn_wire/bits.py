@@ -3,10 +3,31 @@
 import numpy as np
 
 
+LARGEST = 0x7F7F  # of the finite bf16, but for the sign
+
+
 def rounded(values):
-    """The upper 16 bits of each float32, to nearest, ties to even. Near 3.4e38 that is infinity, 0x7f80."""
+    """The upper 16 bits of each float32, to nearest, ties to even; the largest for what is beyond it."""
     bits = values.view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    return _finite(((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16))
+
+
+def rounded_at_random(values, base, random):
+    """The upper 16 bits of each float32, up or down so that the mean is right.
+
+    The values were trained from the base, and what is rounded is the base as bf16 has it and what has changed: where
+    nothing has, that is exact.
+    """
+    received = widened(rounded(base))
+    with np.errstate(over="ignore"):
+        moved = np.where(values == base, received, values + (received - base))
+    moved = np.clip(moved, np.finfo(np.float32).min, np.finfo(np.float32).max)
+    chances = random.integers(0, 1 << 16, len(values), np.uint32)
+    return _finite(((moved.view(np.uint32) + chances) >> 16).astype(np.uint16))
+
+
+def _finite(bits):
+    return bits - (bits & 0x7FFF > LARGEST).astype(np.uint16)
 
 
 def widened(bits):

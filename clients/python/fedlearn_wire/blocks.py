@@ -102,13 +102,15 @@ def write_i64(values):
     return written_plane(values.astype(I64).view(np.uint8))
 
 
-def write_bf16(values):
-    high, low = bits.split(bits.rotated(bits.rounded(values)))
+def write_bf16(rounded):
+    """The block of values that are rounded to bf16 (n uint16)."""
+    high, low = bits.split(bits.rotated(rounded))
     return written_plane(high, try_runs=False) + written_plane(low, try_runs=False)
 
 
-def write_bf16_delta(values, base):
-    high, low = bits.split(bits.zigzag(bits.rounded(values), bits.rounded(base)))
+def write_bf16_delta(rounded, base):
+    """The block of values that are rounded to bf16 (n uint16)."""
+    high, low = bits.split(bits.zigzag(rounded, bits.rounded(base)))
     return written_plane(high) + written_plane(low)
 
 

@@ -109,16 +109,17 @@ def encode(
     base=None,
     base_version=None,
     owed=None,
-    seed=0,
+    seed=None,
     topk_fraction=0.01,
     block_values=limits.MAX_BLOCK_VALUES,
 ):
     """A container of these tensors (float32 or int64 arrays by name), and what it leaves owed.
 
-    `base`, of `base_version`, is what all encodings but f32 and bf16 tell the values by. `owed` is what earlier
-    updates have lost, by name, as the last call returned it; keep the new one once the body has been accepted. `seed`
-    decides how q8, q4 and topk round. `topk_fraction` of each tensor is sent, rounded up, and at least
-    LEAST_VALUES. Raises WireError for what no reader would take.
+    `base`, of `base_version`, is the model as it was received and trained from; all encodings but f32 and bf16 need it,
+    and bf16 without it is rounded to nearest, as a model is and an update is not. `owed` is what earlier updates have
+    lost, by name, as the last call returned it; keep the new one once the body has been accepted. `seed` decides how
+    values are rounded at random: None, or another one for each update. `topk_fraction` of each tensor is sent,
+    rounded up, and at least LEAST_VALUES. Raises WireError for what no reader would take.
     """
     require(encoding in ENCODINGS, f"the encoding {encoding} is unknown")
     arrays = _arrays(tensors, "the tensors")
@@ -135,8 +136,6 @@ def encode(
         values = sequence.gathered(arrays)
         if sequence.code.dtype == F32:
             sequence.require_finite(values)
-        if sequence.code in (Code.BF16, Code.BF16_DELTA):
-            _require_bf16(sequence, values)
         held = sequence.held(base)
         if sequence.code in LOSSY.values():
             held = np.zeros_like(values) if held is None else held
@@ -147,18 +146,24 @@ def encode(
                 bodies, told = _quantised_blocks(sequence, changes, block_values, topk_fraction, random)
                 sequence.require_finite(held + told)  # what the reader will get
             left |= sequence.scattered(changes - told)
+        elif sequence.code in (Code.BF16, Code.BF16_DELTA):
+            if base is None:
+                rounded = bits.rounded(values)
+            else:
+                rounded = bits.rounded_at_random(values, sequence.gathered(base), random)
+            bodies = [_rounded_block(sequence.code, rounded, held, *span) for span in sequence.spans(block_values)]
         else:
-            bodies = [_exact_block(sequence.code, values, held, *span) for span in sequence.spans(block_values)]
+            write = {Code.F32: blocks.write_f32, Code.I64: blocks.write_i64}[sequence.code]
+            bodies = [write(values[begin:end]) for begin, end in sequence.spans(block_values)]
         written += bodies
     table = tuple((len(block), zlib.crc32(block)) for block in written)
     return write_frame(Header(encoding, base_version, rows, block_values, table)) + b"".join(written), left
 
 
-def _exact_block(code, values, held, begin, end):
+def _rounded_block(code, rounded, held, begin, end):
     if code == Code.BF16_DELTA:
-        return blocks.write_bf16_delta(values[begin:end], held[begin:end])
-    write = {Code.F32: blocks.write_f32, Code.BF16: blocks.write_bf16, Code.I64: blocks.write_i64}[code]
-    return write(values[begin:end])
+        return blocks.write_bf16_delta(rounded[begin:end], held[begin:end])
+    return blocks.write_bf16(rounded[begin:end])
 
 
 def _quantised_blocks(sequence, changes, block_values, topk_fraction, random):
@@ -227,11 +232,3 @@ def _require_base(header, base, held_version):
         held = "none" if base is None else f"version {held_version}"
         known = base is not None and version == held_version
         require(known, f"tensor {differences[0]} is a difference to version {version}, and {held} is held")
-
-
-def _require_bf16(sequence, values):
-    """Refuses what rounding to bf16 makes infinite."""
-    beyond = np.flatnonzero(bits.rounded(values) & 0x7FFF == 0x7F80)
-    if len(beyond):
-        index = int(beyond[0])
-        raise WireError(f"{sequence.place(index)}: {values[index]} is beyond the largest bf16, about 3.39e38")

@@ -17,5 +17,5 @@ def values(name):
 
 
 def values_of(name, encoding):
-    """Which values a body stands for: rounded to bf16 they are the same, whoever wrote them and however."""
-    return values({"f32": "f32", "bf16": "bf16", "bf16-delta": "bf16"}.get(encoding, name))
+    """Which values a body stands for: those of a model are the same, whoever wrote it; an update's are rounded at random."""
+    return values({"f32": "f32", "bf16": "bf16"}.get(encoding, "bf16" if name == "bf16-delta" else name))

@@ -74,6 +74,20 @@ class ClientTest(Same):
         self.assertEqual(self.asked(1)[2]["Accept"], MEDIA_TYPE)
         self.assertEqual(client.fetched, (read_header(delta), len(delta)))
 
+    def test_an_update_in_f32_is_trained_from_the_exact_model(self):
+        exact = (200, encode(ZERO, "f32")[0])
+        client = self.client((200, TASK | {"encoding": "f32"}), exact, (200, encode(ZERO, "bf16")[0]), exact, (202, REPLY))
+        client.task()
+        client.fetch(0)
+        self.assertEqual(self.asked(2)[2]["Accept"], f"{MEDIA_TYPE}; encoding=f32")
+        client.fetch(1, encoding="q8")
+        self.assertEqual(self.asked(3)[2]["Accept"], MEDIA_TYPE)
+        with self.assertRaisesRegex(ValueError, "fetch it with encoding='f32'"):
+            client.send(TASK, ZERO, encoding="f32")
+        client.fetch(1, encoding="f32")
+        client.send(TASK, ZERO, encoding="f32")
+        self.assertEqual(read_header(self.asked(5)[3]).encoding, "f32")
+
     def test_it_sends_what_the_task_asks_for_and_remembers_what_it_owes(self):
         client = self.client((200, encode(ZERO, "bf16")[0]), (202, REPLY), (202, REPLY))
         client.fetch(0)

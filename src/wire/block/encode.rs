@@ -24,8 +24,8 @@ pub(in crate::wire) struct Source<'a> {
     pub residual: Option<&'a Parameters>,
     /// For each tensor, the magnitude from which `topk` sends a difference.
     pub thresholds: &'a [f32],
-    /// Of the stochastic rounding.
-    pub seed: u64,
+    /// Of rounding at random. Without one bf16 is rounded to nearest, which is for models, and nothing else can be written.
+    pub seed: Option<u64>,
 }
 
 /// Writes blocks. Its memory serves one after the other.
@@ -35,6 +35,7 @@ pub(in crate::wire) struct BlockEncoder {
     second: Vec<u8>,
     differences: Vec<f32>,
     codes: Vec<i8>,
+    rounded: Vec<u16>,
     positions: Vec<u32>,
 }
 
@@ -46,6 +47,7 @@ impl BlockEncoder {
             second: Vec::new(),
             differences: Vec::new(),
             codes: Vec::new(),
+            rounded: Vec::new(),
             positions: Vec::new(),
         })
     }
@@ -56,7 +58,7 @@ impl BlockEncoder {
         source: &Source<'_>,
         number: usize,
         block: &Block,
-        lost: Vec<Slot<'_, i64>>,
+        lost: Vec<Slot<'_>>,
         body: &mut Vec<u8>,
     ) -> Result<(), EncodeError> {
         let mut at = 0;
@@ -79,15 +81,22 @@ impl BlockEncoder {
                 let (high, low) = (&mut self.first, &mut self.second);
                 high.resize(block.values, 0);
                 low.resize(block.values, 0);
+                self.rounded.resize(block.values, 0);
+                let mut random = source.seed.map(|seed| random(seed, number));
                 for piece in &block.pieces {
                     let values = floats(source.parameters, piece);
-                    if !bf16::can_hold(values) {
+                    if !plain::all_finite(values) {
                         return Err(not_finite(source, piece));
                     }
+                    let rounded = &mut self.rounded[at..at + values.len()];
+                    match &mut random {
+                        Some(random) => bf16::round_at_random(values, base(source, piece)?, random, rounded),
+                        None => rounded.iter_mut().zip(values).for_each(|(to, value)| *to = bf16::round(*value)),
+                    }
                     if block.encoding == TensorEncoding::Bf16 {
-                        bf16::split(values, &mut high[at..], &mut low[at..]);
+                        bf16::split(rounded, &mut high[at..], &mut low[at..]);
                     } else {
-                        delta::split(values, base(source, piece)?, &mut high[at..], &mut low[at..]);
+                        delta::split(rounded, base(source, piece)?, &mut high[at..], &mut low[at..]);
                     }
                     at += values.len();
                 }
@@ -158,7 +167,7 @@ impl BlockEncoder {
         block: &Block,
         body: &mut Vec<u8>,
     ) -> Result<(), EncodeError> {
-        let mut random = random(source.seed, number);
+        let mut random = random(source.seed.unwrap_or_default(), number);
         self.codes.resize(block.values, 0);
         let (mut differences, mut codes) = (self.differences.as_mut_slice(), self.codes.as_mut_slice());
         for piece in &block.pieces {
@@ -199,7 +208,8 @@ impl BlockEncoder {
         let mut sent: Vec<f32> = self.positions.iter().map(|at| self.differences[*at as usize]).collect();
         let scale = quantised::scale(&sent, most(block.encoding));
         self.codes.resize(sent.len(), 0);
-        quantised::quantise(&mut sent, scale, most(block.encoding), &mut random(source.seed, number), &mut self.codes);
+        let mut random = random(source.seed.unwrap_or_default(), number);
+        quantised::quantise(&mut sent, scale, most(block.encoding), &mut random, &mut self.codes);
         for (at, lost) in self.positions.iter().zip(&sent) {
             self.differences[*at as usize] = *lost;
         }
@@ -226,7 +236,7 @@ impl BlockEncoder {
     }
 
     /// Hands `differences`, by now what was lost, to who keeps it.
-    fn keep(&self, lost: Vec<Slot<'_, i64>>) {
+    fn keep(&self, lost: Vec<Slot<'_>>) {
         let mut differences = self.differences.as_slice();
         for slot in lost {
             if let Slot::F32(slot) = slot {
@@ -274,13 +284,9 @@ fn too_far(source: &Source<'_>, piece: &Piece, at: usize) -> EncodeError {
     }
 }
 
-/// Names the value of a piece that cannot be sent.
+/// Names the value of a piece that is NaN or infinite.
 fn not_finite(source: &Source<'_>, piece: &Piece) -> EncodeError {
-    let values = floats(source.parameters, piece);
     let tensor = source.parameters.schema().tensors()[piece.tensor].name.clone();
-    if let Some(at) = plain::first_not_finite(values) {
-        return EncodeError::NotFinite { tensor, index: piece.values.start + at };
-    }
-    let at = values.iter().position(|value| !bf16::can_hold(&[*value])).unwrap_or_default();
-    EncodeError::BeyondBf16 { tensor, index: piece.values.start + at, value: values[at] }
+    let at = plain::first_not_finite(floats(source.parameters, piece)).unwrap_or_default();
+    EncodeError::NotFinite { tensor, index: piece.values.start + at }
 }

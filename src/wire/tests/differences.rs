@@ -1,7 +1,8 @@
 //! Encodings that tell values by what they are in a base: what comes back, what is owed, and what is refused.
 
-use super::round_trip::{any_parameters, rounded, within_bf16};
+use super::round_trip::{any_parameters, finite, rounded, within_bf16};
 use super::*;
+use half::bf16;
 use proptest::prelude::*;
 
 /// A 3 x 4 matrix, a vector and a counter, filled by index.
@@ -50,9 +51,40 @@ proptest! {
             let other = f32::from_bits(value.to_bits().wrapping_mul(base | 1));
             if other.is_finite() { other } else { 1.0 }
         });
-        let (arrived, owed) = sent(block_values, &update, &base, recipe(Encoding::Bf16Delta), &Feedback::default());
+        // As a model
+        let base = Base { version: 3, parameters: &base };
+        let body = delta_in_blocks_of(block_values, &update, base).unwrap();
+        let arrived = decode_against(&body, update.schema(), Some(base)).unwrap();
         prop_assert_eq!(bits(&arrived), bits(&rounded(&update)));
+    }
+
+    #[test]
+    fn an_update_is_rounded_to_either_side_and_what_has_not_changed_is_what_was_received(
+        base in any_parameters(finite().boxed()),
+        block_values in 1..20usize,
+        seed: u64,
+        encoding in prop::sample::select(&[Encoding::Bf16, Encoding::Bf16Delta][..]),
+    ) {
+        // Given a client that has the model exactly, and changes every second value
+        let recipe = UpdateRecipe { seed, ..recipe(encoding) };
+        let once = |update: &Parameters| sent(block_values, update, &base, recipe, &Feedback::default());
+        let (unchanged, owed) = once(&base);
+        prop_assert_eq!(bits(&unchanged), bits(&rounded(&base)));
         prop_assert!(owed.residual().is_none());
+        let update = mapped(&base, |value| if value.to_bits().is_multiple_of(2) { value * 0.9 } else { value });
+        let arrived = once(&update).0;
+        for (((spec, base), update), arrived) in base.iter().zip(update.values()).zip(arrived.values()) {
+            let (Values::F32(base), Values::F32(update), Values::F32(arrived)) = (base, update, arrived) else { continue };
+            for ((base, update), arrived) in base.iter().zip(update).zip(arrived) {
+                let received = f64::from(bf16::from_f32(*base).to_f32().clamp(-LARGEST_BF16, LARGEST_BF16));
+                let change = f64::from(*update) - f64::from(*base);
+                // A step at the value, and a little for F32 in between.
+                let most = f64::from(base.abs().max(update.abs())) / 127.0 + 1e-40;
+                let off = f64::from(*arrived) - received - change;
+                prop_assert!(off.abs() <= most, "{}: {base:e} to {update:e} arrived as {arrived:e}", spec.name);
+            }
+        }
+        prop_assert_eq!(bits(&once(&update).0), bits(&once(&update).0));
     }
 
     #[test]
@@ -70,13 +102,29 @@ proptest! {
                 Some(Values::F32(owed)) if spec.shape.len() >= 2 => owed.clone(),
                 _ => vec![0.0; want.len()],
             };
-            // What is not a matrix is exact up to bf16, and owes nothing.
-            let most = |want: f32| if spec.shape.len() < 2 { want.abs() / 256.0 } else { 1e-3 };
+            // What is not a matrix is exact to a step of bf16, at the value or at its base, and owes nothing.
+            let most = |want: f32| if spec.shape.len() < 2 { want.abs() / 32.0 + 1e-38 } else { 1e-3 };
             for ((want, got), owed) in want.iter().zip(got).zip(owed) {
                 prop_assert!((got + owed - want).abs() <= most(*want), "{want} became {got}, and {owed} is owed");
             }
         }
     }
+}
+
+/// A model in `bf16-delta`, with blocks of so many values.
+pub(super) fn delta_in_blocks_of(
+    block_values: usize,
+    parameters: &Parameters,
+    base: Base<'_>,
+) -> Result<Vec<u8>, EncodeError> {
+    let source = super::super::block::Source {
+        parameters,
+        base: Some(base.parameters),
+        residual: None,
+        thresholds: &[],
+        seed: None,
+    };
+    super::super::container::encode_blocks_of(block_values, &source, Encoding::Bf16Delta, Some(base.version), None)
 }
 
 /// The same tensors with other values.
@@ -154,6 +202,31 @@ fn topk_sends_the_largest_changes_of_each_tensor() {
     // and of a hundredth, 1,024 all the same.
     let (arrived, _) = changed(0.01);
     assert_eq!(arrived.iter().position(|value| *value != 0.0), Some(5000 - 2 * 1024));
+}
+
+#[test]
+fn what_topk_owes_is_bounded_and_no_weight_waits_for_ever() {
+    // Given 20,480 weights that all move in every round, each by its own small step, of which a tenth is sent
+    let schema = schema(&[("w", Dtype::F32, &[20, 1024])]);
+    let of = |values: Vec<f32>| Parameters::new(schema.clone(), vec![Values::F32(values)]);
+    let steps: Vec<f32> = (0..20_480).map(|i| (i * 7919 % 1001 + 500) as f32 * 1e-6).collect();
+    let norm = |values: &[f32]| values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+    let (mut base, mut owed, share) = (of(vec![1.0; 20_480]), Feedback::default(), 0.1);
+    for round in 1..=60 {
+        let update = of(floats_of(&base, "w").iter().zip(&steps).map(|(at, step)| at + step).collect());
+        let recipe = UpdateRecipe { topk_fraction: share, seed: round, ..recipe(Encoding::TopK) };
+        (base, owed) = sent(MAX_BLOCK_VALUES, &update, &base, recipe, &owed);
+        // Then what is owed is at most twice what changes in a round, by the share that is sent,
+        let outstanding = floats_of(owed.residual().unwrap(), "w");
+        assert!(norm(outstanding) <= 2.0 * norm(&steps) / share, "round {round}");
+        // no weight waits much longer than a round for each tenth,
+        let longest = outstanding.iter().zip(&steps).map(|(owed, step)| owed / step).fold(0f32, f32::max);
+        assert!(longest < 25.0, "round {round}: {longest} rounds");
+        // and what has arrived and what is owed are all that was changed.
+        let arrived = floats_of(&base, "w").iter().zip(outstanding).map(|(at, owed)| f64::from(at - 1.0 + owed));
+        let (arrived, all) = (arrived.sum::<f64>(), steps.iter().map(|v| f64::from(*v)).sum::<f64>() * round as f64);
+        assert!((arrived / all - 1.0).abs() < 1e-3, "round {round}: {arrived} of {all}");
+    }
 }
 
 #[test]

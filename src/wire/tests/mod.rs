@@ -56,7 +56,7 @@ fn in_blocks_of(
     encoding: Encoding,
     base_version: Option<u64>,
 ) -> Result<Vec<u8>, EncodeError> {
-    let source = super::block::Source { parameters, base: None, residual: None, thresholds: &[], seed: 0 };
+    let source = super::block::Source { parameters, base: None, residual: None, thresholds: &[], seed: None };
     super::container::encode_blocks_of(block_values, &source, encoding, base_version, None)
 }
 
@@ -75,8 +75,9 @@ fn the_distance_is_of_all_floats_and_of_no_integer() {
         let body = in_blocks_of(7, &a, Encoding::F32, None).unwrap();
         let plan = plan_of(&body);
         let blocks = 0..plan.blocks_within(body.len() as u64);
-        let sinks = plan.distances(&b, blocks.clone());
-        let sums = plan.read_blocks(&body[..], None, blocks, sinks).unwrap();
+        let sinks = vec![Distance::default(); blocks.len()];
+        let base = Base { version: 0, parameters: &b };
+        let sums = plan.read_changes(&body[..], base, blocks, sinks).unwrap();
         sums.iter().map(Distance::squared).sum::<f64>().sqrt()
     };
     assert_eq!(distance(of(3.0, 2, 99), of(1.0, 2, 0)), 3.0);

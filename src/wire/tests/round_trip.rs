@@ -49,7 +49,9 @@ pub(super) fn any_parameters(value: impl Strategy<Value = f32> + Clone + 'static
 /// What bf16 makes of them.
 pub(super) fn rounded(parameters: &Parameters) -> Parameters {
     let round = |values: &Values| match values {
-        Values::F32(v) => Values::F32(v.iter().map(|v| bf16::from_f32(*v).to_f32()).collect()),
+        Values::F32(v) => {
+            Values::F32(v.iter().map(|v| bf16::from_f32(*v).to_f32().clamp(-LARGEST_BF16, LARGEST_BF16)).collect())
+        }
         Values::I64(v) => Values::I64(v.clone()),
     };
     Parameters::new(Arc::clone(parameters.schema()), parameters.values().iter().map(round).collect())
@@ -154,7 +156,7 @@ fn the_same_parameters_give_the_same_bytes() {
 }
 
 #[test]
-fn nan_infinity_and_what_bf16_cannot_hold_are_not_sent() {
+fn nan_and_infinity_are_not_sent_and_what_is_beyond_bf16_is_sent_as_its_largest() {
     let with = |value| parameters(&[("a", Values::F32(vec![0.0])), ("w", Values::F32(vec![1.0, 2.0, value]))]);
     let not_finite = EncodeError::NotFinite { tensor: "w".into(), index: 2 };
     for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
@@ -162,8 +164,16 @@ fn nan_infinity_and_what_bf16_cannot_hold_are_not_sent() {
         assert_eq!(in_blocks_of(2, &with(value), Encoding::Bf16, None), Err(not_finite.clone()));
         assert_eq!(safe::write(&with(value)), Err(not_finite.clone()));
     }
-    let beyond = EncodeError::BeyondBf16 { tensor: "w".into(), index: 2, value: f32::MAX };
-    assert_eq!(in_blocks_of(2, &with(f32::MAX), Encoding::Bf16, None), Err(beyond));
+    for (value, largest) in [(f32::MAX, 0x7f7f_0000), (f32::MIN, 0xff7f_0000u32)] {
+        let base = Base { version: 3, parameters: &with(0.0) };
+        let recipe = UpdateRecipe { encoding: Encoding::Bf16, topk_fraction: 1.0, seed: 1 };
+        let (update, _) = encode_update(&with(value), base, recipe, &Feedback::default()).unwrap();
+        for body in [in_blocks_of(2, &with(value), Encoding::Bf16, None).unwrap(), update] {
+            assert_eq!(decode(&body, with(0.0).schema()), Ok(with(f32::from_bits(largest))));
+        }
+        let delta = encode_delta(&with(value), base).unwrap();
+        assert_eq!(decode_against(&delta, with(0.0).schema(), Some(base)), Ok(with(f32::from_bits(largest))));
+    }
     assert!(encode(&with(f32::MAX), Encoding::F32, None).is_ok());
 }
 

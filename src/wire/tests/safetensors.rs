@@ -216,3 +216,51 @@ fn a_zstd_window_over_the_limit() {
     assert_eq!(window(23), Ok(vec![]));
     assert!(matches!(window(24), Err(DecodeError::Zstd(_))));
 }
+
+#[test]
+fn a_file_of_another_format_is_refused_as_what_it_looks_like() {
+    let [zip, pickle, zstd, gzip] = [
+        &b"PK\x03\x04\0\0\0\0"[..],
+        b"\x80\x02}q\0(X\x01",
+        b"\x28\xb5\x2f\xfd\0\0\0\0",
+        b"\x1f\x8b\x08\0\x12\x34\x56\x78",
+    ];
+    let container = encode(&tiny(), Encoding::F32, None).unwrap();
+    let known =
+        [(zip, ".pt"), (pickle, "pickle"), (zstd, "Content-Encoding"), (gzip, "gzip"), (&container, "vnd.fedlearn")];
+    for (first, named) in known {
+        let error = refusal(&[first, &[0xff; 50]].concat());
+        let DecodeError::Foreign { expected: "safetensors", found } = &error else { panic!("{error}") };
+        assert!(found.contains(named), "{found}");
+    }
+    let refused = decode_any(&[zip, &[0; 50]].concat(), 1000).unwrap_err();
+    assert!(matches!(refused, DecodeError::Foreign { expected: CONTAINER, .. }), "{refused}");
+    // One that is as long as these bytes say is safetensors all the same.
+    let metadata = format!(r#"{{"__metadata__":{{"a":"{}"}}}}"#, "a".repeat(0x8b1f - 25));
+    assert_eq!(file(&metadata, &[])[..2], *b"\x1f\x8b");
+    assert!(safe::read_any(&file(&metadata, &[]), 0).is_ok());
+}
+
+#[test]
+fn a_model_that_cannot_be_sent_in_a_runs_formats_is_named() {
+    let of = |value| parameters(&[("mask", Values::F32(vec![0.0, value])), ("n", Values::I64(vec![i64::MAX]))]);
+    for encoding in Encoding::ALL.iter().copied() {
+        assert_eq!(check_model(&of(-LARGEST_BF16), encoding), Ok(()));
+        let beyond = check_model(&of(f32::MIN), encoding);
+        if encoding == Encoding::F32 {
+            assert_eq!(beyond, Ok(()));
+        } else {
+            let (tensor, value) = ("mask".into(), f32::MIN);
+            assert_eq!(beyond, Err(EncodeError::Inexpressible { tensor, index: 1, value, encoding }));
+        }
+    }
+    let reserved = parameters(&[("__metadata__", Values::F32(vec![]))]);
+    assert_eq!(check_model(&reserved, Encoding::F32), Err(EncodeError::ReservedName));
+    // Names that fit the container's header, and not that of safetensors, which writes \u0001 for one byte.
+    let names: Vec<_> = (0..3000).map(|i| format!("{i:04}{}", "\u{1}".repeat(300))).collect();
+    let tensors: Vec<_> = names.iter().map(|name| (name.as_str(), Values::F32(vec![]))).collect();
+    let sent = parameters(&tensors);
+    assert!(encode(&sent, Encoding::Bf16, None).is_ok());
+    let Err(EncodeError::HeaderTooLong(bytes)) = check_model(&sent, Encoding::Bf16) else { panic!("it fits") };
+    assert_eq!(safe::write(&sent), Err(EncodeError::HeaderTooLong(bytes)));
+}
