@@ -2,7 +2,7 @@
 
 use super::aggregation::NewModel;
 use super::incoming::{Body, CheckedUpdate, Incoming};
-use super::models::ModelError;
+use super::models::{ModelError, blocking};
 use super::published::Published;
 use super::rejection::Rejection;
 use super::trouble::Sent;
@@ -13,7 +13,7 @@ use crate::conductor::{Made, Receipt, Refusal, Update};
 use crate::digest::Sha256Digest;
 use crate::round::{Command, Reject};
 use crate::store::{Spool, StoreError};
-use crate::wire::BodyFormat;
+use crate::wire::{self, BodyFormat};
 use app::api::{ClientId, ClientState, RegisterRequest, RunConfig, RunId, StatusReply, StatusReport, Task};
 use std::sync::Arc;
 use std::time::Duration;
@@ -321,7 +321,7 @@ impl RunHandle {
     /// Changes the configuration, if it still is at the version that the caller knows. Returns the new version.
     ///
     /// # Errors
-    /// It has changed since, or the result is out of bounds.
+    /// It has changed since, or the result is out of bounds, or the model cannot be sent in the new encoding.
     pub async fn configure(&self, expected: u64, patch: serde_json::Value) -> Result<u64, RunError> {
         let too_large = |config: &RunConfig| {
             upload_limit::problem(self.published().models.schema(), config, self.world.max_upload_mb)
@@ -333,6 +333,11 @@ impl RunHandle {
             current.patched(&patch).ok().filter(|config| version == expected && update(config) != update(&current));
         if let Some(problem) = patched.as_ref().and_then(too_large) {
             return Err(Refusal::BadConfig(vec![problem]).into());
+        }
+        if let Some(encoding) = patched.map(|config| config.encoding).filter(|to| *to != current.encoding) {
+            let (_, model) = self.published().models.current();
+            let checked = blocking(move || wire::check_model(&model, encoding)).await;
+            checked.map_err(|error| Refusal::<StoreError>::BadConfig(vec![error.to_string()]))?;
         }
         let version = self.ask(|reply| Message::Configure { expected, patch, reply }).await?;
         let problem = self.published().read(|run| too_large(&run.config));

@@ -34,7 +34,7 @@ pub use uploads::{Turn, UploadKey, Uploads};
 use crate::model::Device;
 use crate::model::{self, Images, Network};
 use crate::store::{BlobError, NewRun, Store, StoreError, StoredRun};
-use crate::wire::Parameters;
+use crate::wire::{self, Parameters};
 use app::api::{Dataset, ModelSpec, RunConfig, RunId, RunLine, RunSnapshot};
 use models::{blocking, to_blob};
 use parking::Parking;
@@ -245,8 +245,12 @@ impl Coordinator {
         if let Some(problem) = upload_limit::problem(parameters.schema(), &config, self.max_upload_mb) {
             return Err(StartError::Bad(vec![problem]));
         }
-        let store = self.store.clone();
-        let sha256 = blocking(move || to_blob(&store, &parameters)).await.map_err(StoreError::from)?;
+        let (store, encoding) = (self.store.clone(), config.encoding);
+        let stored = blocking(move || {
+            wire::check_model(&parameters, encoding).map_err(|error| StartError::Bad(vec![error.to_string()]))?;
+            Ok::<_, StartError>(to_blob(&store, &parameters).map_err(StoreError::from)?)
+        });
+        let sha256 = stored.await?;
         let created_ms = self.clock.now_ms();
         let new = NewRun { run: run.clone(), model, dataset, config, sha256, created_ms };
         if !self.store.create_run(&new).await? {

@@ -10,7 +10,7 @@ pub(super) use crate::store::blocking;
 
 use crate::digest::Sha256Digest;
 use crate::store::{BlobError, Store, StoreError};
-use crate::wire::{self, Base, BodyFormat, ModelFormat, Parameters, Plan, ReadError, Schema};
+use crate::wire::{self, Base, BodyFormat, EncodeError, ModelFormat, Parameters, Plan, ReadError, Schema};
 use app::api::RunId;
 use bytes::Bytes;
 use std::collections::HashMap;
@@ -49,13 +49,23 @@ pub enum ModelError {
     /// The store, which may do better another time.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// What is stored is damaged or gone, or cannot be written as it is asked for.
+    /// The blob is damaged or gone.
     #[error("the stored version {version} cannot be read: {reason}")]
     Unreadable {
         /// Which version.
         version: u64,
         /// Why not.
         reason: String,
+    },
+    /// It cannot be written as it is asked for.
+    #[error("version {version} cannot be sent as {format}: {source}")]
+    Unwritable {
+        /// Which version.
+        version: u64,
+        /// The media type, with the encoding where it has one.
+        format: &'static str,
+        /// Why not.
+        source: EncodeError,
     },
 }
 
@@ -241,11 +251,11 @@ impl Models {
             Some(base) => Some((base, self.parameters(base).await?)),
             None => None,
         };
-        let unreadable = move |reason: String| ModelError::Unreadable { version, reason };
         blocking(move || {
             let _room = room;
             let base = base.as_ref().map(|(version, parameters)| Base { version: *version, parameters });
-            let bytes = format.write(&parameters, base).map_err(|e| unreadable(e.to_string()))?;
+            let unwritable = |source| ModelError::Unwritable { version, format: format.content_type(), source };
+            let bytes = format.write(&parameters, base).map_err(unwritable)?;
             // The head of a container has the checksums and lengths of all its blocks.
             let told_by = match format {
                 ModelFormat::Container(_) => Plan::head_bytes(BodyFormat::Container, &bytes).ok().flatten(),

@@ -183,7 +183,7 @@ impl From<ModelError> for ApiError {
             ModelError::NoVersion(_) => Self::new(ErrorCode::NotFound, message),
             ModelError::Busy(_) | ModelError::Full { .. } => Self::new(ErrorCode::Unavailable, message),
             ModelError::Store(error) => error.into(),
-            ModelError::Unreadable { .. } => Self::new(ErrorCode::Internal, message),
+            ModelError::Unreadable { .. } | ModelError::Unwritable { .. } => Self::new(ErrorCode::Internal, message),
         }
     }
 }

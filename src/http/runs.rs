@@ -11,7 +11,8 @@ use crate::coordinator::{Origin, View};
 use crate::store::{BlobError, Expanded, Spool};
 use crate::wire::{self, BodyFormat, Parameters, Plan, ReadError};
 use app::api::{
-    ClientView, CreateRun, CreateRunQuery, ErrorBody, ErrorCode, RoundSummary, RunConfig, RunId, RunLine, RunSnapshot,
+    ClientView, CreateRun, CreateRunQuery, Encoding, ErrorBody, ErrorCode, RoundSummary, RunConfig, RunId, RunLine,
+    RunSnapshot,
 };
 use axum::Json;
 use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Request, State};
@@ -28,7 +29,11 @@ pub async fn list(State(state): State<AppState>) -> Json<Vec<RunLine>> {
 
 /// Create a run: JSON for a built-in network, or safetensors as the initial parameters of your own.
 #[utoipa::path(
-    post, path = "/runs", tag = "admin", params(("run" = Option<RunId>, Query, description = "with safetensors")),
+    post, path = "/runs", tag = "admin",
+    params(
+        ("run" = Option<RunId>, Query, description = "with safetensors"),
+        ("encoding" = Option<Encoding>, Query, description = "with safetensors: of the run's updates"),
+    ),
     request_body(content((CreateRun = "application/json"), (Vec<u8> = "application/vnd.safetensors"))),
     responses(
         (status = 201, body = RunSnapshot), (status = 401, body = ErrorBody), (status = 409, body = ErrorBody),
@@ -46,13 +51,15 @@ pub async fn create(_: Admin, State(state): State<AppState>, mut request: Reques
         let format = wire::body_format(Some(content_type), encoding)
             .map_err(|e| ApiError::new(ErrorCode::UnsupportedMediaType, e.to_string()))?;
         let (mut parts, body) = request.into_parts();
-        let ApiQuery(CreateRunQuery { run }) = ApiQuery::from_request_parts(&mut parts, &state).await?;
+        let ApiQuery(CreateRunQuery { run, encoding }) = ApiQuery::from_request_parts(&mut parts, &state).await?;
+        let default = RunConfig::default();
+        let config = RunConfig { encoding: encoding.unwrap_or(default.encoding), ..default };
         let body = receive(state.coordinator.store().spool().await?, body, state.upload_cap).await?;
         let most = state.upload_cap.bytes();
         let parameters = tokio::task::spawn_blocking(move || read_parameters(body, format, most))
             .await
             .map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))??;
-        (run, Origin::Parameters(parameters), RunConfig::default())
+        (run, Origin::Parameters(parameters), config)
     };
     state.coordinator.create_run(run.clone(), origin, config).await?;
     let handle = state.coordinator.run(&run).ok_or_else(|| ApiError::new(ErrorCode::Internal, "the run is gone"))?;

@@ -6,6 +6,7 @@ mod broken_links;
 mod cancels;
 mod encodings;
 mod events;
+mod exact;
 mod federated;
 mod harness;
 mod hostile;

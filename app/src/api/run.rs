@@ -1,7 +1,7 @@
 //! A run as it is seen from outside: its round, its history, its roster.
 
 use super::model::word;
-use super::{ClientId, ClientState, ClientView, Dataset, ModelSpec, RunConfig, RunId};
+use super::{ClientId, ClientState, ClientView, Dataset, Encoding, ModelSpec, RunConfig, RunId};
 use serde::{Deserialize, Serialize};
 
 word!(
@@ -235,6 +235,9 @@ pub struct CreateRun {
 pub struct CreateRunQuery {
     /// Its name.
     pub run: RunId,
+    /// The encoding of its updates; the default of `RunConfig` if absent.
+    #[serde(default)]
+    pub encoding: Option<Encoding>,
 }
 
 /// `POST .../clients/{id}/kick`.
