@@ -78,7 +78,6 @@ impl Server {
         let address = listener.local_addr().map_err(listen_failed)?;
 
         let store = Store::open(&settings.data_dir).await?;
-        let new_admin_token = store.make_admin_token().await?;
         let paths = Dataset::ALL.iter().filter_map(|d| Some((*d, settings.dataset_path(*d)?))).collect();
         let coordinator =
             Coordinator::start(store, device, paths, settings.max_upload_mb, CancellationToken::new()).await?;
@@ -86,6 +85,8 @@ impl Server {
         if coordinator.run(&run).is_none() && !coordinator.broken().contains_key(&run) {
             coordinator.create_run(run, Origin::BuiltIn { model, dataset }, config).await?;
         }
+        // Last: a start that fails shows no token, and the next one would not make another.
+        let new_admin_token = coordinator.store().make_admin_token().await?;
         let guesses = Arc::new(Guesses::default());
         if let Some(token) = &new_admin_token {
             guesses.was_right(&token.digest(), Holder::Operator);
