@@ -1,7 +1,7 @@
 //! Sends the requests of [`crate::action`] from the browser. The session cookie goes along by itself.
 
 use crate::action::{Outcome, Request};
-use crate::api::{ErrorBody, ErrorCode};
+use crate::api::{DASHBOARD_HEADER, ErrorBody, ErrorCode};
 use gloo_net::http::{Method, RequestBuilder};
 
 /// Sends it; a refusal comes back in the server's words.
@@ -11,7 +11,7 @@ pub async fn send(request: Request) -> Outcome {
         "PATCH" => Method::PATCH,
         _ => Method::POST,
     };
-    let mut builder = RequestBuilder::new(&request.path).method(method);
+    let mut builder = RequestBuilder::new(&request.path).method(method).header(DASHBOARD_HEADER, "1");
     if let Some(version) = request.if_match {
         builder = builder.header("if-match", &format!("\"{version}\""));
     }

@@ -7,7 +7,7 @@ use super::extract::Run;
 use super::guesses::{self, Holder, Peer};
 use crate::coordinator::RunHandle;
 use crate::digest::Sha256Digest;
-use app::api::{ClientId, ClientState, ErrorCode, RunId};
+use app::api::{ClientId, ClientState, DASHBOARD_HEADER, ErrorCode, RunId};
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
@@ -40,15 +40,19 @@ fn was_wrong(state: &AppState, peer: Peer) {
 /// tell whether it is wrong.
 ///
 /// # Errors
-/// The store; the cookie comes with a request that another site has made; or the address was wrong too often.
-pub async fn is_admin(state: &AppState, headers: &HeaderMap, peer: Peer) -> Result<bool, ApiError> {
-    if let Some(token) = bearer(headers) {
+/// The store; the session cookie comes with a change that another site may have sent; or the address was wrong too often.
+pub async fn is_admin(parts: &Parts, state: &AppState) -> Result<bool, ApiError> {
+    let peer = Peer::of(&parts.extensions);
+    if let Some(token) = bearer(&parts.headers) {
         return is_operators(state, token, false, peer).await;
     }
-    let jar = CookieJar::from_headers(headers);
+    let jar = CookieJar::from_headers(&parts.headers);
     let Some(cookie) = jar.get(SESSION_COOKIE) else { return Ok(false) };
-    if !same_origin(headers) {
-        let message = "a session's requests are taken from the dashboard's own pages only";
+    if !parts.method.is_safe() && !is_from_dashboard(&parts.headers) {
+        let message = format!(
+            "a change with the dashboard's session needs the header '{DASHBOARD_HEADER}: 1' from a page of the same origin; \
+             programs send the admin token instead: 'Authorization: Bearer TOKEN'"
+        );
         return Err(ApiError::new(ErrorCode::CrossSite, message));
     }
     let is_session = is_operators(state, cookie.value(), true, peer).await?;
@@ -92,12 +96,15 @@ fn known_client(state: &AppState, run: &RunHandle, token: &Sha256Digest) -> Opti
     }
 }
 
-/// SameSite=Strict keeps other sites out, but a site is more than an origin: another port of this host is the same
-/// site. Browsers name the origin with every request that changes something.
-fn same_origin(headers: &HeaderMap) -> bool {
-    let Some(origin) = headers.get(header::ORIGIN) else { return true };
-    let host = headers.get(header::HOST).and_then(|h| h.to_str().ok());
-    origin.to_str().ok().and_then(|o| o.split_once("://")).map(|(_, authority)| authority) == host
+/// Whether the dashboard's own script sent this request.
+///
+/// The cookie does not show that. `SameSite=Strict` keeps other sites out, but another port of this host is the same site.
+/// Comparing `Origin` with `Host` fails behind a proxy, which replaces `Host`. So the script sends a header of its own: a
+/// form cannot set one, and a script of another origin must ask first by a CORS preflight, which the coordinator never
+/// grants. `Sec-Fetch-Site` is missing over plain HTTP; where the browser sends it, it must agree.
+fn is_from_dashboard(headers: &HeaderMap) -> bool {
+    let is_same_origin = headers.get("sec-fetch-site").is_none_or(|site| site == "same-origin");
+    headers.contains_key(DASHBOARD_HEADER) && is_same_origin
 }
 
 /// The operator.
@@ -107,7 +114,7 @@ impl FromRequestParts<AppState> for Admin {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
-        if is_admin(state, &parts.headers, Peer::of(&parts.extensions)).await? {
+        if is_admin(parts, state).await? {
             is_known(&parts.extensions);
             return Ok(Self);
         }
@@ -171,7 +178,7 @@ impl FromRequestParts<AppState> for ModelReader {
         let known = bearer(&parts.headers).and_then(|token| known_client(state, &run, &Sha256Digest::of(token)));
         let id = match known {
             Some(id) => id,
-            None if is_admin(state, &parts.headers, Peer::of(&parts.extensions)).await? => return Ok(Self(run)),
+            None if is_admin(parts, state).await? => return Ok(Self(run)),
             None => {
                 let token = bearer(&parts.headers)
                     .ok_or_else(|| unauthorized("this needs the token of a client of this run, or the admin token"))?;

@@ -139,7 +139,7 @@ pub async fn leave(
     request: Request,
 ) -> ApiResult<StatusCode> {
     let (mut parts, _) = request.into_parts();
-    let command = if is_admin(&state, &parts.headers, Peer::of(&parts.extensions)).await? {
+    let command = if is_admin(&parts, &state).await? {
         Command::Kick { client: id, ban: false }
     } else {
         let Client { id, .. } = Client::from_request_parts(&mut parts, &state).await?;

@@ -7,7 +7,7 @@ use crate::coordinator::{Published, View};
 use app::api::{ErrorBody, Event, RunId};
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{HeaderName, header};
 use axum::response::IntoResponse;
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
@@ -18,6 +18,9 @@ use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 /// A stream on which nothing happens says so from time to time, or a proxy might take it for dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// nginx collects a response until its buffer is full, unless the response forbids it: by this header, with `no`.
+const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
 /// Event `snapshot` with a `RunSnapshot`, then events `change` with an `Event` each. Who falls behind gets a fresh
 /// snapshot.
 #[utoipa::path(
@@ -30,7 +33,12 @@ pub async fn events(State(state): State<AppState>, Run(run): Run) -> impl IntoRe
     // Open streams would keep the server from stopping.
     let shutdown = state.coordinator.shutdown().clone();
     let stream = messages(run.published().clone()).take_until(shutdown.cancelled_owned());
-    let head = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-cache")];
+    let head = [
+        (header::CONTENT_TYPE, "text/event-stream"),
+        // A proxy that compressed the stream would collect it as well.
+        (header::CACHE_CONTROL, "no-store, no-transform"),
+        (BUFFERING, "no"),
+    ];
     (head, Body::from_stream(stream.flat_map(stream::iter)))
 }
 

@@ -144,20 +144,24 @@ pub fn router(state: AppState, body_timeout: Duration, watchers: usize) -> Route
         let cookie = SecurityScheme::ApiKey(ApiKey::Cookie(ApiKeyValue::new(auth::SESSION_COOKIE)));
         components.add_security_scheme("session", cookie);
     }
+    let fixed = |name: HeaderName, value| SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value));
     let api = api
         .route("/api/openapi.json", axum::routing::get(move || async move { Json(document) }))
         .route("/api", axum::routing::any(no_such_address))
         .route("/api/", axum::routing::any(no_such_address))
         .route("/api/{*rest}", axum::routing::any(no_such_address))
         .method_not_allowed_fallback(method_not_allowed)
-        .with_state(state.clone());
+        .with_state(state.clone())
+        // A cache between would keep an old round for as long as it likes.
+        .layer(fixed(header::CACHE_CONTROL, "no-store"));
 
-    let fixed = |name: HeaderName, value| SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value));
     api.merge(page::routes(state).layer(CompressionLayer::new()))
         .layer(MapRequestBodyLayer::new(move |body| within(body_timeout, body)))
         .layer(middleware::from_fn(with_path))
         .layer(fixed(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .layer(fixed(header::REFERRER_POLICY, "no-referrer"))
+        // No page of another origin may load any of this as an image or a script.
+        .layer(fixed(HeaderName::from_static("cross-origin-resource-policy"), "same-origin"))
         .layer(fixed(header::CONTENT_SECURITY_POLICY, "frame-ancestors 'none'"))
         // The one place that logs requests. Paths hold no secrets, and queries are left out.
         .layer(TraceLayer::new_for_http().make_span_with(

@@ -3,7 +3,6 @@
 use super::AppState;
 use super::auth::is_admin;
 use super::connections::at_most;
-use super::guesses::Peer;
 use app::ServerContext;
 use app::api::RunSnapshot;
 use axum::Router;
@@ -107,11 +106,12 @@ fn for_page(run: &RunSnapshot) -> RunSnapshot {
     }
 }
 
-async fn mark_admin(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
+async fn mark_admin(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    let (mut parts, body) = request.into_parts();
     // A store that does not answer leaves the page readable, without controls.
-    let admin = is_admin(&state, request.headers(), Peer::of(request.extensions())).await.unwrap_or(false);
-    request.extensions_mut().insert(IsAdmin(admin));
-    next.run(request).await
+    let admin = is_admin(&parts, &state).await.unwrap_or(false);
+    parts.extensions.insert(IsAdmin(admin));
+    next.run(Request::from_parts(parts, body)).await
 }
 
 async fn limit(pages: Arc<Semaphore>, request: Request, next: Next) -> Response {

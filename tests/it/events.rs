@@ -62,6 +62,7 @@ async fn history_roster_results_and_metrics_tell_the_same() {
     assert_eq!((clients[0].id.clone(), clients[0].rounds), (guest.id.clone(), 2));
 
     let csv = get("/runs/tiny/export.csv").await;
+    assert_eq!(csv.headers()["cache-control"], "no-store");
     assert_eq!(csv.headers()["content-type"], "text/csv; charset=utf-8");
     let csv = csv.text().await.unwrap();
     let lines: Vec<&str> = csv.lines().collect();

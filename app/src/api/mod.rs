@@ -18,3 +18,6 @@ pub use event::*;
 pub use ids::*;
 pub use model::*;
 pub use run::*;
+
+/// The header by which a request with the dashboard's session shows that the dashboard's own script sent it.
+pub const DASHBOARD_HEADER: &str = "fedlearn-dashboard";

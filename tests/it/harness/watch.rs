@@ -25,6 +25,9 @@ impl Watch {
     pub async fn open(request: RequestBuilder) -> Self {
         let mut response = request.send().await.unwrap();
         assert_eq!(response.headers()["content-type"], "text/event-stream");
+        // By these a proxy passes each event on at once.
+        assert_eq!(response.headers()["x-accel-buffering"], "no");
+        assert_eq!(response.headers()["cache-control"], "no-store, no-transform");
         let mut buffer = String::new();
         let (kind, data) = soon("the snapshot", message(&mut response, &mut buffer)).await.unwrap();
         assert_eq!(kind, "snapshot");

@@ -3,7 +3,7 @@
 
 use super::open_round;
 use crate::harness::{Coordinator, Guest, NO_DATASET, read_to_end, refused, safetensors, soon, take};
-use app::api::{ErrorBody, ErrorCode};
+use app::api::{DASHBOARD_HEADER, ErrorBody, ErrorCode};
 use fedlearn::wire::{Dtype, Parameters, Schema, TensorSpec, Values};
 use reqwest::{Method, RequestBuilder, header};
 use serde_json::json;
@@ -83,7 +83,8 @@ async fn a_flood_of_wrong_tokens_is_told_to_wait_and_right_ones_are_not() {
     let order = || coordinator.anybody(Method::POST, "/runs/tiny/rounds");
     until_told_to_wait(401, || coordinator.anybody(Method::GET, "/runs/tiny/models/0").bearer_auth("guess")).await;
     until_told_to_wait(401, || order().bearer_auth("guess")).await;
-    until_told_to_wait(401, || order().header(header::COOKIE, "fedlearn_session=guess")).await;
+    let session = || order().header(header::COOKIE, "fedlearn_session=guess").header(DASHBOARD_HEADER, "1");
+    until_told_to_wait(401, session).await;
     let login = || coordinator.anybody(Method::POST, "/session").json(&json!({"token": "guess"}));
     until_told_to_wait(401, login).await;
     until_told_to_wait(401, || coordinator.anybody(Method::GET, &task).bearer_auth(&other.token)).await;
@@ -140,7 +141,10 @@ async fn a_right_token_stays_right_only_as_long_as_it_is() {
     let login = coordinator.anybody(Method::POST, "/session").json(&json!({"token": coordinator.admin}));
     let cookie = take(204, login).await.headers()["set-cookie"].to_str().unwrap().to_owned();
     let cookie = cookie.split(';').next().unwrap();
-    let stop = || coordinator.anybody(Method::DELETE, "/runs/tiny/autorun").header(header::COOKIE, cookie);
+    let stop = || {
+        let request = coordinator.anybody(Method::DELETE, "/runs/tiny/autorun").header(header::COOKIE, cookie);
+        request.header(DASHBOARD_HEADER, "1")
+    };
     take(202, stop()).await;
     // when the operator makes another admin token, with the program in another process, and the client leaves,
     let store = fedlearn::store::Store::attach(coordinator.folder()).await.unwrap();

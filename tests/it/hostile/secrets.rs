@@ -1,7 +1,7 @@
 //! Tokens, sessions and cookies: 401, and 403 for requests of other sites.
 
 use crate::harness::{Coordinator, Guest, refused, safetensors, take, with};
-use app::api::ErrorCode;
+use app::api::{DASHBOARD_HEADER, ErrorCode};
 use reqwest::{Method, RequestBuilder, header};
 use serde_json::{Value, json};
 
@@ -92,7 +92,8 @@ async fn nothing_changes_without_a_token() {
             };
             unauthorized(request()).await;
             unauthorized(request().bearer_auth("f".repeat(64))).await;
-            unauthorized(request().header(header::COOKIE, "fedlearn_session=guessed")).await;
+            let guessed = request().header(header::COOKIE, "fedlearn_session=guessed");
+            unauthorized(guessed.header(DASHBOARD_HEADER, "1")).await;
             let is_of_clients =
                 path.contains("/status") || path.contains("/updates/") || path.ends_with("/clients/{id}");
             if !is_of_clients {
@@ -111,10 +112,13 @@ async fn a_login_gives_a_session_that_ends_with_the_logout() {
     let wrong = coordinator.anybody(Method::POST, "/session").json(&json!({"token": "guess"}));
     unauthorized(wrong).await;
     let cookie = log_in(&coordinator).await;
-    let stop = || coordinator.anybody(Method::DELETE, "/runs/tiny/autorun").header(header::COOKIE, &cookie);
+    let delete = |path| {
+        let request = coordinator.anybody(Method::DELETE, path).header(header::COOKIE, &cookie);
+        request.header(DASHBOARD_HEADER, "1")
+    };
+    let stop = || delete("/runs/tiny/autorun");
     take(202, stop()).await;
-    let log_out = coordinator.anybody(Method::DELETE, "/session").header(header::COOKIE, &cookie);
-    take(204, log_out).await;
+    take(204, delete("/session")).await;
     unauthorized(stop()).await;
 }
 
@@ -138,17 +142,47 @@ async fn a_login_by_form_needs_no_javascript() {
 async fn a_session_is_not_for_pages_of_other_sites() {
     let coordinator = Coordinator::tiny(&[]).await;
     let cookie = log_in(&coordinator).await;
-    let stop = |origin: &str| {
-        let request = coordinator.anybody(Method::DELETE, "/runs/tiny/autorun");
-        request.header(header::COOKIE, &cookie).header(header::ORIGIN, origin.to_owned())
-    };
-    take(202, stop(&coordinator.origin())).await;
+    let url = |path| format!("{}/api/v1{path}", coordinator.origin());
+    let request = |method, path| coordinator.http.request(method, url(path)).header(header::COOKIE, &cookie);
+    let stop = || request(Method::DELETE, "/runs/tiny/autorun");
+    // What a form or a script of another origin can send without asking first, whatever it names as its origin: also
+    // the coordinator's own address, which a proxy gives to many.
     let elsewhere = format!("{}.evil.example", coordinator.origin());
-    for origin in ["https://evil.example", "http://127.0.0.1:1", "null", "", &elsewhere] {
-        refused(403, ErrorCode::CrossSite, stop(origin)).await;
+    for origin in ["https://evil.example", "http://127.0.0.1:1", "null", "", &elsewhere, &coordinator.origin()] {
+        refused(403, ErrorCode::CrossSite, stop().header(header::ORIGIN, origin)).await;
     }
-    // A token is not something that a browser adds by itself.
-    take(202, stop("https://evil.example").bearer_auth(&coordinator.admin)).await;
+    refused(403, ErrorCode::CrossSite, stop()).await;
+    refused(403, ErrorCode::CrossSite, request(Method::DELETE, "/session")).await;
+    // If a browser ever sent the header along for another origin, it would still say so itself.
+    for site in ["cross-site", "same-site", "none"] {
+        refused(403, ErrorCode::CrossSite, stop().header(DASHBOARD_HEADER, "1").header("sec-fetch-site", site)).await;
+    }
+    // It asks first by this, and is not allowed to.
+    let preflight = request(Method::OPTIONS, "/runs/tiny/autorun").header(header::ORIGIN, "https://evil.example");
+    let preflight = preflight.header("access-control-request-headers", DASHBOARD_HEADER);
+    let answer = take(405, preflight.header("access-control-request-method", "DELETE")).await;
+    let granted = answer.headers().keys().find(|name| name.as_str().starts_with("access-control-"));
+    assert_eq!(granted, None);
+    // A token is not something that a browser adds by itself, and what only reads changes nothing.
+    take(202, stop().header(header::ORIGIN, "https://evil.example").bearer_auth(&coordinator.admin)).await;
+    take(200, request(Method::GET, "/runs/tiny/models/0")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_dashboard_works_behind_a_proxy_whatever_host_it_names() {
+    let coordinator = Coordinator::tiny(&[]).await;
+    let cookie = log_in(&coordinator).await;
+    // As nginx passes a request on by `proxy_pass` alone, and with `$host`, which drops the port; behind TLS; over HTTPS.
+    let asked = [
+        ("http://fl.example:8080", "127.0.0.1:3000", None),
+        ("http://fl.example:8080", "fl.example", None),
+        ("https://fl.example", "fl.example", Some("same-origin")),
+    ];
+    for (origin, host, site) in asked {
+        let stop = coordinator.anybody(Method::DELETE, "/runs/tiny/autorun").header(header::COOKIE, &cookie);
+        let stop = stop.header(header::ORIGIN, origin).header(header::HOST, host).header(DASHBOARD_HEADER, "1");
+        take(202, site.into_iter().fold(stop, |stop, site| stop.header("sec-fetch-site", site))).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
