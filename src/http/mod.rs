@@ -57,6 +57,8 @@ use utoipa_axum::routes;
 const MAX_JSON_BYTES: usize = 64 << 10;
 /// How long one of these may take to come: anybody may send one to where clients register, and holds a connection with it.
 const JSON_TIMEOUT: Duration = Duration::from_secs(30);
+/// The Content-Security-Policy of whatever is not a page.
+const NO_CONTENT: &str = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// What every handler has at hand.
 #[derive(Debug, Clone)]
@@ -162,7 +164,8 @@ pub fn router(state: AppState, body_timeout: Duration, watchers: usize) -> Route
         .layer(fixed(header::REFERRER_POLICY, "no-referrer"))
         // No page of another origin may load any of this as an image or a script.
         .layer(fixed(HeaderName::from_static("cross-origin-resource-policy"), "same-origin"))
-        .layer(fixed(header::CONTENT_SECURITY_POLICY, "frame-ancestors 'none'"))
+        // A page has a policy of its own; nothing else is a document that loads anything.
+        .layer(fixed(header::CONTENT_SECURITY_POLICY, NO_CONTENT))
         // The one place that logs requests. Paths hold no secrets, and queries are left out.
         .layer(TraceLayer::new_for_http().make_span_with(
             |request: &Request| tracing::debug_span!("http", method = %request.method(), path = request.uri().path()),

@@ -11,6 +11,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use leptos::config::{Env, LeptosOptions, ReloadWSProtocol};
+use leptos::nonce::use_nonce;
 use leptos::prelude::{provide_context, use_context};
 use leptos_axum::{LeptosRoutes, ResponseOptions, generate_route_list};
 use std::path::Path;
@@ -42,6 +43,18 @@ pub fn options(site_root: &Path) -> LeptosOptions {
         .build()
 }
 
+/// What a page may load: only what this coordinator serves, no script without the page's nonce, and into no frame.
+///
+/// WebAssembly needs a permission of its own, which does not extend to JavaScript's `eval`. `base-uri` is not `'none'`
+/// since the page names its own base, see [`ServerContext`]. `cargo leptos watch` reloads by a WebSocket of another port.
+fn content_security_policy(nonce: &str, options: &LeptosOptions) -> String {
+    let watched = if options.env == Env::DEV { " ws:" } else { "" };
+    format!(
+        "default-src 'self'; script-src 'self' 'nonce-{nonce}' 'wasm-unsafe-eval'; style-src 'self'; img-src 'self'; \
+         connect-src 'self'{watched}; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
+    )
+}
+
 /// The routes of the page and its files.
 pub fn routes(state: AppState) -> Router {
     let context = {
@@ -51,6 +64,12 @@ pub fn routes(state: AppState) -> Router {
             let admin = parts.as_ref().and_then(|parts| parts.extensions.get::<IsAdmin>().copied());
             let host = parts.as_ref().and_then(|parts| parts.headers.get(header::HOST)?.to_str().ok());
             let response = use_context::<ResponseOptions>();
+            // Both are missing where a file is sent, which needs none.
+            if let (Some(response), Some(nonce)) = (&response, use_nonce())
+                && let Ok(policy) = HeaderValue::from_str(&content_security_policy(&nonce, &state.leptos))
+            {
+                response.insert_header(header::CONTENT_SECURITY_POLICY, policy);
+            }
             let (one, all) = (state.coordinator.clone(), state.coordinator.clone());
             provide_context(ServerContext {
                 snapshot: Arc::new(move |run| one.run(run).map(|handle| handle.published().read(for_page))),

@@ -11,6 +11,7 @@ mod federated;
 mod harness;
 mod hostile;
 mod other_clients;
+mod page;
 mod patience;
 mod processes;
 mod refusals;
