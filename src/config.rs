@@ -5,7 +5,7 @@
 
 mod values;
 
-pub use values::{DatasetPath, Secret, TestDataset};
+pub use values::{BasePath, DatasetPath, Network, Secret, TestDataset};
 
 use crate::model::DeviceChoice;
 
@@ -51,6 +51,12 @@ pub struct ServeSettings {
     /// Address of API and dashboard; 0.0.0.0:3000 to be reached from other machines
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:3000", value_parser = listen_address)]
     pub listen: SocketAddr,
+    /// Path under which a proxy serves this, such as /fl; only for a proxy that passes the path on, or for cookies of its own
+    #[arg(long, value_name = "PATH", default_value = "/", hide_default_value = true)]
+    pub base_path: BasePath,
+    /// Proxy whose X-Forwarded-For names the client, as an address or network; repeatable
+    #[arg(long = "trusted-proxy", value_name = "ADDRESS", value_delimiter = ',')]
+    pub trusted_proxies: Vec<Network>,
     /// Folder for database and models; made if missing
     #[arg(long, value_name = "FOLDER", default_value = "data")]
     pub data_dir: PathBuf,

@@ -13,6 +13,7 @@ use std::time::Duration;
 #[cfg_attr(test, derive(Debug))]
 pub struct Request {
     pub method: &'static str,
+    /// From the coordinator's root, which is the base of every page.
     pub path: String,
     /// JSON.
     pub body: Option<String>,
@@ -28,12 +29,12 @@ impl Request {
 
     /// Exchanges the admin token for a session cookie.
     pub fn login(token: String) -> Self {
-        Self::new("POST", "/api/v1/session".to_owned(), Some(&LoginRequest { token }))
+        Self::new("POST", "api/v1/session".to_owned(), Some(&LoginRequest { token }))
     }
 
     /// Ends the session.
     pub fn logout() -> Self {
-        Self::new("DELETE", "/api/v1/session".to_owned(), None::<&()>)
+        Self::new("DELETE", "api/v1/session".to_owned(), None::<&()>)
     }
 }
 
@@ -63,7 +64,7 @@ impl Action {
     /// The request that does it.
     pub fn request(&self, run: &RunId) -> Request {
         let none = None::<&()>;
-        let at = |path: &str| format!("/api/v1/runs/{run}/{path}");
+        let at = |path: &str| format!("api/v1/runs/{run}/{path}");
         match self {
             Self::Admit(id) => Request::new("POST", at(&format!("clients/{id}/admit")), none),
             Self::Kick { id, ban } => {
@@ -75,7 +76,7 @@ impl Action {
             Self::AggregateNow => Request::new("POST", at("rounds/current/aggregate"), none),
             Self::CancelRound => Request::new("DELETE", at("rounds/current"), none),
             Self::Configure { version, patch } => {
-                let request = Request::new("PATCH", format!("/api/v1/runs/{run}"), none);
+                let request = Request::new("PATCH", format!("api/v1/runs/{run}"), none);
                 Request { body: Some(patch.clone()), if_match: Some(*version), ..request }
             }
         }
@@ -144,7 +145,7 @@ mod tests {
             kick.request(&"default".parse().unwrap()),
             Request {
                 method: "POST",
-                path: "/api/v1/runs/default/clients/c1/kick".to_owned(),
+                path: "api/v1/runs/default/clients/c1/kick".to_owned(),
                 body: Some(r#"{"ban":true}"#.to_owned()),
                 if_match: None,
             }
@@ -158,7 +159,7 @@ mod tests {
             Action::Configure { version: 4, patch }.request(&"default".parse().unwrap()),
             Request {
                 method: "PATCH",
-                path: "/api/v1/runs/default".to_owned(),
+                path: "api/v1/runs/default".to_owned(),
                 body: Some(r#"{"deadline_s":30}"#.to_owned()),
                 if_match: Some(4),
             }
@@ -168,7 +169,7 @@ mod tests {
     #[test]
     fn an_action_without_details_has_no_body() {
         let request = Action::AggregateNow.request(&"default".parse().unwrap());
-        assert_eq!(request.path, "/api/v1/runs/default/rounds/current/aggregate");
+        assert_eq!(request.path, "api/v1/runs/default/rounds/current/aggregate");
         assert_eq!(request.body, None);
     }
 }

@@ -46,7 +46,7 @@ enum Message {
 /// The browser would connect again by itself, without telling the page in a way that gloo-net passes on; so this uses
 /// the browser's own object, and gives it up at the first error.
 async fn follow(board: Board) -> bool {
-    let Ok(source) = EventSource::new(&format!("/api/v1/runs/{}/events", board.run())) else { return false };
+    let Ok(source) = EventSource::new(&format!("api/v1/runs/{}/events", board.run())) else { return false };
     let (say, messages) = mpsc::unbounded();
     // One queue for all: the order in which they came is the order in which they count.
     let listener = |message: fn(String) -> Message| {

@@ -27,6 +27,11 @@ pub struct ServerContext {
     pub now_ms: u64,
     /// How this coordinator was addressed, for the join command: `http://host:port`.
     pub origin: String,
+    /// The way from the page's address to the coordinator's root: `./` or `../`.
+    ///
+    /// It is the base of every address on a page. So a page works under any path by which a proxy serves the coordinator,
+    /// and nobody has to name that path.
+    pub root: String,
 }
 
 /// What a page is rendered from. The server sends it along, so that the browser starts from the same state.
@@ -84,18 +89,20 @@ pub fn say_not_found() {
 
 /// The HTML document around [`App`].
 pub fn shell(options: LeptosOptions) -> impl IntoView {
-    let stylesheet = format!("/{}/{}.css", options.site_pkg_dir, options.output_name);
+    let stylesheet = format!("{}/{}.css", options.site_pkg_dir, options.output_name);
+    let root = use_context::<ServerContext>().map(|server| server.root);
     view! {
         <!DOCTYPE html>
         <html lang="en">
             <head>
                 <meta charset="utf-8"/>
+                <base href=root/>
                 <meta name="viewport" content="width=device-width, initial-scale=1"/>
                 <meta name="color-scheme" content="light dark"/>
-                <link rel="icon" type="image/svg+xml" href="/favicon.svg"/>
+                <link rel="icon" type="image/svg+xml" href="favicon.svg"/>
                 <link id="leptos" rel="stylesheet" href=stylesheet/>
                 <AutoReload options=options.clone()/>
-                <HydrationScripts options/>
+                <HydrationScripts options root="."/>
                 <MetaTags/>
             </head>
             <body>
@@ -103,6 +110,20 @@ pub fn shell(options: LeptosOptions) -> impl IntoView {
             </body>
         </html>
     }
+}
+
+/// In the browser, the address of the coordinator as it was reached, without a slash at its end: the page's base.
+pub fn coordinator_address() -> Option<String> {
+    #[cfg(feature = "hydrate")]
+    return Some(document().base_uri().ok()??.trim_end_matches('/').to_owned());
+    #[cfg(not(feature = "hydrate"))]
+    None
+}
+
+/// The path in it, as in `/fl`, which the browser's router is to leave out. The server gets addresses without it.
+fn prefix() -> String {
+    let address = coordinator_address().unwrap_or_default();
+    address.splitn(4, '/').nth(3).map(|path| format!("/{path}")).unwrap_or_default()
 }
 
 /// The dashboard: `/` (the run `default`), `/runs/{run}`, `/login`.
@@ -116,7 +137,7 @@ pub fn App() -> impl IntoView {
         }
     });
     view! {
-        <Router>
+        <Router base=prefix()>
             <Routes fallback=|| view! { <NotFound what="page".to_owned()/> }>
                 <Route path=path!("/") view=Dashboard/>
                 <Route path=path!("/runs/:run") view=Dashboard/>

@@ -117,6 +117,27 @@ fn a_later_layer_replaces_a_list_as_a_whole() {
 }
 
 #[test]
+fn a_base_path_and_trusted_proxies_are_paths_and_networks() {
+    let settings = serve(Given {
+        variables: &[("FEDLEARN_BASE_PATH", "/fl/b-1/")],
+        args: "--trusted-proxy 127.0.0.1,10.0.0.0/8 --trusted-proxy ::1",
+        ..NOTHING
+    });
+    assert_eq!((settings.base_path.as_str(), settings.trusted_proxies.len()), ("/fl/b-1", 3));
+    let network = settings.trusted_proxies[1];
+    assert!(network.contains([10, 255, 0, 1].into()) && !network.contains([11, 0, 0, 1].into()));
+    assert_eq!(serve(Given { args: "--base-path /", ..NOTHING }).base_path.as_str(), "");
+    for text in ["fl", "", "//", "/a//b", "/..", "/a b", "/a?b", "http://host/fl"] {
+        let problem = problems(Given { variables: &[("FEDLEARN_BASE_PATH", text)], ..NOTHING });
+        assert_eq!(problem, [format!("FEDLEARN_BASE_PATH: '{text}' is not a path such as /fl")]);
+    }
+    for text in ["10.0.0.0/33", "10.0.0.0/", "host", "10.0.0.0/-1", "::/129"] {
+        let problem = problems(Given { variables: &[("FEDLEARN_TRUSTED_PROXY", text)], ..NOTHING });
+        assert!(problem[0].contains("is neither an address nor a network such as 10.0.0.0/8"), "{problem:?}");
+    }
+}
+
+#[test]
 fn augment_stands_alone_or_takes_a_value() {
     for (args, expected) in [("serve --augment", true), ("serve --augment=false", false), ("serve", false)] {
         assert_eq!(serve(Given { args, ..NOTHING }).first_run.augment, expected, "{args}");

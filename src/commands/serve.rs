@@ -54,7 +54,7 @@ pub(super) async fn renew_token(settings: &TokenSettings) -> Exit {
 /// Shows the dashboard's address; at the very first start with the admin token, which is not kept anywhere. It goes to
 /// standard output, never to the log.
 pub(super) fn show_admin_token(server: &Server) {
-    let dashboard = format!("http://{}", server.address());
+    let dashboard = server.dashboard();
     match server.new_admin_token() {
         Some(token) => say(&format!(
             "Dashboard:   {dashboard}/login#{token}\nAdmin token: {token}   (shown this once; `fedlearn token` makes another)",

@@ -3,7 +3,7 @@
 use app::api::{CohortSize, Dataset, RegisterRequest};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -52,6 +52,64 @@ impl FromStr for DatasetPath {
             return Err(format!("'{text}' names no path"));
         }
         Ok(Self { dataset: dataset.parse()?, path: path.into() })
+    }
+}
+
+/// The path under which a proxy serves the coordinator: `/fl`, or empty for the root.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BasePath(String);
+
+impl BasePath {
+    /// Without a slash at its end.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for BasePath {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let path = text.strip_suffix('/').unwrap_or(text);
+        let is_plain = |part: &str| {
+            let is_name = part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.~".contains(c));
+            is_name && !matches!(part, "" | "." | "..")
+        };
+        match path.strip_prefix('/') {
+            Some(parts) if parts.split('/').all(is_plain) => Ok(Self(path.to_owned())),
+            None if text == "/" => Ok(Self::default()),
+            _ => Err(format!("'{text}' is not a path such as /fl")),
+        }
+    }
+}
+
+/// Addresses of one machine or network: `10.0.0.7` or `10.0.0.0/8`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Network {
+    address: IpAddr,
+    bits: u32,
+}
+
+impl Network {
+    /// Whether the address belongs to it.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let differing = match (self.address, address.to_canonical()) {
+            (IpAddr::V4(own), IpAddr::V4(other)) => (own.to_bits() ^ other.to_bits()).leading_zeros(),
+            (IpAddr::V6(own), IpAddr::V6(other)) => (own.to_bits() ^ other.to_bits()).leading_zeros(),
+            _ => return false,
+        };
+        differing >= self.bits
+    }
+}
+
+impl FromStr for Network {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let problem = || format!("'{text}' is neither an address nor a network such as 10.0.0.0/8");
+        let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
+        let address: IpAddr = address.parse().map_err(|_| problem())?;
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        let bits = bits.map_or(Ok(most), str::parse).map_err(|_| problem())?;
+        if bits > most { Err(problem()) } else { Ok(Self { address, bits }) }
     }
 }
 

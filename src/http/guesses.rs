@@ -34,12 +34,13 @@ const MAX_ADDRESSES: usize = 16_384;
 /// Tokens remembered, about 200 bytes each. Only right ones are.
 const MAX_TOKENS: usize = 131_072;
 
-/// Where a request comes from. A proxy's word for it is not looked at: anybody can say anything there.
+/// Where a request comes from: the address of its connection, or the one that a trusted proxy names. Of others that name
+/// is not looked at: anybody can write anything there.
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub IpAddr);
 
 impl Peer {
-    /// As its connection says.
+    /// As the request carries it.
     pub fn of(extensions: &Extensions) -> Self {
         extensions.get().copied().unwrap_or(Self(IpAddr::V6(Ipv6Addr::UNSPECIFIED)))
     }

@@ -16,6 +16,7 @@ mod health;
 mod linger;
 mod models;
 mod page;
+mod proxies;
 mod room;
 mod runs;
 mod server;
@@ -30,6 +31,7 @@ use guesses::Guesses;
 use page::options as leptos_options;
 use room::UploadRoom;
 
+use crate::config::BasePath;
 use crate::coordinator::Coordinator;
 use crate::digest::Sha256Digest;
 use app::api::ErrorCode;
@@ -73,6 +75,8 @@ pub struct AppState {
     pub guesses: Arc<Guesses>,
     /// How many uploads are received at once.
     pub uploads: Arc<UploadRoom>,
+    /// Under which path a proxy serves this, where that was said.
+    pub base_path: BasePath,
     /// Where the page's files are.
     pub leptos: LeptosOptions,
 }
@@ -96,6 +100,7 @@ impl FromRef<AppState> for LeptosOptions {
         (name = "health", description = "For those who operate it"),
     ),
     security(("bearer" = []), ("session" = [])),
+    servers((url = "..", description = "the coordinator's root, seen from this document")),
 )]
 struct ApiDoc;
 

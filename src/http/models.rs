@@ -38,14 +38,15 @@ pub struct ModelQuery {
 )]
 pub async fn get_model(
     ModelReader(run): ModelReader,
-    ApiPath((run_id, version)): ApiPath<(RunId, String)>,
+    ApiPath((_, version)): ApiPath<(RunId, String)>,
     ApiQuery(query): ApiQuery<ModelQuery>,
     headers: HeaderMap,
 ) -> ApiResult<Response> {
     let models = &run.published().models;
     if version == "latest" {
         let (current, _) = models.current();
-        let to = Redirect::temporary(&format!("/api/v1/runs/{run_id}/models/{current}"));
+        // Relative: nobody knows under which path a proxy serves this.
+        let to = Redirect::temporary(&current.to_string());
         return Ok(([(header::CACHE_CONTROL, "no-store")], to).into_response());
     }
     let version: u64 = version.parse().map_err(|_| {

@@ -62,6 +62,11 @@ pub fn routes(state: AppState) -> Router {
         move || {
             let parts = use_context::<axum::http::request::Parts>();
             let admin = parts.as_ref().and_then(|parts| parts.extensions.get::<IsAdmin>().copied());
+            let path = parts.as_ref().map_or("/", |parts| parts.uri.path());
+            let root = match path.matches('/').count() {
+                0 | 1 => "./".to_owned(),
+                slashes => "../".repeat(slashes - 1),
+            };
             let host = parts.as_ref().and_then(|parts| parts.headers.get(header::HOST)?.to_str().ok());
             let response = use_context::<ResponseOptions>();
             // Both are missing where a file is sent, which needs none.
@@ -80,8 +85,9 @@ pub fn routes(state: AppState) -> Router {
                     }
                 }),
                 admin: admin.is_some_and(|IsAdmin(admin)| admin),
-                // Behind a TLS proxy the operator knows better; it is a line to copy, not an address to follow.
+                // Behind a proxy the browser's script knows better; this is a line to copy, not an address to follow.
                 origin: format!("http://{}", host.unwrap_or("localhost")),
+                root,
                 now_ms: state.coordinator.clock().now_ms(),
             });
         }

@@ -63,7 +63,7 @@ pub async fn create(_: Admin, State(state): State<AppState>, mut request: Reques
     };
     state.coordinator.create_run(run.clone(), origin, config).await?;
     let handle = state.coordinator.run(&run).ok_or_else(|| ApiError::new(ErrorCode::Internal, "the run is gone"))?;
-    let location = [(header::LOCATION, format!("/api/v1/runs/{run}"))];
+    let location = [(header::LOCATION, format!("runs/{run}"))];
     Ok((StatusCode::CREATED, location, Json(handle.published().snapshot())))
 }
 

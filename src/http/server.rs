@@ -3,8 +3,8 @@
 use super::cap::Cap;
 use super::connections::{self, Limits, room_in_files};
 use super::guesses::{Guesses, Holder};
-use super::{AppState, leptos_options, router};
-use crate::config::ServeSettings;
+use super::{AppState, leptos_options, proxies, router};
+use crate::config::{BasePath, ServeSettings};
 use crate::coordinator::{Coordinator, Origin, StartError};
 use crate::digest::Sha256Digest;
 use crate::model::ModelError;
@@ -59,6 +59,7 @@ const STOP: Duration = Duration::from_secs(8);
 /// A coordinator that listens.
 pub struct Server {
     address: SocketAddr,
+    base_path: BasePath,
     new_admin_token: Option<Token>,
     coordinator: Arc<Coordinator>,
     serving: JoinHandle<()>,
@@ -95,6 +96,7 @@ impl Server {
         let state = AppState {
             coordinator: coordinator.clone(),
             join_secret,
+            base_path: settings.base_path.clone(),
             leptos: leptos_options(&site_root()),
             upload_cap: Cap::new(settings.max_upload_mb),
             guesses,
@@ -102,15 +104,22 @@ impl Server {
         };
         let connections = connections(settings);
         let router = router(state, Duration::from_secs(settings.body_timeout_s.into()), connections / 4);
+        let router = proxies::behind(router, settings.base_path.clone(), settings.trusted_proxies.clone());
         let limits = Limits { connections, patience: Duration::from_secs(settings.head_timeout_s.into()) };
         let serving = tokio::spawn(connections::serve(listener, router, limits, coordinator.shutdown().clone()));
         tracing::info!(%address, device = crate::model::describe(device), "coordinator started");
-        Ok(Self { address, new_admin_token, coordinator, serving })
+        let base_path = settings.base_path.clone();
+        Ok(Self { address, base_path, new_admin_token, coordinator, serving })
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where its dashboard is: `http://address`, with the base path where there is one.
+    pub fn dashboard(&self) -> String {
+        format!("http://{}{}", self.address, self.base_path.as_str())
     }
 
     /// The admin token, if this is the first start with this data folder: show it, it is not to be had again.

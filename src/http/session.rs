@@ -44,7 +44,7 @@ pub async fn log_in(
         state.guesses.was_wrong(peer, guesses::TOKEN, Instant::now());
         tracing::warn!("a login with a wrong admin token");
         if is_form {
-            return Ok(Redirect::to("/login?refused").into_response());
+            return Ok(Redirect::to("../../login?refused").into_response());
         }
         return Err(ApiError::new(
             ErrorCode::Unauthorized,
@@ -54,8 +54,13 @@ pub async fn log_in(
     let now = state.coordinator.clock().now_ms();
     let session = state.coordinator.store().open_session(now, now + SESSION_DAYS * 86_400_000).await?;
     state.guesses.was_right(&session.digest(), Holder::Operator);
-    let jar = jar.add(session_cookie(session.reveal().to_owned()));
-    Ok(if is_form { (jar, Redirect::to("/")).into_response() } else { (jar, StatusCode::NO_CONTENT).into_response() })
+    let jar = jar.add(session_cookie(session.reveal().to_owned(), &state));
+    // From here to the root: nobody knows under which path a proxy serves it.
+    Ok(if is_form {
+        (jar, Redirect::to("../../")).into_response()
+    } else {
+        (jar, StatusCode::NO_CONTENT).into_response()
+    })
 }
 
 /// Log out.
@@ -67,10 +72,14 @@ pub async fn log_out(_: Admin, State(state): State<AppState>, jar: CookieJar) ->
     if let Some(cookie) = jar.get(SESSION_COOKIE) {
         state.coordinator.store().close_session(cookie.value()).await?;
     }
-    Ok((jar.remove(session_cookie(String::new())), StatusCode::NO_CONTENT))
+    Ok((jar.remove(session_cookie(String::new(), &state)), StatusCode::NO_CONTENT))
 }
 
-fn session_cookie(value: String) -> Cookie<'static> {
+fn session_cookie(value: String, state: &AppState) -> Cookie<'static> {
+    let path = match state.base_path.as_str() {
+        "" => "/",
+        prefix => prefix,
+    };
     // Not `Secure`: on loopback and behind a TLS proxy alike the coordinator itself speaks plain HTTP.
-    Cookie::build((SESSION_COOKIE, value)).http_only(true).same_site(SameSite::Strict).path("/").build()
+    Cookie::build((SESSION_COOKIE, value)).http_only(true).same_site(SameSite::Strict).path(path.to_owned()).build()
 }

@@ -5,6 +5,7 @@ use crate::action::{Action, perform};
 use crate::api::{ClientState, ClientView};
 use crate::board::{Board, ClientRow};
 use crate::format;
+use crate::page::coordinator_address;
 use leptos::prelude::*;
 
 /// A row a client; on a narrow screen, a card a client.
@@ -12,26 +13,26 @@ use leptos::prelude::*;
 pub fn ClientTable(board: Board, origin: String) -> impl IntoView {
     let rows = Memo::new(move |_| board.roster());
     let empty = Memo::new(move |_| rows.with(Vec::is_empty));
-    let command = match board.run().as_str() {
-        "default" => format!("fedlearn join {origin}"),
-        run => format!("fedlearn join {origin} --run {run}"),
+    let origin = RwSignal::new(origin);
+    // The browser knows the address that leads here, whatever proxies are in between.
+    Effect::new(move |_| coordinator_address().map(|address| origin.set(address)));
+    let command = move || match (origin.get(), board.run().as_str()) {
+        (origin, "default") => format!("fedlearn join {origin}"),
+        (origin, run) => format!("fedlearn join {origin} --run {run}"),
     };
     view! {
         <section class="card" aria-labelledby="clients-title">
             <div class="card-head">
                 <h2 id="clients-title">"Clients"</h2>
-                {
-                    let command = command.clone();
-                    part(move || if empty.get() { ().into_any() } else {
-                        view! { <p class="small">"Add one: " <code>{command.clone()}</code></p> }.into_any()
-                    })
-                }
+                {part(move || if empty.get() { ().into_any() } else {
+                    view! { <p class="small">"Add one: " <code>{text(command)}</code></p> }.into_any()
+                })}
             </div>
             {part(move || if empty.get() {
                 view! {
                     <div class="empty">
                         <p>"Nobody has joined yet. On any machine that reaches this one, run"</p>
-                        <p class="command"><code>{command.clone()}</code></p>
+                        <p class="command"><code>{text(command)}</code></p>
                         <p class="muted">"Clients appear here as they register."</p>
                     </div>
                 }.into_any()

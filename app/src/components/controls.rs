@@ -19,7 +19,7 @@ pub fn Controls(board: Board) -> impl IntoView {
             } else {
                 view! {
                     <p class="muted">"Everyone may watch; the operator's token is needed to control."</p>
-                    <a class="button primary" href="/login" rel="external">"Log in to control this run"</a>
+                    <a class="button primary" href="login" rel="external">"Log in to control this run"</a>
                 }.into_any()
             }}
         </section>

@@ -13,7 +13,7 @@ pub fn Header(#[prop(optional_no_strip)] board: Option<Board>, facts: Option<Str
     view! {
         <header class="top">
             <div class="wrap top-row">
-                <a class="brand" href="/" rel="external">
+                <a class="brand" href="./" rel="external">
                     <svg viewBox="0 0 32 32" width="26" height="26" aria-hidden="true">
                         <path class="brand-lines" d="M16 16L6 7M16 16L26 7M16 16V28"></path>
                         <circle class="brand-hub" cx="16" cy="16" r="5.5"></circle>
@@ -77,7 +77,7 @@ fn Session(board: Board) -> impl IntoView {
     if board.admin {
         view! { <button class="button quiet needs-js" type="button" on:click=leave>"Log out"</button> }.into_any()
     } else {
-        view! { <a class="button quiet" href="/login" rel="external">"Log in"</a> }.into_any()
+        view! { <a class="button quiet" href="login" rel="external">"Log in"</a> }.into_any()
     }
 }
 
@@ -89,7 +89,7 @@ pub fn Runs(runs: Vec<RunLine>, current: RunId) -> impl IntoView {
         let best = line.best.map(|best| format::percent(best.test_accuracy));
         view! {
             <li>
-                <a href=format!("/runs/{}", line.run) rel="external" aria-current=here>
+                <a href=format!("runs/{}", line.run) rel="external" aria-current=here>
                     <span>{line.run.to_string()}</span>
                     <span class="muted small">{line.phase.to_string()} {best.map(|best| format!(" · {best}"))}</span>
                 </a>

@@ -22,7 +22,7 @@ fn Table(board: Board) -> impl IntoView {
     let rows = Memo::new(move |_| board.history.with(lines));
     let total = Memo::new(move |_| board.history.with(|history| history.rounds.len()));
     let best = Memo::new(move |_| board.history.with(|history| history.best.map(|best| best.round)));
-    let all = format!("/api/v1/runs/{}/rounds", board.run());
+    let all = format!("api/v1/runs/{}/rounds", board.run());
     let cut = part(move || {
         if total.get() <= MOST_ROWS {
             return ().into_any();

@@ -22,7 +22,7 @@ pub fn Login() -> impl IntoView {
     let enter = move |token: String| {
         send(Request::login(token), move |result| match result {
             Ok(()) => {
-                let _ = window().location().set_href("/");
+                let _ = window().location().set_href("./");
             }
             Err(refusal) => problem.set(Some(in_words(refusal))),
         });
@@ -47,9 +47,9 @@ pub fn Login() -> impl IntoView {
                 <h1>"Log in"</h1>
                 <p class="muted">"The coordinator printed the admin token at its first start."</p>
                 {page.admin.then(|| view! {
-                    <p>"You are logged in already. " <a href="/" rel="external">"To the dashboard"</a></p>
+                    <p>"You are logged in already. " <a href="./" rel="external">"To the dashboard"</a></p>
                 })}
-                <form method="post" action="/api/v1/session" on:submit=submit>
+                <form method="post" action="api/v1/session" on:submit=submit>
                     <label for="token">"Admin token"</label>
                     <input
                         id="token" name="token" type="password" required=true autocomplete="current-password"
@@ -71,6 +71,6 @@ fn take_fragment() -> Option<String> {
     let hash = window().location().hash().ok()?;
     let token = hash.strip_prefix('#').filter(|token| !token.is_empty())?.to_owned();
     let history = window().history().ok()?;
-    history.replace_state_with_url(&leptos::wasm_bindgen::JsValue::NULL, "", Some("/login")).ok()?;
+    history.replace_state_with_url(&leptos::wasm_bindgen::JsValue::NULL, "", Some("login")).ok()?;
     Some(token)
 }

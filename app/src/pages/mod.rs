@@ -24,7 +24,7 @@ pub fn NotFound(what: String) -> impl IntoView {
             <section class="card">
                 <h1>{format!("There is no such {what}")}</h1>
                 <p class="muted">"It may have been removed, or the address is mistyped."</p>
-                <a class="button" href="/" rel="external">"To the dashboard"</a>
+                <a class="button" href="./" rel="external">"To the dashboard"</a>
             </section>
         </main>
     }

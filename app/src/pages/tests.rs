@@ -70,6 +70,7 @@ fn render(address: &str, admin: bool, snapshot: RunSnapshot) -> (u16, String) {
             admin,
             now_ms: 12_000,
             origin: "http://host:3000".to_owned(),
+            root: "./".to_owned(),
         });
         view! { <App/> }.to_html()
     });
@@ -121,7 +122,7 @@ fn a_run_or_page_that_does_not_exist_is_a_404() {
 #[test]
 fn the_login_form_works_without_a_script() {
     let (_, html) = render("/login?refused", false, snapshot(Vec::new(), Vec::new()));
-    assert!(html.contains(r#"method="post" action="/api/v1/session""#), "{html}");
+    assert!(html.contains(r#"method="post" action="api/v1/session""#), "{html}");
     assert!(html.contains("That token is not the right one."), "{html}");
 }
 

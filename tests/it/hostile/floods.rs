@@ -134,6 +134,24 @@ async fn who_guesses_the_join_secret_is_told_to_wait_even_when_right() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn behind_a_trusted_proxy_each_client_has_a_budget_of_its_own() {
+    let secret = ["--join-secret", "sesame"];
+    let guess_as = |coordinator: &Coordinator, client: &str| {
+        let body = json!({"name": "a", "samples": 1, "join_secret": "guess"});
+        coordinator.anybody(Method::POST, "/runs/default/clients").json(&body).header("x-forwarded-for", client)
+    };
+    // What the client says itself stands before what the proxy adds.
+    let trusting = Coordinator::start(&[&NO_DATASET[..], &secret, &["--trusted-proxy", "127.0.0.1"]].concat()).await;
+    until_told_to_wait(403, || guess_as(&trusting, "10.9.9.9, 10.0.0.1")).await;
+    assert!(is_told_to_wait(403, guess_as(&trusting, "10.0.0.1")).await);
+    assert!(!is_told_to_wait(403, guess_as(&trusting, "10.0.0.2")).await);
+    // Without a word of the operator the header counts for nothing.
+    let plain = Coordinator::start(&[&NO_DATASET[..], &secret].concat()).await;
+    until_told_to_wait(403, || guess_as(&plain, "10.0.0.1")).await;
+    assert!(is_told_to_wait(403, guess_as(&plain, "10.0.0.2")).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_right_token_stays_right_only_as_long_as_it_is() {
     // Given tokens that were right a moment ago, the client's and that of a session,
     let (coordinator, guest) = open_round(&[]).await;

@@ -1,0 +1,99 @@
+//! What proxies in front of the coordinator do to a request: their own address takes the place of the client's, and a path
+//! may stand before the request's own.
+
+use super::guesses::Peer;
+use crate::config::{BasePath, Network};
+use axum::Router;
+use axum::extract::Request;
+use axum::http::{HeaderMap, Uri};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Redirect};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Serves the router also below the base path, and has it see the client's address where a trusted proxy names it.
+pub fn behind(router: Router, base_path: BasePath, trusted: Vec<Network>) -> Router {
+    let settings = Arc::new((base_path, trusted));
+    let seen = move |mut request: Request, next: Next| {
+        let settings = settings.clone();
+        async move {
+            let (base_path, trusted) = &*settings;
+            let prefix = base_path.as_str();
+            let client = client_of(Peer::of(request.extensions()).0, request.headers(), trusted);
+            request.extensions_mut().insert(Peer(client));
+            if !prefix.is_empty() && request.uri().path() == prefix {
+                // The page's addresses are relative: without the slash they would lead out of the path.
+                let last = prefix.rsplit('/').next().unwrap_or_default();
+                return Redirect::permanent(&format!("{last}/")).into_response();
+            }
+            if let Some(uri) = without(prefix, request.uri()) {
+                *request.uri_mut() = uri;
+            }
+            next.run(request).await
+        }
+    };
+    // A router's own layers run once it has chosen the route; this one comes before.
+    Router::new().fallback_service(router).layer(middleware::from_fn(seen))
+}
+
+/// The address without the prefix, where it begins with it.
+fn without(prefix: &str, uri: &Uri) -> Option<Uri> {
+    let rest = uri.path_and_query()?.as_str().strip_prefix(prefix).filter(|rest| rest.starts_with('/'))?;
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(rest.parse().ok()?);
+    Uri::from_parts(parts).ok()
+}
+
+/// Whom a request comes from. Each proxy adds the address that it was asked by at the end of `X-Forwarded-For`. What stands
+/// before the first address that is not a trusted proxy's may be made up.
+fn client_of(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> IpAddr {
+    let lines = headers.get_all("x-forwarded-for").into_iter().filter_map(|line| line.to_str().ok());
+    let named: Vec<&str> = lines.flat_map(|line| line.split(',')).map(str::trim).collect();
+    let mut client = peer;
+    for name in named.iter().rev() {
+        match name.parse() {
+            Ok(address) if trusted.iter().any(|network| network.contains(client)) => client = address,
+            _ => break,
+        }
+    }
+    client
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_is_taken_off_whole_path_segments_only() {
+        let without = |uri: &str| without("/fl", &uri.parse().unwrap()).map(|uri| uri.to_string());
+        assert_eq!(without("/fl/runs/a?x=/fl/"), Some("/runs/a?x=/fl/".to_owned()));
+        assert_eq!(without("/fl/"), Some("/".to_owned()));
+        for other in ["/fl", "/flow/", "/api/fl/", "/"] {
+            assert_eq!(without(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn only_a_trusted_proxy_names_the_client() {
+        let client = |peer: &str, lines: &[&str], trusted: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append("x-forwarded-for", line.parse().unwrap());
+            }
+            let trusted: Vec<Network> = trusted.iter().map(|network| network.parse().unwrap()).collect();
+            client_of(peer.parse().unwrap(), &headers, &trusted).to_string()
+        };
+        assert_eq!(client("127.0.0.1", &["6.6.6.6"], &[]), "127.0.0.1");
+        assert_eq!(client("9.9.9.9", &["6.6.6.6"], &["127.0.0.1"]), "9.9.9.9");
+        assert_eq!(client("127.0.0.1", &["6.6.6.6, 7.7.7.7"], &["127.0.0.1"]), "7.7.7.7");
+        assert_eq!(
+            client("::ffff:127.0.0.1", &["6.6.6.6", "7.7.7.7, 10.1.2.3"], &["127.0.0.1", "10.0.0.0/8"]),
+            "7.7.7.7"
+        );
+        assert_eq!(client("::1", &["2001:db8::7"], &["::1"]), "2001:db8::7");
+        for nonsense in ["", "unknown", "6.6.6.6, unknown"] {
+            assert_eq!(client("127.0.0.1", &[nonsense], &["127.0.0.1"]), "127.0.0.1");
+        }
+    }
+}
