@@ -7,6 +7,7 @@ use crate::model::{Device, Images, ModelError, Network};
 use crate::wire::{self, Base, EncodeError, Feedback, ModelFormat, Parameters, Schema, UpdateRecipe};
 use app::api::{Encoding, ErrorCode, ModelSpec, ReportedState, StatusReply, StatusReport, TrainTask, UpdateQuery};
 use sha2::{Digest, Sha256};
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -105,7 +106,10 @@ impl Agent {
     async fn train(&mut self, transport: &Transport, task: &TrainTask) -> Result<bool, RoundError> {
         say(transport, &report(ReportedState::Update, Some(task.round))).await;
         let encoding = self.encoding.unwrap_or(task.encoding);
-        let global = self.fetch(transport, task.version, encoding).await?;
+        let global = tokio::select! {
+            global = self.fetch(transport, task.version, encoding) => global?,
+            never = heartbeats(transport, task) => match never {},
+        };
         let Trained { parameters, loss, samples } = match self.work(transport, task, &global).await? {
             Some(trained) => trained,
             None => return Ok(false),
@@ -234,6 +238,14 @@ fn failure(round: u64, reason: String) -> StatusReport {
 async fn say(transport: &Transport, report: &StatusReport) {
     if let Err(error) = transport.status(report).await {
         tracing::debug!("status not delivered: {error}");
+    }
+}
+
+/// Sends heartbeats while a model is fetched, which may take minutes.
+async fn heartbeats(transport: &Transport, task: &TrainTask) -> Infallible {
+    loop {
+        tokio::time::sleep(Duration::from_secs(task.heartbeat_interval_s.max(1).into())).await;
+        say(transport, &report(ReportedState::Update, Some(task.round))).await;
     }
 }
 

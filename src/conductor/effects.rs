@@ -22,6 +22,7 @@ impl<W: World> Conductor<W> {
         match effect {
             Effect::StoreClient { client, what } => self.store_client(&client, what).await?,
             Effect::ShowClient(id) => self.show_client(&id),
+            Effect::HeartbeatsBegan(client) => self.persist(|| Record::HeartbeatsBegan { client: &client }).await?,
             Effect::RemoveClient(client) => self.remove_client(&client).await?,
             Effect::RoundOpened => self.round_opened().await?,
             Effect::Cohort { client, step } => self.cohort(&client, step).await?,

@@ -175,13 +175,16 @@ impl<W: World> Conductor<W> {
             return Ok((Task::Stop { reason }, true));
         }
         let command = match at_work_for {
-            Some(_) => is_heard.then(|| Command::Seen { client: client.clone() }),
+            Some(_) => is_heard.then(|| Command::Heartbeat { client: client.clone() }),
             None => (is_heard || self.machine.has_place(client)).then(|| Command::Ask { client: client.clone() }),
         };
         if let Some(command) = command {
             self.command(command).await?;
         }
         let task = self.machine.task(self.world.now_ms(), client)?;
+        if at_work_for.is_none() && matches!(task, Task::Train(_)) {
+            self.command(Command::Take { client: client.clone() }).await?;
+        }
         let is_news = match at_work_for {
             Some(round) => self.machine.is_cancelled(client, round),
             None => !matches!(task, Task::Wait { .. }),

@@ -77,6 +77,11 @@ pub enum Record<'a, W: World> {
         /// Its name may not register.
         banned: bool,
     },
+    /// A client has sent its first heartbeat.
+    HeartbeatsBegan {
+        /// Which one.
+        client: &'a ClientId,
+    },
     /// A client has left.
     Left {
         /// Which one.

@@ -41,7 +41,12 @@ pub(super) fn restored(stored: &StoredRun, now_ms: u64) -> Restored {
         roster: stored
             .clients
             .iter()
-            .map(|c| RestoredClient { view: c.view.clone(), banned: c.banned, asked: c.asked })
+            .map(|c| RestoredClient {
+                view: c.view.clone(),
+                banned: c.banned,
+                asked: c.asked,
+                sends_heartbeats: c.sends_heartbeats,
+            })
             .collect(),
         round: last.filter(|last| last.is_open).map(round),
         carried: last.filter(|last| !last.is_open).map(unfinished).unwrap_or_default(),

@@ -109,7 +109,7 @@ impl Coordinator {
         let world = Real {
             run: run.clone(),
             store: self.store.clone(),
-            clock: self.clock,
+            clock: self.clock.clone(),
             device: self.device,
             published,
             max_upload_mb: self.max_upload_mb,

@@ -141,6 +141,7 @@ impl Real {
         match record {
             Record::Joined { client, token } => store.add_client(run, client, token).await,
             Record::Client { client, banned } => store.update_client(run, client, banned).await,
+            Record::HeartbeatsBegan { client } => store.heartbeats_began(run, client).await,
             Record::Left { client } => store.remove_client(run, client).await,
             Record::RoundOpened { round, assignments } => {
                 let cohort = round.cohort.iter().zip(assignments).map(|(id, a)| (id.clone(), a.round, a.version));

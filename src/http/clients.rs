@@ -76,7 +76,11 @@ pub struct TaskQuery {
     round: Option<u64>,
 }
 
-/// What to do now. Waits until there is something, up to `wait_s`; also the heartbeat.
+/// What to do now. Waits until there is something, up to `wait_s`.
+///
+/// A client that has taken a task need not send anything until its update: it is awaited until the task's `deadline_ms`. Once it
+/// has begun to send heartbeats, which are optional, it is given up after three missing ones. A heartbeat is this request with
+/// `round`, or `PUT .../status`; `heartbeat_interval_s` of the task says how often to send one.
 ///
 /// With `wait`, `Retry-After` says in how many seconds one that does not long-poll should ask again: one for every 200
 /// clients of the run, at most 30, so that all of them together ask about 200 times a second.
@@ -113,7 +117,7 @@ fn ask_again_s(clients: usize) -> u64 {
     clients.div_ceil(200).clamp(1, 30) as u64
 }
 
-/// State and progress. The reply says whether to stop training.
+/// State and progress, and a heartbeat. The reply says whether to stop training.
 #[utoipa::path(
     put, path = "/runs/{run}/clients/{id}/status", tag = "client",
     params(("run" = RunId, Path), ("id" = ClientId, Path)), request_body = StatusReport,

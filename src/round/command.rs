@@ -79,8 +79,18 @@ pub enum Command {
         /// Which client.
         client: ClientId,
     },
+    /// A client that works for a round sent a heartbeat, without a report.
+    Heartbeat {
+        /// Which client.
+        client: ClientId,
+    },
     /// A client asks for something to do: it is at nothing else. [`super::RoundMachine::task`] tells what it gets.
     Ask {
+        /// Which client.
+        client: ClientId,
+    },
+    /// A client that asked is given its task to train, at once or at the end of a long-poll.
+    Take {
         /// Which client.
         client: ClientId,
     },
@@ -269,6 +279,8 @@ pub enum Effect {
     },
     /// Only what is seen of a client changed (state, progress, last seen): broadcast it.
     ShowClient(ClientId),
+    /// A client sent its first heartbeat: store that.
+    HeartbeatsBegan(ClientId),
     /// A client left: store that, then broadcast it.
     RemoveClient(Box<ClientView>),
     /// [`super::RoundMachine::open_round`] has opened: store it, with [`super::RoundMachine::assignment`] of each of its

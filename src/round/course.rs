@@ -1,14 +1,13 @@
 //! What follows by itself: who goes offline, what closes, what opens, and what is to be told of it.
 
 use super::cohort;
-use super::command::{Assignment, Closed, Standing};
+use super::command::{Closed, Standing};
 use super::current::{CurrentRound, Outcome, Verdict, deadline_ms};
 use super::machine::{Course, Pause, VOID_PAUSE_MS};
 use super::restored::RestoredRound;
 use super::roster::{OFFLINE_AFTER_MS, is_eligible, is_out};
 use super::{Effect, RoundMachine, UnixMs};
 use app::api::{Autorun, ClientId, ClientState, ClientView, CohortStep, Mode, OpenRound};
-use std::collections::BTreeMap;
 
 impl RoundMachine {
     /// Draws the conclusions, once, at the end of every input.
@@ -29,6 +28,11 @@ impl RoundMachine {
     }
 
     fn expire(&mut self, now: UnixMs) {
+        if let Some(round) = self.round.as_ref().filter(|round| round.is_open() && now >= round.open.deadline_ms) {
+            for id in round.awaited() {
+                self.roster.set_silent(id, false);
+            }
+        }
         while let Some((_, id)) = self.roster.next_offline().filter(|(at, _)| now >= *at) {
             let id = id.clone();
             self.change(&id, |c| {
@@ -75,7 +79,7 @@ impl RoundMachine {
     fn open(&mut self, now: UnixMs) {
         let config = self.config.clone();
         let wanted = config.cohort.of(self.roster.eligible()).max(self.min_clients());
-        let earlier = self.take_carried();
+        let earlier = std::mem::take(&mut self.carried);
         let (size, target) = match config.mode {
             Mode::Sync => {
                 // At most 10 times the roster's length. A tenth of 100 is 10, but 100 times 1.1 is more than 110.
@@ -105,17 +109,18 @@ impl RoundMachine {
         };
         self.next_round += 1;
         self.pause = None;
-        let mut round = CurrentRound::new(open, config, earlier);
-        for id in round.earlier().keys().cloned().collect::<Vec<_>>() {
-            round.place(&id, self.roster.get(&id).map(|client| client.state));
-        }
+        let round = CurrentRound::new(open, config, earlier);
+        let carried: Vec<_> = round.earlier().keys().cloned().collect();
         self.round = Some(round);
+        for id in carried {
+            self.place(&id);
+        }
         self.effects.push_back(Effect::RoundOpened);
         self.is_course_stale = true;
     }
 
-    /// Those whose work on an earlier round may still be counted in the one that opens now. The others are sent home.
-    fn take_carried(&mut self) -> BTreeMap<ClientId, Assignment> {
+    /// Keeps those whose work on an earlier round may still be counted in the next one. The others are sent home.
+    pub(super) fn release_carried(&mut self) {
         let (version, most) = (self.version, u64::from(self.config.max_staleness));
         let mut goes_on = std::mem::take(&mut self.carried);
         let goes_home = goes_on.extract_if(.., |id, earlier| {
@@ -126,7 +131,7 @@ impl RoundMachine {
         for (id, _) in goes_home.collect::<Vec<_>>() {
             self.send_home(&id);
         }
-        goes_on
+        self.carried = goes_on;
     }
 
     /// What the client is at counts no more, and what went wrong with it is past.
@@ -169,13 +174,16 @@ impl RoundMachine {
                 round.count(&id, update);
             }
         }
+        let is_closed = from.closed.as_ref().is_some_and(|closed| round.may_close(closed));
         for id in round.open.cohort.clone() {
+            if !is_closed && !round.has_update(&id) && !self.roster.sends_heartbeats(&id) {
+                self.resume_silent(&id);
+            }
             round.place(&id, self.roster.get(&id).map(|client| client.state));
         }
         // The clock may have been set back meanwhile.
         round.open.opened_ms = round.open.opened_ms.min(now);
-        let (updates, min) = (round.updates(), round.min_clients());
-        if let Some(closed) = from.closed.filter(|c| updates >= min || c.by_operator && updates > 0) {
+        if let Some(closed) = from.closed.filter(|_| is_closed) {
             self.round = Some(round);
             self.close(closed);
             return;
@@ -185,6 +193,14 @@ impl RoundMachine {
         let latest_ms = now.saturating_add(deadline_ms(&round.config));
         round.open.deadline_ms = round.open.deadline_ms.min(latest_ms).max(grace_until_ms);
         self.round = Some(round);
+    }
+
+    /// A client that never sent a heartbeat may train on while the coordinator is away.
+    fn resume_silent(&mut self, id: &ClientId) {
+        if self.roster.get(id).is_some_and(|client| client.state == ClientState::Offline) {
+            self.roster.edit(id, |client| client.state = ClientState::Training);
+            self.roster.set_silent(id, true);
+        }
     }
 
     /// The round is over, complete or, with the reason, void.
@@ -205,6 +221,7 @@ impl RoundMachine {
         self.waits_since_ms = now;
         if round.is_async() && self.autorun.is_some() {
             self.carried = round.unfinished().collect();
+            self.release_carried();
         }
         if result.is_ok() {
             self.typical_norm = round.typical_norm().or(self.typical_norm);
@@ -222,12 +239,20 @@ impl RoundMachine {
     pub(super) fn change(&mut self, id: &ClientId, edit: impl FnOnce(&mut ClientView)) {
         let Some((before, after)) = self.roster.edit(id, edit) else { return };
         if before != after {
-            if let Some(round) = &mut self.round {
-                round.place(id, Some(after));
-            }
+            self.place(id);
             self.is_course_stale = true;
         }
         self.to_show.insert(id.clone());
+    }
+
+    /// Brings the round up to date with where a client stands.
+    pub(super) fn place(&mut self, id: &ClientId) {
+        let Some(round) = &mut self.round else { return };
+        let state = self.roster.get(id).map(|client| client.state);
+        round.place(id, state);
+        if state == Some(ClientState::Offline) && self.roster.is_replaced(id) {
+            round.replace(id);
+        }
     }
 
     /// Has a client stored and broadcast, which spares showing it.

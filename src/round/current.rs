@@ -36,6 +36,9 @@ pub(super) struct CurrentRound {
     absent: BTreeSet<ClientId>,
     /// Those of them who are in error: no update of theirs is to be expected, unless they say so or the deadline moves on.
     failed: BTreeSet<ClientId>,
+    /// Those of them who are offline while a later client has their name: most likely the same program under a new id, so
+    /// that no update of theirs is to be expected.
+    replaced: BTreeSet<ClientId>,
     /// Why the last update of a client was rejected, of those whose update is not in.
     rejections: BTreeMap<ClientId, String>,
     /// What those work on who began in an earlier round; all others work on this one.
@@ -63,6 +66,7 @@ impl CurrentRound {
             awaited,
             absent: BTreeSet::new(),
             failed: BTreeSet::new(),
+            replaced: BTreeSet::new(),
             rejections: BTreeMap::new(),
             earlier,
             at_work,
@@ -145,6 +149,12 @@ impl CurrentRound {
         self.closed = Some(closed);
     }
 
+    /// Whether it stays closed after a restart: with a quorum, or at least one update where the operator closed it.
+    pub fn may_close(&self, closed: &Closed) -> bool {
+        let updates = self.updates();
+        updates >= self.min_clients() || closed.by_operator && updates > 0
+    }
+
     /// Since when it takes no more updates, and why; none while it does.
     pub fn closed(&self) -> Option<&Closed> {
         self.closed.as_ref()
@@ -160,6 +170,7 @@ impl CurrentRound {
         self.awaited.remove(id);
         self.absent.remove(id);
         self.failed.remove(id);
+        self.replaced.remove(id);
         self.finished.remove(id);
         if !self.was_asked(id) {
             return;
@@ -183,6 +194,13 @@ impl CurrentRound {
         }
     }
 
+    /// No update of a client that is absent is to be expected: another has taken its name.
+    pub fn replace(&mut self, id: &ClientId) {
+        if self.absent.contains(id) {
+            self.replaced.insert(id.clone());
+        }
+    }
+
     /// Counts an update. The caller has asked whether it may come.
     pub fn count(&mut self, id: &ClientId, mut update: Counted) {
         let from = self.assignment(id).map_or(self.open.base_version, |assignment| assignment.version);
@@ -193,6 +211,7 @@ impl CurrentRound {
         self.awaited.remove(id);
         self.absent.remove(id);
         self.failed.remove(id);
+        self.replaced.remove(id);
         self.rejections.remove(id);
         let place = self.norms.partition_point(|norm| norm.total_cmp(&update.norm).is_lt());
         self.norms.insert(place, update.norm);
@@ -254,21 +273,24 @@ impl CurrentRound {
                 Verdict::Aggregate(format!("all updates in ({updates})"))
             } else if is_full {
                 Verdict::Aggregate(format!("{updates} of {asked} updates in, as many as were wanted"))
-            } else if self.awaited.is_empty() && !has_others && (self.absent.is_empty() || !self.is_in_grace(now)) {
-                Verdict::Aggregate(format!("{updates} of {asked} updates in, the other clients are gone"))
             } else if past_deadline {
                 Verdict::Aggregate(format!("deadline with {updates} of {asked} updates"))
+            } else if self.awaited.is_empty() && !has_others && (self.absent.is_empty() || !self.is_in_grace(now)) {
+                Verdict::Aggregate(format!("{updates} of {asked} updates in, the other clients are gone"))
             } else {
                 Verdict::Wait
             }
         } else {
             let failed = self.failed.len();
-            let possible = updates + self.awaited.len() + self.absent.len() - failed;
+            // After a restart it is not known yet who was heard of last.
+            let replaced = if self.is_in_grace(now) { 0 } else { self.replaced.len() };
+            let possible = updates + self.awaited.len() + self.absent.len() - failed - replaced;
             // Whoever joins an asynchronous round may make up for those who are gone, but not for what makes clients fail.
             if possible < min && (!self.is_async() || failed > 0 && !has_others) {
-                let failed = if failed > 0 { format!(", {failed} failed") } else { String::new() };
+                let some = |count, what| if count > 0 { format!(", {count} {what}") } else { String::new() };
+                let (failed, replaced) = (some(failed, "failed"), some(replaced, "registered again"));
                 let reason = "updates can still come";
-                Verdict::Void(format!("at most {possible} of {asked} {reason}{failed}, min_clients is {min}"))
+                Verdict::Void(format!("at most {possible} of {asked} {reason}{failed}{replaced}, min_clients is {min}"))
             } else if !past_deadline {
                 Verdict::Wait
             } else if self.may_extend() {

@@ -90,6 +90,7 @@ impl RoundMachine {
         if machine.autorun.is_none() {
             machine.carried.clear();
         }
+        machine.release_carried();
         machine.admit_pending(from.now_ms); // that may have been cut short
         machine.shown = machine.course();
         machine
@@ -101,14 +102,23 @@ impl RoundMachine {
     /// The command cannot be obeyed: the machine is unchanged.
     pub fn handle(&mut self, now: UnixMs, command: Command) -> Result<(), Reject> {
         // These come by the thousand and seldom change the course; `change` notices when they do.
-        let is_quiet = matches!(command, Command::Seen { .. } | Command::Ask { .. } | Command::Status { .. });
+        let is_quiet = matches!(
+            command,
+            Command::Seen { .. }
+                | Command::Heartbeat { .. }
+                | Command::Ask { .. }
+                | Command::Take { .. }
+                | Command::Status { .. }
+        );
         match command {
             Command::Join { client, name, samples, device } => self.join(now, client, name, samples, device)?,
             Command::Admit { client } => self.admit(now, &client)?,
             Command::Kick { client, ban } => self.kick(&client, ban)?,
             Command::Leave { client } => self.leave(&client)?,
             Command::Seen { client } => self.seen(now, &client)?,
+            Command::Heartbeat { client } => self.heartbeat(now, &client)?,
             Command::Ask { client } => self.ask(now, &client)?,
+            Command::Take { client } => self.take(&client),
             Command::Rejected { client, round, reason, strike } => {
                 self.rejected(now, &client, round, &reason, strike)?;
             }
@@ -236,6 +246,7 @@ impl RoundMachine {
         }
         self.config = config;
         self.config_version = config_version;
+        self.release_carried();
         self.admit_pending(now);
     }
 

@@ -56,7 +56,13 @@ impl RoundMachine {
         {
             self.take_off(&other);
         }
+        // Those of its name who are offline are not waited for any more.
+        let name = view.name.clone();
         self.roster.insert(view);
+        let namesakes: Vec<_> = self.roster.namesakes(&name).filter(|other| **other != id).cloned().collect();
+        for other in namesakes {
+            self.place(&other);
+        }
         self.to_show.insert(id);
         Ok(())
     }
@@ -180,6 +186,19 @@ impl RoundMachine {
         Ok(())
     }
 
+    /// From now on the client trains, and may be silent until the deadline.
+    pub(super) fn take(&mut self, id: &ClientId) {
+        if self.round.as_ref().is_some_and(|round| round.is_open() && round.awaited().contains(id)) {
+            if self.roster.get(id).is_some_and(|c| c.state != ClientState::Training || c.progress.is_some()) {
+                self.change(id, |c| {
+                    c.state = ClientState::Training;
+                    c.progress = None;
+                });
+            }
+            self.roster.set_silent(id, true);
+        }
+    }
+
     /// Whether the open round is asynchronous and has a place for a client that it has not asked yet.
     pub fn has_place(&self, id: &ClientId) -> bool {
         let round = self.round.as_ref().filter(|round| round.is_open() && round.is_async() && !round.was_asked(id));
@@ -221,8 +240,22 @@ impl RoundMachine {
         Ok(())
     }
 
+    /// A client that has begun to send heartbeats is given up when three are missing.
+    pub(super) fn heartbeat(&mut self, now: UnixMs, id: &ClientId) -> Result<(), Reject> {
+        self.seen(now, id)?;
+        self.record_heartbeat(id);
+        Ok(())
+    }
+
+    fn record_heartbeat(&mut self, id: &ClientId) {
+        if self.roster.heartbeat(id) {
+            self.effects.push_back(Effect::HeartbeatsBegan(id.clone()));
+        }
+    }
+
     pub(super) fn status(&mut self, now: UnixMs, id: &ClientId, report: StatusReport) -> Result<(), Reject> {
         self.roster.welcome(id)?;
+        self.record_heartbeat(id);
         let resting = self.resting_state(id);
         // Work that no longer counts is not shown as work, nor its failure: the client is being told to stop.
         let is_cancelled = report.round.is_some_and(|round| self.is_cancelled(id, round));

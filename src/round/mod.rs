@@ -22,5 +22,5 @@ mod waiting;
 pub use command::{Assignment, Closed, Command, Counted, Effect, Reject, Standing, UnixMs};
 pub use machine::{RoundMachine, VOID_PAUSE_MS};
 pub use restored::{Restored, RestoredClient, RestoredRound};
-pub use roster::{MAX_CLIENTS, OFFLINE_AFTER_MS};
+pub use roster::{HEARTBEAT_INTERVAL_S, MAX_CLIENTS, OFFLINE_AFTER_MS};
 pub use view::Part;

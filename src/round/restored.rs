@@ -41,6 +41,9 @@ pub struct RestoredClient {
     pub banned: bool,
     /// The round it was last asked in; 0: in none.
     pub asked: u64,
+    /// It has sent a heartbeat while it worked for some round. One that has not, and whose update is missing, trains in
+    /// silence for all that is known.
+    pub sends_heartbeats: bool,
 }
 
 /// A round that was open.

@@ -8,8 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// The most clients a roster holds, kicked ones included: what bounds the memory that registrations can take.
 pub const MAX_CLIENTS: usize = 100_000;
-/// A client not heard of for so long is `offline`: two long-polls of 25 s, and some.
-pub const OFFLINE_AFTER_MS: u64 = 60_000;
+/// How often a client that works for a round is to send a heartbeat.
+pub const HEARTBEAT_INTERVAL_S: u32 = 20;
+/// A client that is not heard of for this long is `offline`: three heartbeats are missing, or two long-polls of 25 s. One that
+/// is [silent](Roster::set_silent) is not.
+pub const OFFLINE_AFTER_MS: u64 = 3 * HEARTBEAT_INTERVAL_S as u64 * 1_000;
 
 /// Whether a client in that state may be asked to train. One in `join` may: it fetches the model anyway.
 pub(super) fn is_eligible(state: ClientState) -> bool {
@@ -29,12 +32,18 @@ struct Entry {
     asked: u64,
     /// Its strikes, by the digest of what it sent: the same one counts once. Not kept over a restart.
     struck: Vec<Sha256Digest>,
+    /// It has taken a task, and sent no heartbeat since: many clients send none while they train.
+    is_silent: bool,
+    /// It has ever sent one.
+    sends_heartbeats: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Roster {
     clients: BTreeMap<ClientId, Entry>,
-    /// The eligible ones by when they were heard of: the first is the next to go offline.
+    /// By name, when each client of that name registered.
+    names: BTreeMap<String, BTreeSet<(UnixMs, ClientId)>>,
+    /// The eligible ones by when they were heard of, the silent ones last: the first is the next to go offline.
     online: BTreeSet<(UnixMs, ClientId)>,
     /// Those who await admission.
     pending: BTreeSet<ClientId>,
@@ -52,13 +61,19 @@ struct Place {
     seen_ms: UnixMs,
     /// Nothing would be lost with it but its registration.
     is_idle: bool,
+    is_silent: bool,
 }
 
 impl Place {
-    fn of(Entry { view, asked, .. }: &Entry) -> Self {
+    fn of(Entry { view, asked, is_silent, .. }: &Entry) -> Self {
         let is_away = matches!(view.state, ClientState::Pending | ClientState::Offline | ClientState::Error);
         let is_idle = is_away && *asked == 0 && view.strikes == 0;
-        Self { state: view.state, seen_ms: view.seen_ms, is_idle }
+        Self { state: view.state, seen_ms: view.seen_ms, is_idle, is_silent: *is_silent }
+    }
+
+    /// From when on its silence is counted.
+    fn silent_since(self) -> UnixMs {
+        if self.is_silent { UnixMs::MAX } else { self.seen_ms }
     }
 }
 
@@ -68,13 +83,14 @@ impl Roster {
     pub fn restored(now: UnixMs, clients: Vec<RestoredClient>) -> Self {
         let mut roster = Self {
             clients: BTreeMap::new(),
+            names: BTreeMap::new(),
             online: BTreeSet::new(),
             pending: BTreeSet::new(),
             absent: BTreeSet::new(),
             idle: BTreeSet::new(),
             banned: BTreeSet::new(),
         };
-        for RestoredClient { mut view, banned, asked } in clients {
+        for RestoredClient { mut view, banned, asked, sends_heartbeats } in clients {
             let id = view.id.clone();
             if !is_out(view.state) {
                 view.state = ClientState::Offline;
@@ -85,7 +101,7 @@ impl Roster {
                 roster.banned.insert(view.name.clone());
             }
             roster.insert(view);
-            roster.set_asked(&[id], asked);
+            roster.edit_entry(&id, |entry| (entry.asked, entry.sends_heartbeats) = (asked, sends_heartbeats));
         }
         roster
     }
@@ -121,7 +137,9 @@ impl Roster {
     }
 
     pub fn insert(&mut self, view: ClientView) {
-        let entry = Entry { view, asked: 0, struck: Vec::new() };
+        let entry = Entry { view, asked: 0, struck: Vec::new(), is_silent: false, sends_heartbeats: false };
+        let registered = (entry.view.joined_ms, entry.view.id.clone());
+        self.names.entry(entry.view.name.clone()).or_default().insert(registered);
         self.list(&entry.view.id, Place::of(&entry));
         self.clients.insert(entry.view.id.clone(), entry);
     }
@@ -129,7 +147,43 @@ impl Roster {
     pub fn remove(&mut self, id: &ClientId) -> Option<ClientView> {
         let entry = self.clients.remove(id)?;
         self.unlist(id, Place::of(&entry));
+        if let Some(namesakes) = self.names.get_mut(&entry.view.name) {
+            namesakes.remove(&(entry.view.joined_ms, id.clone()));
+            if namesakes.is_empty() {
+                self.names.remove(&entry.view.name);
+            }
+        }
         Some(entry.view)
+    }
+
+    /// The clients of that name.
+    pub fn namesakes(&self, name: &str) -> impl Iterator<Item = &ClientId> {
+        self.names.get(name).into_iter().flatten().map(|(_, id)| id)
+    }
+
+    /// Whether another client has registered under the name of this one since it was last heard of: a program that lost its
+    /// identity has most likely started again.
+    pub fn is_replaced(&self, id: &ClientId) -> bool {
+        let Some(view) = self.get(id) else { return false };
+        let newest = self.names.get(&view.name).and_then(BTreeSet::last);
+        newest.is_some_and(|(joined_ms, newest)| newest != id && *joined_ms >= view.seen_ms)
+    }
+
+    /// Records whether the client has taken a task and sent no heartbeat since: then its silence does not mean that it is
+    /// gone. Whatever ends its training ends that too.
+    pub fn set_silent(&mut self, id: &ClientId, is_silent: bool) {
+        self.edit_entry(id, |entry| entry.is_silent = is_silent);
+    }
+
+    /// Records a heartbeat. Returns whether it is the first of this client.
+    pub fn heartbeat(&mut self, id: &ClientId) -> bool {
+        self.set_silent(id, false);
+        self.clients.get_mut(id).is_some_and(|entry| !std::mem::replace(&mut entry.sends_heartbeats, true))
+    }
+
+    /// Whether the client has ever sent a heartbeat.
+    pub fn sends_heartbeats(&self, id: &ClientId) -> bool {
+        self.clients.get(id).is_some_and(|entry| entry.sends_heartbeats)
     }
 
     /// The one way to change a client: keeps the lists in step. Returns its state before and after.
@@ -141,6 +195,7 @@ impl Roster {
         let entry = self.clients.get_mut(id)?;
         let before = Place::of(entry);
         edit(entry);
+        entry.is_silent &= entry.view.state == ClientState::Training;
         let after = Place::of(entry);
         if before != after {
             self.unlist(id, before);
@@ -149,28 +204,26 @@ impl Roster {
         Some((before.state, after.state))
     }
 
-    fn list(&mut self, id: &ClientId, Place { state, seen_ms, is_idle }: Place) {
-        let seen = (seen_ms, id.clone());
-        if is_idle {
-            self.idle.insert(seen.clone());
+    fn list(&mut self, id: &ClientId, place: Place) {
+        if place.is_idle {
+            self.idle.insert((place.seen_ms, id.clone()));
         }
-        match state {
+        match place.state {
             ClientState::Pending => _ = self.pending.insert(id.clone()),
             ClientState::Offline | ClientState::Error => _ = self.absent.insert(id.clone()),
-            state if is_eligible(state) => _ = self.online.insert(seen),
+            state if is_eligible(state) => _ = self.online.insert((place.silent_since(), id.clone())),
             _ => {}
         }
     }
 
-    fn unlist(&mut self, id: &ClientId, Place { state, seen_ms, is_idle }: Place) {
-        let seen = (seen_ms, id.clone());
-        if is_idle {
-            self.idle.remove(&seen);
+    fn unlist(&mut self, id: &ClientId, place: Place) {
+        if place.is_idle {
+            self.idle.remove(&(place.seen_ms, id.clone()));
         }
-        match state {
+        match place.state {
             ClientState::Pending => _ = self.pending.remove(id),
             ClientState::Offline | ClientState::Error => _ = self.absent.remove(id),
-            state if is_eligible(state) => _ = self.online.remove(&seen),
+            state if is_eligible(state) => _ = self.online.remove(&(place.silent_since(), id.clone())),
             _ => {}
         }
     }
@@ -224,7 +277,8 @@ impl Roster {
 
     /// When the next client goes offline, and which, if none is heard of.
     pub fn next_offline(&self) -> Option<(UnixMs, &ClientId)> {
-        self.online.first().map(|(seen_ms, id)| (seen_ms.saturating_add(OFFLINE_AFTER_MS), id))
+        let (since, id) = self.online.first().filter(|(since, _)| *since < UnixMs::MAX)?;
+        Some((since.saturating_add(OFFLINE_AFTER_MS), id))
     }
 
     pub fn is_banned(&self, name: &str) -> bool {

@@ -1,6 +1,6 @@
 //! What can be asked of the machine.
 
-use super::{Assignment, Closed, Reject, RoundMachine, UnixMs};
+use super::{Assignment, Closed, HEARTBEAT_INTERVAL_S, Reject, RoundMachine, UnixMs};
 use app::api::{Autorun, ClientId, ClientState, ClientView, OpenRound, Phase, RunConfig, Task, TrainTask};
 
 /// A counted update, as it enters the aggregate.
@@ -106,6 +106,7 @@ impl RoundMachine {
                 topk_fraction: round.config.topk_fraction,
                 train: round.config.train.clone(),
                 deadline_ms: round.open.deadline_ms,
+                heartbeat_interval_s: HEARTBEAT_INTERVAL_S,
                 server_ms: now,
             })
         }))

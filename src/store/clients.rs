@@ -43,6 +43,8 @@ pub struct StoredClient {
     pub banned: bool,
     /// The last round that it was asked in; 0: none.
     pub asked: u64,
+    /// It has sent a heartbeat while it worked for some round.
+    pub sends_heartbeats: bool,
 }
 
 #[derive(sqlx::FromRow)]
@@ -63,6 +65,7 @@ struct ClientRow {
     late_updates: i64,
     error: Option<String>,
     asked: i64,
+    sends_heartbeats: bool,
 }
 
 impl Store {
@@ -120,6 +123,19 @@ impl Store {
         Ok(())
     }
 
+    /// A client has sent its first heartbeat.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn heartbeats_began(&self, run: &RunId, client: &ClientId) -> Result<(), StoreError> {
+        sqlx::query("UPDATE clients SET sends_heartbeats = 1 WHERE run = ? AND client = ?")
+            .bind(run.as_str())
+            .bind(client.as_str())
+            .execute(&self.writer)
+            .await?;
+        Ok(())
+    }
+
     /// A client has left. Its history stays.
     ///
     /// # Errors
@@ -164,7 +180,7 @@ impl Store {
     pub(super) async fn roster(&self, run: &RunId) -> Result<Vec<StoredClient>, StoreError> {
         let rows: Vec<ClientRow> = sqlx::query_as(
             "SELECT client, name, device, samples, standing, banned, rounds, sent_bytes, last_loss, joined_ms, seen_ms, \
-             quarantined, strikes, late_updates, error, coalesce((SELECT max(round) FROM contributions c \
+             quarantined, strikes, late_updates, error, sends_heartbeats, coalesce((SELECT max(round) FROM contributions c \
              WHERE c.run = clients.run AND c.client = clients.client), 0) AS asked \
              FROM clients WHERE run = ? AND standing <> 'left' ORDER BY joined_ms, client",
         )
@@ -198,5 +214,6 @@ fn stored_client(row: ClientRow) -> Result<StoredClient, StoreError> {
         strikes: u32::try_from(row.strikes).unwrap_or(u32::MAX),
         late_updates: uint(row.late_updates),
     };
-    Ok(StoredClient { view, banned: row.banned != 0, asked: uint(row.asked) })
+    let (banned, asked, sends_heartbeats) = (row.banned != 0, uint(row.asked), row.sends_heartbeats);
+    Ok(StoredClient { view, banned, asked, sends_heartbeats })
 }

@@ -18,6 +18,7 @@ mod refusals;
 mod restart;
 mod rounds;
 mod shutdown;
+mod silence;
 mod trouble;
 mod unreachable;
 mod upload_limit;

@@ -78,14 +78,16 @@ pub struct Client {
     pub id: Option<ClientId>,
     pub is_liar: bool,
     pub may_fail: bool,
+    /// It sends nothing while it trains.
+    pub is_silent: bool,
     job: Option<Job>,
     /// What is heard of an earlier turn is old news.
     pub turn: u64,
 }
 
 impl Client {
-    pub fn new(name: String, is_liar: bool) -> Self {
-        Self { name, id: None, is_liar, may_fail: true, job: None, turn: 0 }
+    pub fn new(name: String, is_liar: bool, is_silent: bool) -> Self {
+        Self { name, id: None, is_liar, may_fail: true, is_silent, job: None, turn: 0 }
     }
 
     /// What it sends now that it is its turn.
@@ -97,6 +99,7 @@ impl Client {
         match &mut self.job {
             None if rng.random_bool(0.01) => Request::Leave { id },
             None => Request::Task { id, at_work_for: None },
+            Some(job) if self.is_silent => Request::Update { id, sent: job.sent.clone() },
             Some(job) if self.may_fail && rng.random_bool(0.02) => {
                 let (state, round, error) = (ReportedState::Error, Some(job.sent.round), Some("no memory".to_owned()));
                 self.job = None;
@@ -133,7 +136,7 @@ impl Client {
                     let sent = Sent { round: task.round, sha256: rng.random(), lie };
                     self.job = Some(Job { sent, is_done: false });
                 }
-                rng.random_range(100..30_000)
+                rng.random_range(100..if self.is_silent { 110_000 } else { 30_000 })
             }
             Answer::Task(_) => {
                 self.job = None;

@@ -29,6 +29,7 @@ pub struct ClientRow {
     pub view: ClientView,
     pub banned: bool,
     pub asked: u64,
+    pub sends_heartbeats: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -73,7 +74,7 @@ impl Database {
     pub fn save<W: fedlearn::conductor::World<Model = Model>>(&mut self, record: &Record<'_, W>) {
         match record {
             Record::Joined { client, .. } => {
-                let row = ClientRow { view: (*client).clone(), banned: false, asked: 0 };
+                let row = ClientRow { view: (*client).clone(), banned: false, asked: 0, sends_heartbeats: false };
                 assert!(self.clients.insert(client.id.clone(), row).is_none(), "{} joins twice", client.id);
             }
             Record::Client { client, banned } => {
@@ -84,6 +85,11 @@ impl Database {
                 if let Some(row) = self.clients.get_mut(&client.id) {
                     let (rounds, sent_bytes, last_loss) = (row.view.rounds, row.view.sent_bytes, row.view.last_loss);
                     row.view = ClientView { rounds, sent_bytes, last_loss, ..(*client).clone() };
+                }
+            }
+            Record::HeartbeatsBegan { client } => {
+                if let Some(row) = self.clients.get_mut(*client) {
+                    row.sends_heartbeats = true;
                 }
             }
             Record::Left { client } => _ = self.clients.remove(*client),
@@ -188,7 +194,12 @@ impl Database {
             roster: self
                 .clients
                 .values()
-                .map(|row| RestoredClient { view: offline(&row.view), banned: row.banned, asked: row.asked })
+                .map(|row| RestoredClient {
+                    view: offline(&row.view),
+                    banned: row.banned,
+                    asked: row.asked,
+                    sends_heartbeats: row.sends_heartbeats,
+                })
                 .collect(),
             round: self.open().map(|row| self.restored_round(row)),
             carried: self.unfinished(),

@@ -1,7 +1,7 @@
 //! What must hold of every schedule, at every step and at its end.
 
 use super::schedule::Schedule;
-use app::api::{ClientState, RoundOutcome};
+use app::api::{ClientId, ClientState, OpenRound, Phase, RoundOutcome};
 use fedlearn::conductor::Aggregation;
 use std::collections::BTreeMap;
 
@@ -53,6 +53,20 @@ impl Schedule {
             assert!(updated.eq(&round.updated), "round {} shows other updates than are stored", round.number);
         }
         assert!(!shown.waiting.is_empty());
+        // Who trains in silence is awaited until the deadline that it was given.
+        let round = shown.round.as_ref().filter(|_| shown.phase == Phase::Training);
+        let state = |id: &ClientId| shown.clients.iter().find(|client| client.id == *id).map(|client| client.state);
+        self.silent.retain(|id, deadline_ms| {
+            let is_awaited = |round: &OpenRound| {
+                round.deadline_ms == *deadline_ms && round.cohort.contains(id) && !round.updated.contains(id)
+            };
+            round.is_some_and(is_awaited)
+                && matches!(state(id), Some(ClientState::Training | ClientState::Offline | ClientState::Ready))
+        });
+        for id in self.silent.keys() {
+            assert_eq!(state(id), Some(ClientState::Training), "{id} is silent, and its deadline has not passed");
+        }
+        self.tally.silent += u64::from(!self.silent.is_empty());
     }
 
     /// Every acknowledged update is aggregated exactly once, or its round is on record as void, or the record says that

@@ -57,6 +57,8 @@ pub struct Tally {
     pub stale: u64,
     /// Rounds that went on after a crash and were completed.
     pub survived: u64,
+    /// Steps at which a client trained in silence.
+    pub silent: u64,
 }
 
 impl std::ops::AddAssign for Tally {
@@ -72,6 +74,7 @@ impl std::ops::AddAssign for Tally {
         self.late += other.late;
         self.stale += other.stale;
         self.survived += other.survived;
+        self.silent += other.silent;
     }
 }
 
@@ -111,9 +114,22 @@ fn in_every_schedule_what_is_acknowledged_counts_once_and_rounds_go_on() {
     let seconds = started.elapsed().as_secs_f64();
     println!("{done} schedules in {seconds:.1} s, {:.0} a second: {tally:?}", done as f64 / seconds);
     if done >= 1_000 {
-        let Tally { complete, void, acknowledged, again, crashes, torn, faults, quarantined, late, stale, survived } =
-            tally;
-        let all = [complete, void, acknowledged, again, crashes, torn, faults, quarantined, late, stale, survived];
+        let Tally {
+            complete,
+            void,
+            acknowledged,
+            again,
+            crashes,
+            torn,
+            faults,
+            quarantined,
+            late,
+            stale,
+            survived,
+            silent,
+        } = tally;
+        let all =
+            [complete, void, acknowledged, again, crashes, torn, faults, quarantined, late, stale, survived, silent];
         assert!(all.iter().all(|n| *n > done / 100), "something hardly ever happens: {tally:?}");
     }
 }

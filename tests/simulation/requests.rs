@@ -31,9 +31,15 @@ impl Schedule {
                 let asked = id.clone();
                 // At times nobody but its own long-poll looks, and finds what it would find itself.
                 let is_heard = self.rng.random_bool(0.8);
+                if at_work_for.is_some() && is_heard {
+                    self.silent.remove(&id);
+                }
                 let result = self.act(async move |c| c.task(&asked, at_work_for, is_heard).await)?;
                 if let Ok((Task::Train(task), _)) = &result {
                     self.may_be_asked(&id, task.round);
+                    if at_work_for.is_none() {
+                        self.silent.insert(id, task.deadline_ms);
+                    }
                 }
                 match (result, at_work_for) {
                     (Ok((_, is_cancelled)), Some(_)) => Answer::Cancel(is_cancelled),
@@ -42,6 +48,7 @@ impl Schedule {
                 }
             }
             Request::Status { id, report } => {
+                self.silent.remove(&id);
                 let result = self.act(async move |c| c.status(&id, report).await)?;
                 result.map_or_else(refused, |reply| Answer::Cancel(reply.cancel))
             }

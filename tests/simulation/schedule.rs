@@ -59,6 +59,8 @@ pub struct Schedule {
     pub(super) is_traced: bool,
     /// What was acknowledged: client and round asked in.
     pub(super) acknowledged: BTreeMap<(ClientId, u64), [u8; 32]>,
+    /// Who has taken a task and sent no heartbeat since, with the deadline that it was given.
+    pub(super) silent: BTreeMap<ClientId, u64>,
     /// Rounds that the operator closed below their quorum.
     pub(super) ordered: BTreeSet<u64>,
     /// Rounds that were open at a crash.
@@ -98,7 +100,9 @@ impl Schedule {
         let machine = RoundMachine::new(Restored::fresh(config, 7));
         let world = Simulated::new(seed, START_MS, database.clone(), snapshot(&machine, &database));
         let count = rng.random_range(2..=6);
-        let clients = (0..count).map(|n| Client::new(format!("client-{n}"), rng.random_bool(0.2))).collect();
+        let clients = (0..count)
+            .map(|n| Client::new(format!("client-{n}"), rng.random_bool(0.2), rng.random_bool(0.4)))
+            .collect();
         let conductor = Some(Conductor::new(world.clone(), machine, None));
         let mut this = Self {
             rng,
@@ -113,6 +117,7 @@ impl Schedule {
             is_calm: false,
             is_traced: std::env::var_os("SIM_TRACE").is_some(),
             acknowledged: BTreeMap::new(),
+            silent: BTreeMap::new(),
             ordered: BTreeSet::new(),
             crashed: BTreeSet::new(),
             tally: Tally::default(),
@@ -234,6 +239,9 @@ impl Schedule {
         shared.crash_at = None;
         shared.is_stuck = false;
         self.crashed.extend(shared.database.open().map(|row| row.round.number));
+        // A coordinator that starts again expects silence of those alone that never sent a heartbeat.
+        let is_silent = |id: &ClientId| shared.database.clients.get(id).is_some_and(|row| !row.sends_heartbeats);
+        self.silent.retain(|id, _| is_silent(id));
         drop(shared);
         self.life += 1;
         self.events.retain(|_, what| !matches!(what, What::Aggregated(_)));

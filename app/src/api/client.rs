@@ -13,7 +13,7 @@ word!(
         Join = "join",
         /// Waits for a round.
         Ready = "ready",
-        /// Trains.
+        /// Has taken its task, and trains.
         Training = "training",
         /// Fetches the new global model.
         Update = "update",
@@ -121,9 +121,13 @@ pub struct TrainTask {
     pub topk_fraction: f64,
     /// What to do.
     pub train: TrainConfig,
-    /// When the round closes.
+    /// When the round closes without this client's update, in Unix milliseconds by the coordinator's clock.
     pub deadline_ms: u64,
-    /// Now, by the coordinator's clock.
+    /// How often to send a heartbeat while training, in seconds: `PUT .../status`, or `GET .../task` with the round. Heartbeats
+    /// are optional. A client that sends none after it has taken this task is awaited until the deadline; a client that has
+    /// begun to send them is given up after three missing ones.
+    pub heartbeat_interval_s: u32,
+    /// Now, by the coordinator's clock, in Unix milliseconds.
     pub server_ms: u64,
 }
 

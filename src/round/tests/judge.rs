@@ -32,6 +32,8 @@ pub(super) struct Judge {
     counted: BTreeSet<(ClientId, u64)>,
     /// Of asynchronous rounds: who has been given its task and may still be at it, and the round that it was asked in.
     at_work: BTreeMap<ClientId, u64>,
+    /// Who has taken a task, and sent no heartbeat since.
+    silent: BTreeSet<ClientId>,
     /// Who was in error before this step.
     failed: BTreeSet<ClientId>,
     /// Who was put out while its update was being combined.
@@ -57,6 +59,7 @@ impl Judge {
             bases: BTreeMap::new(),
             counted: BTreeSet::new(),
             at_work: BTreeMap::new(),
+            silent: BTreeSet::new(),
             failed: BTreeSet::new(),
             out_too_late: BTreeSet::new(),
         }
@@ -119,6 +122,13 @@ impl Judge {
         {
             self.failed.insert(client.clone());
         }
+        match command {
+            Some(Command::Take { client }) if matches!(before.task(now, client), Ok(Task::Train(_))) => {
+                self.silent.insert(client.clone());
+            }
+            Some(Command::Status { client, .. } | Command::Heartbeat { client }) => _ = self.silent.remove(client),
+            _ => {}
+        }
         for effect in effects {
             self.effect(now, machine, effect, command);
         }
@@ -172,6 +182,7 @@ impl Judge {
                 if !is_new || moved_to != from_opening {
                     let passed = if is_new { round.open.deadline_ms.min(from_opening) } else { round.open.deadline_ms };
                     assert_eq!((self.config.below_quorum, moved_to), (BelowQuorum::Extend, now + deadline_ms));
+                    self.silent.clear();
                     assert!(now >= passed && round.updates.len() < round.config.min_clients as usize);
                 }
                 round.open.deadline_ms = moved_to;
@@ -221,9 +232,16 @@ impl Judge {
         }
     }
 
+    /// Between two rounds: who is too far behind, by the newest configuration, works for nothing.
+    fn release(&mut self) {
+        let is_async = self.config.mode == Mode::Async;
+        let (version, most) = (self.version, u64::from(self.config.max_staleness));
+        self.at_work.retain(|_, asked| is_async && version - self.bases[asked] <= most);
+    }
+
     fn opened(&mut self, now: UnixMs, machine: &RoundMachine) {
         assert_eq!(self.round, None, "a round opened in a round");
-        let (open, config) = (machine.open_round().unwrap().clone(), &self.config);
+        let (open, config) = (machine.open_round().unwrap().clone(), self.config.clone());
         assert!(open.number > self.last_number, "round {} after {}", open.number, self.last_number);
         assert_eq!((open.base_version, open.opened_ms), (self.version, now));
         assert_eq!(open.deadline_ms, now + u64::from(config.deadline_s) * 1_000);
@@ -233,12 +251,9 @@ impl Judge {
         assert!(open.cohort.iter().all(|id| is_eligible(state(id)) || carried.contains_key(id)));
         assert!(carried.keys().all(|id| !is_out(state(id)) && state(id) != ClientState::Error));
         // Who is at work goes on.
-        let is_async = config.mode == Mode::Async;
-        let (version, most) = (self.version, u64::from(config.max_staleness));
-        self.at_work.retain(|id, asked| {
-            let state = machine.client(id).map(|client| client.state);
-            let is_there = state.is_some_and(|s| is_eligible(s) || s == ClientState::Offline);
-            is_async && is_there && version - self.bases[asked] <= most
+        self.release();
+        self.at_work.retain(|id, _| {
+            machine.client(id).is_some_and(|c| is_eligible(c.state) || c.state == ClientState::Offline)
         });
         for (id, asked) in &self.at_work {
             assert_eq!(carried.get(id).map(|work| work.round), Some(*asked), "{id} has worked for nothing");
@@ -321,6 +336,9 @@ impl Judge {
             self.at_work.clear();
             assert_eq!(machine.oldest_round(), self.last_number + 1, "no work is to be taken");
         }
+        if round.is_none() {
+            self.release();
+        }
         assert_eq!(round, self.round.as_ref().map(|seen| &seen.open), "what was told adds up to what is");
         let is_open = machine.phase() == Phase::Training;
         assert_eq!(is_open, self.round.as_ref().is_some_and(|r| !r.is_aggregating));
@@ -330,6 +348,14 @@ impl Judge {
             self.parts(machine);
             assert!(seen.is_aggregating || !self.is_due(now, machine, seen), "still open: {seen:?}");
             assert!(seen.is_aggregating || now < seen.open.deadline_ms);
+        }
+        let may_deliver =
+            |id: &ClientId| machine.assignment(id).is_some_and(|a| machine.may_update(id, a.round).is_ok());
+        let has_failed = |id: &ClientId| machine.client(id).is_some_and(|c| c.state == ClientState::Error);
+        self.silent.retain(|id| may_deliver(id) && !has_failed(id));
+        for id in &self.silent {
+            let state = machine.client(id).map(|client| client.state);
+            assert_eq!(state, Some(ClientState::Training), "{id} is silent, and the deadline has not passed");
         }
         for ClientView { id, state, .. } in machine.clients() {
             let is_counted = round.is_some_and(|r| r.updated.contains(id));
@@ -358,6 +384,7 @@ impl Judge {
         self.last_number = ledger.last_number;
         self.version = ledger.version;
         self.out_too_late.clear();
+        self.silent.clear();
         self.round = None;
         let Some(stored) = &ledger.round else {
             assert_eq!(machine.open_round(), None);

@@ -40,7 +40,8 @@ impl Ledger {
         match command {
             Command::Join { client, .. } => {
                 let view = machine.client(client).unwrap().clone();
-                self.clients.entry(client.clone()).or_insert(RestoredClient { view, banned: false, asked: 0 });
+                let new = RestoredClient { view, banned: false, asked: 0, sends_heartbeats: false };
+                self.clients.entry(client.clone()).or_insert(new);
             }
             Command::Update { client, update, .. } => {
                 self.round.as_mut().unwrap().counted.insert(client.clone(), *update);
@@ -62,6 +63,7 @@ impl Ledger {
                     stored.banned = machine.is_banned(&view.name);
                 }
             }
+            Effect::HeartbeatsBegan(client) => self.clients.get_mut(client).unwrap().sends_heartbeats = true,
             Effect::RemoveClient(view) => _ = self.clients.remove(&view.id),
             Effect::RoundOpened => {
                 let open = machine.open_round().unwrap().clone();

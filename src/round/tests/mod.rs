@@ -16,6 +16,7 @@ mod restart;
 mod rounds;
 mod schedules;
 mod sentences;
+mod silence;
 
 use super::{Command, Counted, Effect, Reject, Restored, RoundMachine, Standing, UnixMs};
 use crate::digest::Sha256Digest;

@@ -56,7 +56,7 @@ impl Schedule {
         self.ledger.command(&self.machine, &command);
         match &command {
             Command::Leave { client } => _ = self.left.insert(client.clone()),
-            Command::Ask { client } => {
+            Command::Ask { client } | Command::Take { client } => {
                 if let Ok(Task::Train(task)) = self.machine.task(self.now, client) {
                     self.told.insert(client.clone(), task.round);
                 }
@@ -213,7 +213,9 @@ fn random_command(rng: &mut ChaCha8Rng, schedule: &Schedule) -> Command {
     let is_at_work = schedule.told.get(&client).is_some_and(|told| !machine.is_cancelled(&client, *told));
     match rng.random_range(0..100) {
         0..35 if !is_at_work || rng.random_bool(0.1) => ask(name),
-        0..35 => seen(name),
+        0..20 => seen(name),
+        20..28 => Command::Take { client },
+        28..35 => Command::Heartbeat { client },
         35..70 => Command::Update { client, round, update: random_update(rng) },
         70..74 => seen(name),
         74..82 => {

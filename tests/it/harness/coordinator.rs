@@ -4,6 +4,7 @@ use super::{NO_DATASET, Watch, invariants, safetensors, take, value_of, with};
 use app::api::{RunConfig, RunSnapshot};
 use fedlearn::cli::{self, Command};
 use fedlearn::config::ServeSettings;
+use fedlearn::coordinator::Clock;
 use fedlearn::http::Server;
 use reqwest::{Method, RequestBuilder, Response, header};
 use serde_json::{Value, json};
@@ -114,6 +115,11 @@ impl Coordinator {
     /// Notes a token that was handed out.
     pub fn remember(&self, secret: &str) {
         self.secrets.lock().unwrap().push(secret.to_owned());
+    }
+
+    /// Its clock.
+    pub fn clock(&self) -> &Clock {
+        self.server.as_ref().unwrap().coordinator().clock()
     }
 
     /// Its data folder.
