@@ -51,6 +51,7 @@ class Client:
         self.version, self.model = None, None  # the global model that is held
         self.owed = None  # what lossy updates have not told yet
         self.encoding = None  # what the last task asks for
+        self.rejected = None  # the round and the reason, where the last update was left out of the model
         self.fetched = None  # header of the last model, and its bytes
         wish = {"name": name, "samples": samples, "device": device}
         if join_secret is not None:
@@ -63,6 +64,10 @@ class Client:
         """What to do now, as the coordinator tells it: `train`, `wait` or `stop` under "task". Waits up to WAIT_S."""
         task = json.loads(self._call("GET", f"/clients/{self.id}/task?wait_s={WAIT_S}"))
         self.encoding = task.get("encoding", self.encoding)
+        rejected = task.get("rejected")
+        if rejected is not None and rejected != self.rejected:
+            log.warning("the update for round %d was left out of the model: %s", rejected["round"], rejected["reason"])
+        self.rejected = rejected
         return task
 
     def tasks(self):

@@ -18,7 +18,9 @@ pub use network_error::NetworkError;
 pub use transport::Transport;
 
 use crate::model::{Device, Images, ModelError};
-use app::api::{ClientState, Encoding, ErrorCode, ModelSpec, RegisterReply, RegisterRequest, RunId, Task};
+use app::api::{
+    ClientState, Encoding, ErrorCode, ModelSpec, RegisterReply, RegisterRequest, Rejection, RunId, Task, TrainTask,
+};
 use round::Agent;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -148,13 +150,21 @@ async fn take_part(settings: &mut AgentSettings, transport: &mut Transport) -> R
     };
     let mut agent = Agent::new(settings, &spec)?;
     let mut state = None;
+    let mut reported = None;
     loop {
-        match transport.task().await {
+        let task = transport.task().await;
+        if let Ok(Task::Train(TrainTask { rejected, .. }) | Task::Wait { rejected, .. }) = &task {
+            if let Some(Rejection { round, reason }) = rejected.as_ref().filter(|_| *rejected != reported) {
+                tracing::warn!("the update for round {round} was left out of the model: {reason}");
+            }
+            reported.clone_from(rejected);
+        }
+        match task {
             Ok(Task::Train(task)) => {
                 state = None;
                 agent.round(transport, &task).await?;
             }
-            Ok(Task::Wait { state: now }) => {
+            Ok(Task::Wait { state: now, .. }) => {
                 if state != Some(now) {
                     tracing::info!("{}", waiting(now));
                     state = Some(now);

@@ -1,7 +1,7 @@
 //! What the round machine has decided, carried out in its order.
 
 use super::{Aggregation, Conductor, Record, Refusal, World};
-use crate::round::{Effect, Standing};
+use crate::round::{Command, Effect, Standing};
 use app::api::{BestVersion, Change, ClientId, ClientView, CohortStep, Mode, RoundOutcome, RoundSummary};
 
 /// The world has ended in the middle of a step.
@@ -36,9 +36,19 @@ impl<W: World> Conductor<W> {
             Effect::Aggregate { round } => {
                 if let Some(closed) = self.machine.closed() {
                     self.persist(|| Record::Closed { round, closed }).await?;
+                    for (client, reason) in &closed.rejected {
+                        self.note("update left out", Some(client), Some(round), reason).await;
+                    }
                 }
-                let base_version = self.machine.version();
-                self.world.aggregate(Aggregation { round, base_version, parts: self.machine.parts() });
+                let parts = self.machine.parts();
+                if parts.is_empty() {
+                    let reason = "all updates are out of proportion (max_norm_ratio)".to_owned();
+                    // It cannot be refused: the round is closed.
+                    let _ = self.machine.handle(self.world.now_ms(), Command::AggregationFailed { reason });
+                } else {
+                    let base_version = self.machine.version();
+                    self.world.aggregate(Aggregation { round, base_version, parts });
+                }
                 self.world.wake(); // who still trains for it is to stop
             }
             Effect::RoundEnded(summary) => self.round_ended(*summary).await?,

@@ -2,7 +2,7 @@
 
 use super::StartError;
 use super::models::blocking;
-use crate::round::{Assignment, Closed, Counted, Restored, RestoredClient, RestoredRound};
+use crate::round::{Assignment, Closed, Counted, RecentNorms, Restored, RestoredClient, RestoredRound};
 use crate::store::{Store, StoredContribution, StoredRound, StoredRun};
 use app::api::{Autorun, ClientId, Mode};
 use std::collections::BTreeMap;
@@ -51,7 +51,7 @@ pub(super) fn restored(stored: &StoredRun, now_ms: u64) -> Restored {
         round: last.filter(|last| last.is_open).map(round),
         carried: last.filter(|last| !last.is_open).map(unfinished).unwrap_or_default(),
         now_ms,
-        typical_norm: median(stored.norms.clone()),
+        recent_norms: recent_norms(stored),
         autorun: (stored.autorun_rounds > 0).then_some(Autorun { rounds: stored.autorun_rounds }),
         seed: stored.config.train.seed,
     }
@@ -60,7 +60,8 @@ pub(super) fn restored(stored: &StoredRun, now_ms: u64) -> Restored {
 fn round(stored: &StoredRound) -> RestoredRound {
     let StoredRound { round, config, contributions, .. } = stored;
     let by_operator = stored.closed_by_operator;
-    let closed = stored.closed.clone().map(|(at_ms, reason)| Closed { at_ms, reason, by_operator });
+    let closed =
+        stored.closed.clone().map(|(at_ms, reason)| Closed { at_ms, reason, by_operator, rejected: BTreeMap::new() });
     let mut restored = RestoredRound {
         open: round.clone(),
         config: config.clone(),
@@ -98,8 +99,10 @@ fn assignment(contribution: &StoredContribution) -> Assignment {
     Assignment { round: contribution.asked_round, version: contribution.asked_version }
 }
 
-/// As the round machine has it: of fewer than 3 it means nothing.
-fn median(mut norms: Vec<f64>) -> Option<f64> {
-    norms.sort_by(f64::total_cmp);
-    if norms.len() < 3 { None } else { norms.get(norms.len() / 2).copied() }
+fn recent_norms(stored: &StoredRun) -> RecentNorms {
+    let mut recent = RecentNorms::default();
+    for (client, norm) in &stored.norms {
+        recent.push(client, *norm);
+    }
+    recent
 }

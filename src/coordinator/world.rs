@@ -167,8 +167,8 @@ impl Real {
             }
             Record::Dropped { round, client, is_open } => store.drop_contribution(run, round, client, is_open).await,
             Record::Deadline { round, deadline_ms } => store.move_deadline(run, round, deadline_ms).await,
-            Record::Closed { round, closed: Closed { at_ms, reason, by_operator } } => {
-                store.close_round(run, round, *at_ms, reason, *by_operator).await
+            Record::Closed { round, closed: Closed { at_ms, reason, by_operator, rejected } } => {
+                store.close_round(run, round, *at_ms, reason, *by_operator, rejected).await
             }
             Record::RoundEnded { summary, model, autorun_rounds } => {
                 let version = model.zip(summary.version).map(|((model, is_best), version)| NewVersion {

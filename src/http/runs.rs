@@ -174,7 +174,7 @@ pub async fn export(Run(run): Run) -> impl IntoResponse {
 
 fn csv(rounds: &[RoundSummary]) -> String {
     let mut csv = String::from(
-        "round,outcome,base_version,version,config_version,cohort,updates,samples,received_bytes,mean_staleness,train_loss,\
+        "round,outcome,base_version,version,config_version,cohort,updates,rejected,samples,received_bytes,mean_staleness,train_loss,\
          test_loss,test_accuracy,opened_ms,ended_ms,reason\n",
     );
     let number = |n: Option<f64>| n.map(|n| n.to_string()).unwrap_or_default();
@@ -182,7 +182,7 @@ fn csv(rounds: &[RoundSummary]) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(
             csv,
-            "{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},\"{}\"",
+            "{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},\"{}\"",
             r.number,
             r.outcome,
             r.base_version,
@@ -190,6 +190,7 @@ fn csv(rounds: &[RoundSummary]) -> String {
             r.config_version,
             r.cohort,
             r.updates,
+            r.rejected,
             r.samples,
             r.received_bytes,
             number(r.mean_staleness),

@@ -2,6 +2,7 @@
 
 use crate::digest::Sha256Digest;
 use app::api::{ClientId, ClientView, CohortStep, RoundSummary, RunConfig, StatusReport};
+use std::collections::BTreeMap;
 
 /// Unix milliseconds. The caller's clock must not run backwards; deadlines therefore survive a restart.
 pub type UnixMs = u64;
@@ -39,6 +40,8 @@ pub struct Closed {
     pub reason: String,
     /// The operator wanted it, whatever `min_clients` says.
     pub by_operator: bool,
+    /// The clients whose update is out of proportion and is not combined, and why. The machine fills it.
+    pub rejected: BTreeMap<ClientId, String>,
 }
 
 /// What happened, or what somebody wants.
@@ -297,7 +300,7 @@ pub enum Effect {
     /// The open round's deadline has moved: store it.
     DeadlineMoved,
     /// The round takes no more updates: store that ([`super::RoundMachine::closed`]), combine
-    /// [`super::RoundMachine::parts`], evaluate and store the result, then answer with [`Command::Committed`] or
+    /// [`super::RoundMachine::parts`] (if there are none, all were rejected: nothing is to be combined), evaluate and store the result, then answer with [`Command::Committed`] or
     /// [`Command::AggregationFailed`].
     Aggregate {
         /// Which round.

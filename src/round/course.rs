@@ -7,7 +7,8 @@ use super::machine::{Course, Pause, VOID_PAUSE_MS};
 use super::restored::RestoredRound;
 use super::roster::{OFFLINE_AFTER_MS, is_eligible, is_out};
 use super::{Effect, RoundMachine, UnixMs};
-use app::api::{Autorun, ClientId, ClientState, ClientView, CohortStep, Mode, OpenRound};
+use app::api::{Autorun, ClientId, ClientState, ClientView, CohortStep, Mode, OpenRound, Rejection};
+use std::collections::BTreeMap;
 
 impl RoundMachine {
     /// Draws the conclusions, once, at the end of every input.
@@ -43,12 +44,13 @@ impl RoundMachine {
     }
 
     fn close_if_due(&mut self, now: UnixMs) {
+        let needed = self.round.as_ref().map_or(0, |round| self.needed_to_judge(round));
         let Some(round) = self.round.as_mut().filter(|r| r.is_open()) else { return };
         if round.grace_until_ms.is_some_and(|until| now >= until) {
             round.grace_until_ms = None;
             self.is_course_stale = true;
         }
-        match round.verdict(now, self.roster.eligible()) {
+        match round.verdict(now, self.roster.eligible(), needed) {
             Verdict::Wait => {}
             Verdict::Extend(deadline_ms) => {
                 round.open.deadline_ms = deadline_ms;
@@ -59,7 +61,9 @@ impl RoundMachine {
                     self.forgive(&id);
                 }
             }
-            Verdict::Aggregate(reason) => self.close(Closed { at_ms: now, reason, by_operator: false }),
+            Verdict::Aggregate(reason) => {
+                self.close(Closed { at_ms: now, reason, by_operator: false, rejected: BTreeMap::new() })
+            }
             Verdict::Void(reason) => {
                 let rejections = self.round.as_ref().map(|round| self.rejections(round)).unwrap_or_default();
                 self.end(now, Err(reason + &rejections));
@@ -67,13 +71,22 @@ impl RoundMachine {
         }
     }
 
-    /// No more updates: the caller of the machine combines what is in.
-    pub(super) fn close(&mut self, closed: Closed) {
-        if let Some(round) = &mut self.round {
-            round.close(closed);
-            self.effects.push_back(Effect::Aggregate { round: round.open.number });
-            self.is_course_stale = true;
+    /// No more updates: they are judged, and the caller of the machine combines those that are accepted.
+    pub(super) fn close(&mut self, mut closed: Closed) {
+        let Some(mut round) = self.round.take() else { return };
+        closed.rejected = self.out_of_proportion(&round);
+        let rejected = closed.rejected.clone();
+        let number = round.open.number;
+        let asked = |id: &ClientId| round.assignment(id).map_or(number, |assignment| assignment.round);
+        let rejections: Vec<_> =
+            rejected.into_iter().map(|(id, reason)| (id.clone(), Rejection { round: asked(&id), reason })).collect();
+        round.close(closed);
+        self.round = Some(round);
+        for (id, rejection) in rejections {
+            self.change(&id, |client| client.rejected = Some(rejection));
         }
+        self.effects.push_back(Effect::Aggregate { round: number });
+        self.is_course_stale = true;
     }
 
     fn open(&mut self, now: UnixMs) {
@@ -181,6 +194,11 @@ impl RoundMachine {
             }
             round.place(&id, self.roster.get(&id).map(|client| client.state));
         }
+        // Whether it is still closed or open again, it is judged anew: the bounds may be other ones by now.
+        let is_rejected = |id: &&ClientId| self.roster.get(id).is_some_and(|client| client.rejected.is_some());
+        for id in round.counted().keys().filter(is_rejected).cloned().collect::<Vec<_>>() {
+            self.change(&id, |client| client.rejected = None);
+        }
         // The clock may have been set back meanwhile.
         round.open.opened_ms = round.open.opened_ms.min(now);
         if let Some(closed) = from.closed.filter(|_| is_closed) {
@@ -223,9 +241,7 @@ impl RoundMachine {
             self.carried = round.unfinished().collect();
             self.release_carried();
         }
-        if result.is_ok() {
-            self.typical_norm = round.typical_norm().or(self.typical_norm);
-        }
+        self.remember_norms(&round);
         for id in &round.open.cohort {
             if !self.carried.contains_key(id) {
                 self.send_home(id);

@@ -48,8 +48,6 @@ pub(super) struct CurrentRound {
     counted: BTreeMap<ClientId, Counted>,
     /// Who of those is there.
     finished: BTreeSet<ClientId>,
-    /// The norms of what is counted, in order.
-    norms: Vec<f64>,
     /// After a restart, until when those who are absent are waited for all the same.
     pub grace_until_ms: Option<UnixMs>,
     /// None while it takes updates.
@@ -72,7 +70,6 @@ impl CurrentRound {
             at_work,
             counted: BTreeMap::new(),
             finished: BTreeSet::new(),
-            norms: Vec::new(),
             grace_until_ms: None,
             closed: None,
         }
@@ -213,8 +210,6 @@ impl CurrentRound {
         self.failed.remove(id);
         self.replaced.remove(id);
         self.rejections.remove(id);
-        let place = self.norms.partition_point(|norm| norm.total_cmp(&update.norm).is_lt());
-        self.norms.insert(place, update.norm);
         self.counted.insert(id.clone(), update);
     }
 
@@ -231,14 +226,12 @@ impl CurrentRound {
 
     /// Takes an update out again, before it is combined. False if there is none.
     pub fn uncount(&mut self, id: &ClientId) -> bool {
-        let Some(update) = self.counted.remove(id) else { return false };
+        if self.counted.remove(id).is_none() {
+            return false;
+        }
         self.open.place(id, CohortStep::Dropped);
         self.at_work.remove(id);
         self.finished.remove(id);
-        let place = self.norms.partition_point(|norm| norm.total_cmp(&update.norm).is_lt());
-        if place < self.norms.len() {
-            self.norms.remove(place);
-        }
         true
     }
 
@@ -247,28 +240,24 @@ impl CurrentRound {
         &self.counted
     }
 
-    /// The median of the norms; none while there are too few for it to mean anything.
-    pub fn typical_norm(&self) -> Option<f64> {
-        (self.norms.len() >= 3).then(|| self.norms[self.norms.len() / 2])
-    }
-
-    /// Half of the updates that are wanted are in.
-    pub fn is_half_full(&self) -> bool {
-        2 * self.updates() >= self.open.target as usize
+    /// The updates that are combined: all that are counted and not rejected.
+    pub fn accepted(&self) -> impl Iterator<Item = (&ClientId, &Counted)> {
+        let rejected = self.closed.as_ref().map(|closed| &closed.rejected);
+        self.counted.iter().filter(move |(id, _)| rejected.is_none_or(|rejected| !rejected.contains_key(*id)))
     }
 
     fn is_in_grace(&self, now: UnixMs) -> bool {
         self.grace_until_ms.is_some_and(|until| now < until)
     }
 
-    /// What to do with it, where so many clients are eligible.
-    pub fn verdict(&self, now: UnixMs, eligible: usize) -> Verdict {
+    /// What to do with it, given how many clients are eligible and how many updates it takes to judge them.
+    pub fn verdict(&self, now: UnixMs, eligible: usize, needed: usize) -> Verdict {
         let (updates, asked, min) = (self.updates(), self.open.cohort.len(), self.min_clients());
         let past_deadline = now >= self.open.deadline_ms;
         // The next that asks gets the place of one whose update is in: a buffer may be larger than the cohort.
         let has_others = self.is_async() && eligible > self.awaited.len() + self.finished.len();
         if updates >= min {
-            let is_full = updates >= self.open.target as usize;
+            let is_full = updates >= needed.max(self.open.target as usize);
             if updates == asked && (is_full || !has_others) {
                 Verdict::Aggregate(format!("all updates in ({updates})"))
             } else if is_full {
@@ -350,10 +339,11 @@ impl CurrentRound {
         };
         // NaN and infinity have no place in JSON or in SQLite; a diverged model has no loss that could be shown.
         let finite = |value: Option<f64>| value.filter(|v| v.is_finite());
-        let told = |c: &&Counted| c.loss.is_some();
-        let weight: f64 = self.counted.values().filter(told).map(|c| c.samples as f64).sum();
-        let loss: f64 = self.counted.values().filter_map(|c| Some(c.loss? * c.samples as f64)).sum();
-        let staleness: u64 = self.counted.values().map(|c| c.staleness).sum();
+        let accepted: Vec<_> = self.accepted().map(|(_, update)| update).collect();
+        let weight: f64 = accepted.iter().filter(|c| c.loss.is_some()).map(|c| c.samples as f64).sum();
+        let loss: f64 = accepted.iter().filter_map(|c| Some(c.loss? * c.samples as f64)).sum();
+        let staleness: u64 = accepted.iter().map(|c| c.staleness).sum();
+        let combined = if outcome == RoundOutcome::Complete { accepted.len() } else { self.updates() };
         RoundSummary {
             number: self.open.number,
             outcome,
@@ -363,10 +353,11 @@ impl CurrentRound {
             config_version: self.open.config_version,
             // Both are at most MAX_CLIENTS.
             cohort: self.open.cohort.len() as u32,
-            updates: self.updates() as u32,
-            samples: self.counted.values().fold(0, |sum, c| sum.saturating_add(c.samples)),
+            updates: combined as u32,
+            rejected: (self.counted.len() - accepted.len()) as u32,
+            samples: accepted.iter().fold(0, |sum, c| sum.saturating_add(c.samples)),
             received_bytes: self.counted.values().fold(0, |sum, c| sum.saturating_add(c.bytes)),
-            mean_staleness: finite(self.is_async().then_some(staleness as f64 / self.updates() as f64)),
+            mean_staleness: finite(self.is_async().then_some(staleness as f64 / accepted.len() as f64)),
             train_loss: finite(Some(loss / weight)),
             test_loss: finite(result.as_ref().and_then(|r| r.test_loss)),
             test_accuracy: finite(result.as_ref().and_then(|r| r.test_accuracy)),

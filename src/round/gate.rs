@@ -1,14 +1,45 @@
-//! The ingest gate: what of a sound, finite update is implausible. Its bounds are the newest configuration's.
+//! The ingest gate: which sound, finite updates are implausible.
+//!
+//! An update is checked by itself when it arrives. Whether its norm is in proportion is decided when its round closes, by the
+//! updates of that very round: what its majority agrees on is never rejected for an older number.
 
 use super::RoundMachine;
-use app::api::ClientId;
+use super::current::CurrentRound;
+use super::waiting::counted;
+use app::api::{ClientId, Mode};
+use std::collections::{BTreeMap, VecDeque};
+
+/// A median of fewer norms means nothing: an attacker could be half of them.
+pub(super) const ENOUGH: usize = 3;
+
+/// Norms of earlier rounds that are kept, one a client.
+pub const RECENT_NORMS: usize = 9;
+
+/// The last norm of each of the clients that sent one most recently, newest first. They help to judge a round of one or two
+/// updates, and are forgotten when the configuration changes: another learning rate makes other norms.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RecentNorms(VecDeque<(ClientId, f64)>);
+
+impl RecentNorms {
+    /// Takes in an update's norm, newer than all that are here.
+    pub fn push(&mut self, client: &ClientId, norm: f64) {
+        self.0.retain(|(id, _)| id != client);
+        self.0.push_front((client.clone(), norm));
+        self.0.truncate(RECENT_NORMS);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+}
 
 impl RoundMachine {
-    /// Why an update of that many images, at that L2 distance from its base version, is not to be taken; none: it may be.
-    ///
-    /// The norm is held against the run's absolute bound, and against a multiple of the median: of what the last complete
-    /// round counted, or of what is counted in this one once that is at least 3 updates and half of those that are wanted,
-    /// whichever is larger. Less would let the first few, who send next to nothing, have all others refused.
+    /// Why an update of that many images, at that L2 distance from its base version, is rejected when it arrives; `None` if
+    /// it is accepted. The bounds are the newest configuration's.
     pub fn fault(&self, id: &ClientId, samples: u64, norm: f64) -> Option<String> {
         let config = &self.config;
         let registered = self.roster.get(id).map_or(0, |client| client.samples);
@@ -20,22 +51,103 @@ impl RoundMachine {
         if !norm.is_finite() {
             return Some(format!("its distance from the base version is {norm}"));
         }
-        if let Some(limit) = config.max_update_norm
-            && norm > limit
-        {
-            return Some(format!("its distance from the base version is {norm:.4}, max_update_norm is {limit}"));
+        match config.max_update_norm {
+            Some(limit) if norm > limit => Some(format!(
+                "its norm (the distance from the base version) is {}, max_update_norm is {limit}",
+                significant(norm)
+            )),
+            _ => None,
         }
-        let here = self.round.as_ref().filter(|round| round.is_half_full()).and_then(|round| round.typical_norm());
-        let typical = here.into_iter().chain(self.typical_norm).reduce(f64::max);
-        // Of clients that send the model back as it is the median is 0, which says nothing of the others.
-        if let (Some(ratio), Some(typical)) = (config.max_norm_ratio, typical.filter(|norm| *norm > 0.0))
-            && norm > ratio * typical
-        {
-            return Some(format!(
-                "its distance from the base version is {norm:.4}, more than {ratio} (max_norm_ratio) times the median, \
-                 which is {typical:.4}"
-            ));
+    }
+
+    /// The updates of a round that is about to close whose norm is more than `max_norm_ratio` times the median, and why each
+    /// is rejected.
+    pub(super) fn out_of_proportion(&self, round: &CurrentRound) -> BTreeMap<ClientId, String> {
+        let Some(ratio) = self.config.max_norm_ratio else { return BTreeMap::new() };
+        let norms: BTreeMap<_, _> = round.counted().iter().map(|(id, update)| (id, update.norm)).collect();
+        let Some((median, sample)) = self.measure(&norms) else { return BTreeMap::new() };
+        let too_large = norms.into_iter().filter(|(_, norm)| *norm > ratio * median);
+        let reason = |norm| {
+            format!(
+                "its norm (the distance from the base version) is {}, more than {ratio} times the median of {sample}, which \
+                 is {}; if it is honest, the operator can raise max_norm_ratio ({ratio})",
+                significant(norm),
+                significant(median)
+            )
+        };
+        too_large.map(|(id, norm)| (id.clone(), reason(norm))).collect()
+    }
+
+    /// The median to judge by, and what it is the median of. `None`: there is nothing to compare with.
+    ///
+    /// The lower median, so that of two updates the smaller is the measure, and of an even number no attacker in the minority.
+    /// Norms of 0 say nothing: clients that send the model back as it is would have all others rejected. A round of fewer than
+    /// three updates is judged together with the recent norms of the other clients, but never more strictly than by itself.
+    fn measure(&self, norms: &BTreeMap<&ClientId, f64>) -> Option<(f64, String)> {
+        let own: Vec<f64> = norms.values().copied().filter(|norm| *norm > 0.0).collect();
+        let count = own.len();
+        let by_itself = || Some((lower_median(own.clone())?, format!("this round's {}", counted(count, "update"))));
+        if count >= ENOUGH {
+            return by_itself();
         }
-        None
+        let others = self.recent_norms.0.iter().filter(|(id, norm)| !norms.contains_key(id) && *norm > 0.0);
+        let together: Vec<f64> = own.iter().copied().chain(others.map(|(_, norm)| *norm)).collect();
+        let what = format!("this round's and recent updates ({})", together.len());
+        let together = lower_median(together).map(|median| (median, what));
+        let by_itself = by_itself().filter(|_| count > 1);
+        [by_itself, together].into_iter().flatten().max_by(|a, b| a.0.total_cmp(&b.0))
+    }
+
+    /// How many updates an asynchronous round needs before it may close, so that it can be judged: until there are three
+    /// norms to compare with, three updates, or one of each client that is there.
+    pub(super) fn needed_to_judge(&self, round: &CurrentRound) -> usize {
+        let is_blind = self.config.max_norm_ratio.is_some() && self.recent_norms.len() < ENOUGH;
+        if is_blind && round.config.mode == Mode::Async { ENOUGH.min(self.roster.eligible()) } else { 0 }
+    }
+
+    /// Remembers the norms of a round that is over.
+    pub(super) fn remember_norms(&mut self, round: &CurrentRound) {
+        if round.open.config_version == self.config_version {
+            for (id, update) in round.counted() {
+                self.recent_norms.push(id, update.norm);
+            }
+        }
+    }
+}
+
+fn lower_median(mut norms: Vec<f64>) -> Option<f64> {
+    norms.sort_by(f64::total_cmp);
+    norms.get(norms.len().checked_sub(1)? / 2).copied()
+}
+
+/// Four digits that count, however small or large the number is.
+fn significant(value: f64) -> String {
+    if (1e-3..1e6).contains(&value) {
+        let decimals = (3 - value.log10().floor() as i32).clamp(0, 6) as usize;
+        format!("{value:.decimals$}")
+    } else {
+        format!("{value:.3e}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_keeps_four_digits_that_count() {
+        let cases = [(0.002, "0.002000"), (0.06, "0.06000"), (1.5, "1.500"), (1234.56, "1235"), (2.4e-7, "2.400e-7")];
+        for (value, text) in cases {
+            assert_eq!(significant(value), text);
+        }
+        assert_eq!(significant(2e31), "2.000e31");
+    }
+
+    #[test]
+    fn the_lower_median_of_an_even_number_is_the_smaller_of_the_two_in_the_middle() {
+        assert_eq!(lower_median(vec![]), None);
+        assert_eq!(lower_median(vec![3.0, 1.0]), Some(1.0));
+        assert_eq!(lower_median(vec![3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(lower_median(vec![4.0, 3.0, 2.0, 1.0]), Some(2.0));
     }
 }

@@ -2,6 +2,7 @@
 
 use super::command::{Assignment, Closed, Counted};
 use super::current::{CurrentRound, Outcome};
+use super::gate::RecentNorms;
 use super::roster::Roster;
 use super::{Command, Effect, Reject, Restored, UnixMs};
 use app::api::{Admission, Autorun, ClientId, ClientState, CohortStep, Phase, RunConfig};
@@ -49,7 +50,7 @@ pub struct RoundMachine {
     pub(super) round: Option<CurrentRound>,
     /// Of `async`, between two rounds: who still works on an earlier one.
     pub(super) carried: BTreeMap<ClientId, Assignment>,
-    pub(super) typical_norm: Option<f64>,
+    pub(super) recent_norms: RecentNorms,
     pub(super) effects: VecDeque<Effect>,
     /// Clients to be shown at the end of this call; empty between calls.
     pub(super) to_show: BTreeSet<ClientId>,
@@ -77,7 +78,7 @@ impl RoundMachine {
             roster: Roster::restored(from.now_ms, from.roster),
             round: None,
             carried: from.carried,
-            typical_norm: from.typical_norm,
+            recent_norms: from.recent_norms,
             effects: VecDeque::new(),
             to_show: BTreeSet::new(),
             is_round_wanted: false,
@@ -178,6 +179,7 @@ impl RoundMachine {
             c.state = ClientState::Finish;
             c.progress = None;
             c.error = None;
+            c.rejected = None;
             c.rounds += 1;
             c.sent_bytes = c.sent_bytes.saturating_add(bytes);
             c.last_loss = loss.or(c.last_loss);
@@ -220,7 +222,7 @@ impl RoundMachine {
             return Err(Reject::TooFewUpdates { updates, min_clients: 1 });
         }
         let reason = format!("closed by the operator with {updates} of {asked} updates");
-        self.close(Closed { at_ms: now, reason, by_operator: true });
+        self.close(Closed { at_ms: now, reason, by_operator: true, rejected: BTreeMap::new() });
         Ok(())
     }
 
@@ -247,6 +249,7 @@ impl RoundMachine {
         self.config = config;
         self.config_version = config_version;
         self.release_carried();
+        self.recent_norms.clear();
         self.admit_pending(now);
     }
 

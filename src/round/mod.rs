@@ -20,6 +20,7 @@ mod view;
 mod waiting;
 
 pub use command::{Assignment, Closed, Command, Counted, Effect, Reject, Standing, UnixMs};
+pub use gate::{RECENT_NORMS, RecentNorms};
 pub use machine::{RoundMachine, VOID_PAUSE_MS};
 pub use restored::{Restored, RestoredClient, RestoredRound};
 pub use roster::{HEARTBEAT_INTERVAL_S, MAX_CLIENTS, OFFLINE_AFTER_MS};

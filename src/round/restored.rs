@@ -2,6 +2,7 @@
 
 use super::UnixMs;
 use super::command::{Assignment, Closed, Counted};
+use super::gate::RecentNorms;
 use app::api::{Autorun, ClientId, ClientView, OpenRound, RunConfig};
 use std::collections::BTreeMap;
 
@@ -24,8 +25,8 @@ pub struct Restored {
     pub carried: BTreeMap<ClientId, Assignment>,
     /// Now.
     pub now_ms: UnixMs,
-    /// Median norm of the updates of the last complete round.
-    pub typical_norm: Option<f64>,
+    /// Norms of earlier rounds under the newest configuration.
+    pub recent_norms: RecentNorms,
     /// Rounds still to complete.
     pub autorun: Option<Autorun>,
     /// Seed of cohort selection.
@@ -73,7 +74,7 @@ impl Restored {
             round: None,
             carried: BTreeMap::new(),
             now_ms: 0,
-            typical_norm: None,
+            recent_norms: RecentNorms::default(),
             autorun: None,
             seed,
         }

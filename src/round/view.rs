@@ -53,9 +53,9 @@ impl RoundMachine {
         self.round.as_ref()?.assignment(id)
     }
 
-    /// What is counted in the round in work, by client.
+    /// What is combined of the round in work, by client: the updates that are in and not rejected.
     pub fn parts(&self) -> Vec<Part> {
-        let counted = self.round.iter().flat_map(|round| round.counted());
+        let counted = self.round.iter().flat_map(|round| round.accepted());
         counted.map(|(id, c)| Part { client: id.clone(), samples: c.samples, staleness: c.staleness }).collect()
     }
 
@@ -95,11 +95,13 @@ impl RoundMachine {
     /// # Errors
     /// The client is unknown or kicked.
     pub fn task(&self, now: UnixMs, id: &ClientId) -> Result<Task, Reject> {
-        let state = self.roster.welcome(id)?.state;
+        let client = self.roster.welcome(id)?;
+        let (state, rejected) = (client.state, client.rejected.clone());
         let round = self.round.as_ref().filter(|round| round.is_open() && round.awaited().contains(id));
         let work = round.and_then(|round| Some((round, round.assignment(id)?)));
-        Ok(work.map_or(Task::Wait { state }, |(round, assignment)| {
-            Task::Train(TrainTask {
+        Ok(match work {
+            None => Task::Wait { state, rejected },
+            Some((round, assignment)) => Task::Train(TrainTask {
                 round: assignment.round,
                 version: assignment.version,
                 encoding: round.config.encoding,
@@ -108,8 +110,9 @@ impl RoundMachine {
                 deadline_ms: round.open.deadline_ms,
                 heartbeat_interval_s: HEARTBEAT_INTERVAL_S,
                 server_ms: now,
-            })
-        }))
+                rejected,
+            }),
+        })
     }
 
     /// Whether an update of that client for that round would be counted now.

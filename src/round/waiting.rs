@@ -48,7 +48,7 @@ impl RoundMachine {
                 &format!("; the coordinator was restarted, they have until {} to come back", time::of_day(until));
         }
         missing += &self.rejections(round);
-        let target = round.open.target as usize;
+        let target = self.needed_to_judge(round).max(round.open.target as usize);
         let is = if target == 1 { "is" } else { "are" };
         let sooner = if target < asked {
             format!("once {} {is} in it closes, ", counted(target, "update"))
@@ -59,14 +59,18 @@ impl RoundMachine {
     }
 
     fn aggregating(&self, round: &CurrentRound) -> String {
-        let updates = counted(round.updates(), "update");
+        let updates = counted(round.accepted().count(), "update");
+        let rejected = match round.updates() - round.accepted().count() {
+            0 => String::new(),
+            rejected => format!(" ({rejected} rejected)"),
+        };
         let next = match self.autorun {
             Some(autorun) if autorun.rounds > 1 => "then the next round opens",
             Some(_) => "then the auto-run is complete",
             None => "then the run is idle",
         };
         let since = round.closed().map(|closed| format!(" since {}", time::of_day(closed.at_ms))).unwrap_or_default();
-        format!("Round {}: combining and evaluating {updates}{since}; {next}.", round.open.number)
+        format!("Round {}: combining and evaluating {updates}{rejected}{since}; {next}.", round.open.number)
     }
 
     /// An auto-run is on, and no round is open.

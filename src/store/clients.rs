@@ -2,7 +2,7 @@
 
 use super::{Store, StoreError, corrupt, int, uint};
 use crate::digest::Sha256Digest;
-use app::api::{ClientId, ClientState, ClientView, RunId};
+use app::api::{ClientId, ClientState, ClientView, Rejection, RunId};
 
 /// What of a client's state outlives a restart. Whether it trains or waits, it will say itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +66,8 @@ struct ClientRow {
     error: Option<String>,
     asked: i64,
     sends_heartbeats: bool,
+    rejected_round: Option<i64>,
+    rejected: Option<String>,
 }
 
 impl Store {
@@ -179,10 +181,15 @@ impl Store {
 
     pub(super) async fn roster(&self, run: &RunId) -> Result<Vec<StoredClient>, StoreError> {
         let rows: Vec<ClientRow> = sqlx::query_as(
-            "SELECT client, name, device, samples, standing, banned, rounds, sent_bytes, last_loss, joined_ms, seen_ms, \
-             quarantined, strikes, late_updates, error, sends_heartbeats, coalesce((SELECT max(round) FROM contributions c \
-             WHERE c.run = clients.run AND c.client = clients.client), 0) AS asked \
-             FROM clients WHERE run = ? AND standing <> 'left' ORDER BY joined_ms, client",
+            "SELECT clients.client, name, device, clients.samples, standing, banned, rounds, sent_bytes, last_loss, \
+             joined_ms, seen_ms, quarantined, strikes, late_updates, error, sends_heartbeats, \
+             coalesce((SELECT max(round) FROM contributions c \
+             WHERE c.run = clients.run AND c.client = clients.client), 0) AS asked, \
+             newest.asked_round AS rejected_round, newest.rejected \
+             FROM clients LEFT JOIN contributions newest ON newest.run = clients.run AND newest.client = clients.client \
+             AND newest.asked_round = (SELECT max(asked_round) FROM contributions c \
+             WHERE c.run = clients.run AND c.client = clients.client AND c.norm IS NOT NULL) AND newest.norm IS NOT NULL \
+             WHERE clients.run = ? AND standing <> 'left' ORDER BY joined_ms, clients.client",
         )
         .bind(run.as_str())
         .fetch_all(&self.readers)
@@ -211,6 +218,7 @@ fn stored_client(row: ClientRow) -> Result<StoredClient, StoreError> {
         joined_ms: uint(row.joined_ms),
         seen_ms: uint(row.seen_ms),
         error: row.error,
+        rejected: row.rejected_round.zip(row.rejected).map(|(round, reason)| Rejection { round: uint(round), reason }),
         strikes: u32::try_from(row.strikes).unwrap_or(u32::MAX),
         late_updates: uint(row.late_updates),
     };

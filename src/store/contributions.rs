@@ -150,7 +150,7 @@ impl Store {
     }
 
     /// Takes an update out again, as if it had never come; its file goes with it. If the round `is_open`, it is not
-    /// closed any more either.
+    /// closed any more either, and all of it is judged anew when it closes.
     ///
     /// # Errors
     /// The database; then nothing of it is stored.
@@ -165,13 +165,19 @@ impl Store {
         let mut tx = self.begin().await?;
         sqlx::query(
             "UPDATE contributions SET sha256 = NULL, file = NULL, format = NULL, bytes = NULL, samples = NULL, \
-             loss = NULL, norm = NULL, received_ms = NULL WHERE run = ? AND round = ? AND client = ?",
+             loss = NULL, norm = NULL, received_ms = NULL, rejected = NULL WHERE run = ? AND round = ? AND client = ?",
         )
         .bind(run.as_str())
         .bind(int(round))
         .bind(client.as_str())
         .execute(&mut *tx)
         .await?;
+        sqlx::query("UPDATE contributions SET rejected = NULL WHERE run = ? AND round = ? AND ?")
+            .bind(run.as_str())
+            .bind(int(round))
+            .bind(is_open)
+            .execute(&mut *tx)
+            .await?;
         sqlx::query("UPDATE rounds SET closed_ms = NULL WHERE run = ? AND number = ? AND ?")
             .bind(run.as_str())
             .bind(int(round))
@@ -220,15 +226,25 @@ impl Store {
         rows.into_iter().map(stored).collect()
     }
 
-    /// The norms of the updates of the last complete round that had at least 3.
-    pub(super) async fn norms(&self, run: &RunId) -> Result<Vec<f64>, StoreError> {
-        Ok(sqlx::query_scalar(
-            "SELECT norm FROM contributions WHERE run = ?1 AND norm IS NOT NULL AND round = \
-             (SELECT max(number) FROM rounds WHERE run = ?1 AND status = 'complete' AND updates >= 3)",
+    /// The norms of the newest updates of rounds that are over and had that configuration, oldest first: enough of them that
+    /// those of the clients which sent last are among them.
+    pub(super) async fn norms(&self, run: &RunId, config_version: u64) -> Result<Vec<(ClientId, f64)>, StoreError> {
+        const ROWS: i64 = 1_000;
+        let rows: Vec<(String, f64)> = sqlx::query_as(
+            "SELECT client, norm FROM contributions JOIN rounds ON rounds.run = contributions.run \
+             AND rounds.number = contributions.round WHERE contributions.run = ? AND norm IS NOT NULL \
+             AND rounds.status <> 'open' AND rounds.config_version = ? \
+             ORDER BY contributions.round DESC, client DESC LIMIT ?",
         )
         .bind(run.as_str())
+        .bind(int(config_version))
+        .bind(ROWS)
         .fetch_all(&self.readers)
-        .await?)
+        .await?;
+        let norm = |(client, norm): (String, f64)| {
+            client.parse().map(|client| (client, norm)).map_err(|e| corrupt("client")(format!("{e}")))
+        };
+        rows.into_iter().rev().map(norm).collect()
     }
 
     /// The files of a round's updates.

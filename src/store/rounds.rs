@@ -4,6 +4,7 @@ use super::contributions::insert;
 use super::{Store, StoreError, StoredContribution, corrupt, int, uint};
 use crate::digest::Sha256Digest;
 use app::api::{ClientId, OpenRound, RoundOutcome, RoundSummary, RunConfig, RunId};
+use std::collections::BTreeMap;
 
 /// The last round, open or over.
 #[derive(Debug, Clone)]
@@ -45,6 +46,7 @@ struct RoundRow {
     config_version: i64,
     cohort: i64,
     updates: i64,
+    rejected: i64,
     samples: i64,
     received_bytes: i64,
     mean_staleness: Option<f64>,
@@ -118,10 +120,10 @@ impl Store {
         Ok(())
     }
 
-    /// Stores that an open round takes no more updates.
+    /// Stores that an open round takes no more updates, and which are left out and why, in one transaction.
     ///
     /// # Errors
-    /// The database.
+    /// The database; then nothing of it is stored.
     pub async fn close_round(
         &self,
         run: &RunId,
@@ -129,15 +131,33 @@ impl Store {
         at_ms: u64,
         reason: &str,
         by_operator: bool,
+        rejected: &BTreeMap<ClientId, String>,
     ) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
         sqlx::query("UPDATE rounds SET closed_ms = ?, reason = ?, closed_by_operator = ? WHERE run = ? AND number = ?")
             .bind(int(at_ms))
             .bind(reason)
             .bind(by_operator)
             .bind(run.as_str())
             .bind(int(round))
-            .execute(&self.writer)
+            .execute(&mut *tx)
             .await?;
+        // After a restart a round may be judged anew.
+        sqlx::query("UPDATE contributions SET rejected = NULL WHERE run = ? AND round = ? AND rejected IS NOT NULL")
+            .bind(run.as_str())
+            .bind(int(round))
+            .execute(&mut *tx)
+            .await?;
+        for (client, reason) in rejected {
+            sqlx::query("UPDATE contributions SET rejected = ? WHERE run = ? AND round = ? AND client = ?")
+                .bind(reason)
+                .bind(run.as_str())
+                .bind(int(round))
+                .bind(client.as_str())
+                .execute(&mut *tx)
+                .await?;
+        }
+        tx.commit().await?;
         Ok(())
     }
 
@@ -186,7 +206,7 @@ impl Store {
                 .await?;
         }
         sqlx::query(
-            "UPDATE rounds SET status = ?, reason = ?, version = ?, cohort = ?, updates = ?, samples = ?, \
+            "UPDATE rounds SET status = ?, reason = ?, version = ?, cohort = ?, updates = ?, rejected = ?, samples = ?, \
              received_bytes = ?, mean_staleness = ?, train_loss = ?, test_loss = ?, test_accuracy = ?, ended_ms = ? WHERE run = ? AND number = ?",
         )
         .bind(round.outcome.as_str())
@@ -194,6 +214,7 @@ impl Store {
         .bind(round.version.map(int))
         .bind(i64::from(round.cohort))
         .bind(i64::from(round.updates))
+        .bind(i64::from(round.rejected))
         .bind(int(round.samples))
         .bind(int(round.received_bytes))
         .bind(round.mean_staleness)
@@ -246,7 +267,7 @@ impl Store {
 
     pub(super) async fn history(&self, run: &RunId) -> Result<Vec<RoundSummary>, StoreError> {
         let rows: Vec<RoundRow> = sqlx::query_as(
-            "SELECT number, status, reason, base_version, version, config_version, cohort, updates, samples, \
+            "SELECT number, status, reason, base_version, version, config_version, cohort, updates, rejected, samples, \
              received_bytes, mean_staleness, train_loss, test_loss, test_accuracy, opened_ms, ended_ms \
              FROM rounds WHERE run = ? AND status <> 'open' ORDER BY number",
         )
@@ -268,6 +289,7 @@ fn round_summary(row: RoundRow) -> Result<RoundSummary, StoreError> {
         config_version: uint(row.config_version),
         cohort: small(row.cohort),
         updates: small(row.updates),
+        rejected: small(row.rejected),
         samples: uint(row.samples),
         received_bytes: uint(row.received_bytes),
         mean_staleness: row.mean_staleness,

@@ -2,7 +2,7 @@
 
 use super::{Store, StoreError, StoredClient, StoredRound, corrupt, int, uint};
 use crate::digest::Sha256Digest;
-use app::api::{BestVersion, Dataset, ModelSpec, RoundSummary, RunConfig, RunId};
+use app::api::{BestVersion, ClientId, Dataset, ModelSpec, RoundSummary, RunConfig, RunId};
 use sqlx::SqliteConnection;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -53,8 +53,8 @@ pub struct StoredRun {
     pub rounds: Vec<RoundSummary>,
     /// The last round, open or over.
     pub last: Option<StoredRound>,
-    /// Norms of the updates of the last complete round that had at least 3.
-    pub norms: Vec<f64>,
+    /// Norms of the newest updates under the newest configuration, oldest first.
+    pub norms: Vec<(ClientId, f64)>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -123,7 +123,7 @@ impl Store {
                 clients: self.roster(&run).await?,
                 rounds: self.history(&run).await?,
                 last: self.last_round(&run).await?,
-                norms: self.norms(&run).await?,
+                norms: self.norms(&run, uint(row.config_version)).await?,
                 ..stored_run(run, row)?
             });
         }

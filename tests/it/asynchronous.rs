@@ -58,7 +58,7 @@ async fn whoever_joins_later_takes_part_in_the_round_that_is_open() {
     let late = Guest::join(&coordinator, "tiny", "late").await;
     assert_eq!(late.asked().await.round, 1);
     late.sends(1, 2.0).await;
-    assert!(!matches!(late.task(0).await, Task::Wait { state: ClientState::Kicked }));
+    assert!(!matches!(late.task(0).await, Task::Wait { state: ClientState::Kicked, .. }));
     coordinator.until("tiny", "version 1", |run| run.version == 1).await;
     assert_eq!(coordinator.tiny_value(1).await, 2.0);
 }

@@ -67,7 +67,7 @@ async fn history_roster_results_and_metrics_tell_the_same() {
     let csv = csv.text().await.unwrap();
     let lines: Vec<&str> = csv.lines().collect();
     assert!(lines[0].starts_with("round,outcome,base_version,version,"), "{csv}");
-    assert!(lines[1].starts_with("1,complete,0,1,1,1,1,10,") && lines[2].starts_with("2,complete,1,2,"), "{csv}");
+    assert!(lines[1].starts_with("1,complete,0,1,1,1,1,0,10,") && lines[2].starts_with("2,complete,1,2,"), "{csv}");
     assert_eq!(lines.len(), 3);
 
     let metrics = coordinator.http.get(format!("{}/metrics", coordinator.origin()));

@@ -8,6 +8,7 @@ mod encodings;
 mod events;
 mod exact;
 mod federated;
+mod gate;
 mod harness;
 mod hostile;
 mod other_clients;

@@ -75,7 +75,7 @@ async fn has_its_task_in_the_end(mut answers: Vec<String>) {
     let times = answers.len();
     let (transport, asked) = that_answers(answers).await;
     let task = soon("a task", transport.task()).await.unwrap();
-    assert_eq!(task, Task::Wait { state: ClientState::Ready });
+    assert_eq!(task, Task::Wait { state: ClientState::Ready, rejected: None });
     assert_eq!(asked.await.unwrap(), vec!["GET clients/c1/task?wait_s=25 [0]"; times]);
 }
 

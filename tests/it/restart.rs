@@ -46,8 +46,8 @@ async fn a_run_is_after_a_restart_what_it_was_before() {
     assert_eq!(lasting(&after), lasting(&before));
     assert_eq!(take(200, guest.request(Method::GET, "/models/2")).await.bytes().await.unwrap(), model);
     // the tokens are good, and the answers the same,
-    assert!(matches!(guest.task(0).await, Task::Wait { state: ClientState::Ready }));
-    assert_eq!(pending.task(0).await, Task::Wait { state: ClientState::Pending });
+    assert!(matches!(guest.task(0).await, Task::Wait { state: ClientState::Ready, .. }));
+    assert_eq!(pending.task(0).await, Task::Wait { state: ClientState::Pending, rejected: None });
     assert!(matches!(kicked.task(0).await, Task::Stop { .. }));
     refused(403, ErrorCode::Kicked, kicked.own(Method::PUT, "/status").json(&json!({"state": "ready"}))).await;
     let again = coordinator.anybody(Method::POST, "/runs/tiny/clients").json(&json!({"name": "kicked", "samples": 1}));
@@ -79,7 +79,7 @@ async fn an_autorun_goes_on_where_it_was() {
     assert_eq!((run.version, run.rounds.len(), run.phase), (1, 1, Phase::Training));
     let round = run.round.unwrap();
     assert_eq!((round.number, &round.updated), (2, &vec![a.id.clone()]));
-    assert_eq!(a.task(0).await, Task::Wait { state: ClientState::Finish });
+    assert_eq!(a.task(0).await, Task::Wait { state: ClientState::Finish, rejected: None });
     take(200, a.full_of(2, 2.0)).await;
     // who has not is still asked for it,
     assert_eq!((b.asked().await.round, b.asked().await.version), (2, 1));

@@ -128,7 +128,7 @@ async fn with_approval_a_client_is_pending_until_it_is_admitted() {
     coordinator.configure("tiny", json!({"admission": "approval"})).await;
     let guest = Guest::join(&coordinator, "tiny", "guest").await;
     // when a client registers, it has to wait, and nothing counts it in:
-    assert_eq!(guest.task(0).await, Task::Wait { state: ClientState::Pending });
+    assert_eq!(guest.task(0).await, Task::Wait { state: ClientState::Pending, rejected: None });
     refused(409, ErrorCode::Conflict, coordinator.operator(Method::POST, "/runs/tiny/rounds")).await;
     refused(403, ErrorCode::NotAdmitted, guest.request(Method::GET, "/models/0")).await;
     coordinator.autorun("tiny", 1).await;
@@ -151,7 +151,7 @@ async fn a_kicked_client_may_be_taken_back_and_a_banned_name_not_register() {
     let reason = "the operator has banned the name 'mallory' from this run".to_owned();
     assert_eq!(guest.task(0).await, Task::Stop { reason });
     coordinator.order(&format!("{path}/admit")).await;
-    assert_eq!(guest.task(0).await, Task::Wait { state: ClientState::Join });
+    assert_eq!(guest.task(0).await, Task::Wait { state: ClientState::Join, rejected: None });
     take(201, again).await;
 }
 

@@ -215,7 +215,7 @@ async fn a_new_model_that_cannot_be_stored_delays_its_round_and_loses_no_update(
     guests[0].sends(1, 4.0).await;
     // Everybody is told why it takes so long; who only asks what to do waits, as while any round is combined.
     assert_eq!(coordinator.until("tiny", "that it is told", cannot_combine).await.phase, Phase::Aggregating);
-    assert_eq!(guests[0].task(0).await, Task::Wait { state: ClientState::Finish });
+    assert_eq!(guests[0].task(0).await, Task::Wait { state: ClientState::Finish, rejected: None });
     let refusal = refused(503, ErrorCode::Unavailable, ready(&coordinator)).await;
     assert!(refusal.message.starts_with("run 'tiny': Cannot make the new model"), "{}", refusal.message);
     away.bring_back();
@@ -344,7 +344,7 @@ async fn a_run_whose_model_is_damaged_is_out_of_order_until_the_file_is_back_and
     assert_eq!(coordinator.snapshot("default").await.version, 0, "the other run is there");
     fs::write(&newest, &whole).unwrap();
     is_back(&coordinator).await;
-    assert_eq!(guests[0].task(0).await, Task::Wait { state: ClientState::Ready });
+    assert_eq!(guests[0].task(0).await, Task::Wait { state: ClientState::Ready, rejected: None });
     coordinator.order("/runs/tiny/rounds").await;
     guests[0].sends(2, 3.0).await;
     coordinator.until("tiny", "the round is over", |run| run.version == 2).await;

@@ -10,6 +10,8 @@ pub enum Lie {
     None,
     NotANumber,
     Huge,
+    /// Within the absolute bound, and 1,000 times what the others have.
+    Outlier,
     ManySamples,
     /// A body that contradicts itself.
     Forged,
@@ -28,9 +30,16 @@ impl Sent {
         match self.lie {
             Lie::NotANumber => f64::NAN,
             Lie::Huge => 1e9,
-            // Within a factor of 2, as those of like clients are.
-            _ => 1.0 + f64::from(self.sha256[0]) / 255.0,
+            Lie::Outlier => 1_000.0 * self.honest_norm(),
+            _ => self.honest_norm(),
         }
+    }
+
+    /// Within a factor of 2 in a round, as those of like clients are; over the rounds it jumps, as when the operator changes
+    /// the learning rate.
+    fn honest_norm(&self) -> f64 {
+        let scale = [1.0, 30.0, 0.001, 0.03][(self.round / 3 % 4) as usize];
+        scale * (1.0 + f64::from(self.sha256[0]) / 255.0)
     }
 
     pub fn samples(&self) -> u64 {
@@ -77,6 +86,8 @@ pub struct Client {
     pub name: String,
     pub id: Option<ClientId>,
     pub is_liar: bool,
+    /// It was one, before all became honest.
+    pub was_liar: bool,
     pub may_fail: bool,
     /// It sends nothing while it trains.
     pub is_silent: bool,
@@ -87,7 +98,7 @@ pub struct Client {
 
 impl Client {
     pub fn new(name: String, is_liar: bool, is_silent: bool) -> Self {
-        Self { name, id: None, is_liar, may_fail: true, is_silent, job: None, turn: 0 }
+        Self { name, id: None, is_liar, was_liar: is_liar, may_fail: true, is_silent, job: None, turn: 0 }
     }
 
     /// What it sends now that it is its turn.
@@ -130,7 +141,16 @@ impl Client {
             }
             Answer::Task(Task::Train(task)) => {
                 if self.job.as_ref().is_none_or(|job| job.sent.round != task.round) {
-                    let lies = [Lie::NotANumber, Lie::Huge, Lie::ManySamples, Lie::Forged, Lie::Forged, Lie::Forged];
+                    let lies = [
+                        Lie::NotANumber,
+                        Lie::Huge,
+                        Lie::Outlier,
+                        Lie::Outlier,
+                        Lie::ManySamples,
+                        Lie::Forged,
+                        Lie::Forged,
+                        Lie::Forged,
+                    ];
                     let is_lying = self.is_liar && rng.random_bool(0.7);
                     let lie = if is_lying { lies[rng.random_range(0..lies.len())] } else { Lie::None };
                     let sent = Sent { round: task.round, sha256: rng.random(), lie };

@@ -1,9 +1,11 @@
 //! What is durable in the simulated world: rows, as plain values.
 
-use app::api::{Autorun, ClientId, ClientState, ClientView, Mode, OpenRound, RoundOutcome, RoundSummary, RunConfig};
+use app::api::{
+    Autorun, ClientId, ClientState, ClientView, Mode, OpenRound, Rejection, RoundOutcome, RoundSummary, RunConfig,
+};
 use fedlearn::conductor::Record;
 use fedlearn::digest::Sha256Digest;
-use fedlearn::round::{Assignment, Closed, Counted, Restored, RestoredClient, RestoredRound};
+use fedlearn::round::{Assignment, Closed, Counted, RecentNorms, Restored, RestoredClient, RestoredRound};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A global model: which updates are in it, by client, round asked in and what it was. That is all that matters here.
@@ -83,8 +85,8 @@ impl Database {
                 }
                 // What an update has put on the account is not overwritten by this.
                 if let Some(row) = self.clients.get_mut(&client.id) {
-                    let (rounds, sent_bytes, last_loss) = (row.view.rounds, row.view.sent_bytes, row.view.last_loss);
-                    row.view = ClientView { rounds, sent_bytes, last_loss, ..(*client).clone() };
+                    let ClientView { rounds, sent_bytes, last_loss, rejected, .. } = row.view.clone();
+                    row.view = ClientView { rounds, sent_bytes, last_loss, rejected, ..(*client).clone() };
                 }
             }
             Record::HeartbeatsBegan { client } => {
@@ -123,6 +125,7 @@ impl Database {
                 view.sent_bytes += bytes;
                 view.last_loss = loss.or(view.last_loss);
                 view.error = None;
+                view.rejected = None;
             }
             Record::Dropped { round, client, is_open } => {
                 let state = self.clients.get(*client).map(|row| offline(&row.view).state);
@@ -134,6 +137,12 @@ impl Database {
                 }
                 if *is_open {
                     row.closed = None;
+                    for (id, contribution) in &row.contributions {
+                        if let Some(client) = self.clients.get_mut(id) {
+                            let is_of_this = |rejection: &Rejection| rejection.round == contribution.asked.round;
+                            client.view.rejected = client.view.rejected.take().filter(|r| !is_of_this(r));
+                        }
+                    }
                 }
             }
             Record::Deadline { round, deadline_ms } => {
@@ -143,6 +152,13 @@ impl Database {
                 let row = self.rounds.get_mut(round).unwrap();
                 assert!(row.ended.is_none() && row.contributions.values().any(|c| c.update.is_some()));
                 row.closed = Some((*closed).clone());
+                for (id, contribution) in row.contributions.iter().filter(|(_, c)| c.update.is_some()) {
+                    if let Some(client) = self.clients.get_mut(id) {
+                        let rejection =
+                            |reason: &String| Rejection { round: contribution.asked.round, reason: reason.clone() };
+                        client.view.rejected = closed.rejected.get(id).map(rejection);
+                    }
+                }
             }
             Record::RoundEnded { summary, model, autorun_rounds } => {
                 let row = self.rounds.get_mut(&summary.number).unwrap();
@@ -180,12 +196,13 @@ impl Database {
     /// What a coordinator finds that starts now.
     pub fn restored(&self, now_ms: u64) -> Restored {
         let (config_version, config) = self.configs.last_key_value().unwrap();
-        let is_told = |row: &&RoundRow| row.ended.as_ref().is_some_and(|e| e.version.is_some() && e.updates >= 3);
-        let last = self.rounds.values().rev().find(is_told);
-        let mut norms: Vec<_> = last.into_iter().flat_map(|row| row.contributions.values()).collect::<Vec<_>>();
-        norms.retain(|row| row.update.is_some());
-        let mut norms: Vec<f64> = norms.into_iter().filter_map(|row| Some(row.update.as_ref()?.counted.norm)).collect();
-        norms.sort_by(f64::total_cmp);
+        let mut recent_norms = RecentNorms::default();
+        let is_over = |row: &&RoundRow| row.ended.is_some() && row.round.config_version == *config_version;
+        for (id, row) in self.rounds.values().filter(is_over).flat_map(|row| &row.contributions) {
+            if let Some(update) = &row.update {
+                recent_norms.push(id, update.counted.norm);
+            }
+        }
         Restored {
             config: config.clone(),
             config_version: *config_version,
@@ -204,7 +221,7 @@ impl Database {
             round: self.open().map(|row| self.restored_round(row)),
             carried: self.unfinished(),
             now_ms,
-            typical_norm: if norms.len() < 3 { None } else { Some(norms[norms.len() / 2]) },
+            recent_norms,
             autorun: (self.autorun > 0).then_some(Autorun { rounds: self.autorun }),
             seed: 7,
         }

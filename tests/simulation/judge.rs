@@ -1,5 +1,6 @@
 //! What must hold of every schedule, at every step and at its end.
 
+use super::database::UpdateRow;
 use super::schedule::Schedule;
 use app::api::{ClientId, ClientState, OpenRound, Phase, RoundOutcome};
 use fedlearn::conductor::Aggregation;
@@ -13,7 +14,8 @@ impl Schedule {
         let config = &shared.database.configs[&row.round.config_version];
         let is_ordered = self.ordered.contains(&work.round);
         assert!(!work.parts.is_empty());
-        assert!(is_ordered || work.parts.len() >= config.min_clients as usize, "round {} below quorum", work.round);
+        let received = row.contributions.values().filter(|c| c.update.is_some()).count();
+        assert!(is_ordered || received >= config.min_clients as usize, "round {} below quorum", work.round);
         for part in &work.parts {
             if let Some(client) = shared.database.clients.get(&part.client) {
                 let state = client.view.state;
@@ -22,6 +24,20 @@ impl Schedule {
             }
             assert!(part.staleness <= u64::from(config.max_staleness));
             self.tally.stale += u64::from(part.staleness > 0);
+        }
+        // In a round of at least three updates trained alike, an attacker in the minority is left out, and nobody else.
+        let newest = shared.database.configs.last_key_value().unwrap().1;
+        let is_alike = row.contributions.values().all(|c| c.update.is_none() || c.asked.round == row.round.number);
+        let outlier = |row: &UpdateRow| self.outliers.contains(&row.sha256);
+        let received = row.contributions.iter().filter_map(|(id, c)| Some((id, outlier(c.update.as_ref()?))));
+        let received: Vec<_> = received.collect();
+        let outliers = received.iter().filter(|(_, is_outlier)| *is_outlier).count();
+        if newest.max_norm_ratio.is_some() && is_alike && received.len() >= 3 && 2 * outliers < received.len() {
+            for (id, is_outlier) in &received {
+                let is_combined = work.parts.iter().any(|part| part.client == **id);
+                assert_eq!(is_combined, !is_outlier, "the gate misjudges {id}");
+            }
+            self.tally.defended += u64::from(outliers > 0);
         }
     }
 
@@ -42,6 +58,9 @@ impl Schedule {
             };
             assert_eq!(standing(client.state), standing(stored.state), "{} is stored as another", client.id);
             assert_eq!((client.strikes, client.rounds), (stored.strikes, stored.rounds));
+            assert_eq!(client.rejected, stored.rejected, "the verdict on {} is shown otherwise than stored", client.id);
+            let is_liar = self.clients.iter().any(|c| c.name == client.name && c.was_liar);
+            assert!(is_liar || client.state != ClientState::Quarantine, "{} is honest and in quarantine", client.name);
         }
         let ended = database.rounds.values().filter_map(|row| row.ended.as_ref());
         assert!(ended.eq(shown.rounds.iter()));
@@ -92,7 +111,12 @@ impl Schedule {
                 row.is_some_and(|row| row.ended.as_ref().is_none_or(|ended| ended.outcome == RoundOutcome::Void));
             let is_dropped = database.dropped.contains(&(client.clone(), *round, *sha256));
             assert!(!(counted && is_void), "the update of {client} for round {round} counts in a void one");
-            assert!(counted || is_void || is_dropped, "the update of {client} for round {round} is lost");
+            let is_rejected =
+                row.is_some_and(|row| row.closed.as_ref().is_some_and(|c| c.rejected.contains_key(client)));
+            assert!(
+                counted || is_void || is_dropped || is_rejected,
+                "the update of {client} for round {round} is lost"
+            );
         }
         let mut version = 0;
         for row in database.rounds.values() {
@@ -101,6 +125,7 @@ impl Schedule {
                 version += 1;
                 assert_eq!(made, version);
             }
+            self.tally.rejected += row.ended.as_ref().map_or(0, |ended| u64::from(ended.rejected));
             match row.ended.as_ref().map(|ended| ended.outcome) {
                 Some(RoundOutcome::Complete) => {
                     self.tally.complete += 1;

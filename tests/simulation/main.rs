@@ -49,6 +49,10 @@ pub struct Tally {
     pub torn: u64,
     /// Updates that were refused by the ingest gate.
     pub faults: u64,
+    /// Updates that were left out when their round closed.
+    pub rejected: u64,
+    /// Rounds in which an attacker was left out for certain.
+    pub defended: u64,
     /// Clients that were put in quarantine.
     pub quarantined: u64,
     /// Updates that came too late.
@@ -70,6 +74,8 @@ impl std::ops::AddAssign for Tally {
         self.crashes += other.crashes;
         self.torn += other.torn;
         self.faults += other.faults;
+        self.rejected += other.rejected;
+        self.defended += other.defended;
         self.quarantined += other.quarantined;
         self.late += other.late;
         self.stale += other.stale;
@@ -122,14 +128,30 @@ fn in_every_schedule_what_is_acknowledged_counts_once_and_rounds_go_on() {
             crashes,
             torn,
             faults,
+            rejected,
+            defended,
             quarantined,
             late,
             stale,
             survived,
             silent,
         } = tally;
-        let all =
-            [complete, void, acknowledged, again, crashes, torn, faults, quarantined, late, stale, survived, silent];
+        let all = [
+            complete,
+            void,
+            acknowledged,
+            again,
+            crashes,
+            torn,
+            faults,
+            rejected,
+            defended,
+            quarantined,
+            late,
+            stale,
+            survived,
+            silent,
+        ];
         assert!(all.iter().all(|n| *n > done / 100), "something hardly ever happens: {tally:?}");
     }
 }

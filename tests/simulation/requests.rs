@@ -69,6 +69,9 @@ impl Schedule {
     fn receive(&mut self, id: ClientId, sent: Sent) -> Result<Option<Answer>, Died> {
         let (samples, norm) = (sent.samples(), sent.norm());
         let (round, sha256) = (sent.round, Sha256Digest(sent.sha256));
+        if sent.lie == Lie::Outlier {
+            self.outliers.insert(sent.sha256);
+        }
         if sent.lie == Lie::Forged {
             return self.reject(id, round, sha256);
         }

@@ -61,6 +61,8 @@ pub struct Schedule {
     pub(super) acknowledged: BTreeMap<(ClientId, u64), [u8; 32]>,
     /// Who has taken a task and sent no heartbeat since, with the deadline that it was given.
     pub(super) silent: BTreeMap<ClientId, u64>,
+    /// Updates that have 1,000 times an honest norm.
+    pub(super) outliers: BTreeSet<[u8; 32]>,
     /// Rounds that the operator closed below their quorum.
     pub(super) ordered: BTreeSet<u64>,
     /// Rounds that were open at a crash.
@@ -118,6 +120,7 @@ impl Schedule {
             is_traced: std::env::var_os("SIM_TRACE").is_some(),
             acknowledged: BTreeMap::new(),
             silent: BTreeMap::new(),
+            outliers: BTreeSet::new(),
             ordered: BTreeSet::new(),
             crashed: BTreeSet::new(),
             tally: Tally::default(),

@@ -99,6 +99,9 @@ pub enum Task {
     Wait {
         /// Where the client stands.
         state: ClientState,
+        /// Why its last update is not in the model, until another one of it is received.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rejected: Option<Rejection>,
     },
     /// The operator has banned this client: it need not ask again.
     Stop {
@@ -129,6 +132,19 @@ pub struct TrainTask {
     pub heartbeat_interval_s: u32,
     /// Now, by the coordinator's clock, in Unix milliseconds.
     pub server_ms: u64,
+    /// Why the client's last update is not in the model, until another one of it is received.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejected: Option<Rejection>,
+}
+
+/// An update that was received and, when its round closed, found out of proportion to the others. It is no strike.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "ssr", derive(utoipa::ToSchema))]
+pub struct Rejection {
+    /// The round that the client was asked in.
+    pub round: u64,
+    /// The update's norm, the median that it was held against, the setting, and what to do: a sentence for people.
+    pub reason: String,
 }
 
 /// How far local training has come.
@@ -281,7 +297,10 @@ pub struct ClientView {
     pub seen_ms: u64,
     /// What it reported, with `error`; else why its last update was refused, until one is counted.
     pub error: Option<String>,
-    /// Updates that the ingest gate has refused since the operator last admitted it.
+    /// Why its last update was left out of the model when its round closed, until another one is received.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejected: Option<Rejection>,
+    /// Updates rejected for what cannot be an honest mistake, since the operator last admitted the client.
     pub strikes: u32,
     /// Updates that came when their round was closed.
     pub late_updates: u64,
@@ -303,6 +322,7 @@ impl ClientView {
             joined_ms: now_ms,
             seen_ms: now_ms,
             error: None,
+            rejected: None,
             strikes: 0,
             late_updates: 0,
         }

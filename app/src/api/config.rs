@@ -151,10 +151,10 @@ pub struct RunConfig {
     /// Of the encoding `topk`: the share of a tensor's values that an update changes, 0.000001 to 1; of each at
     /// least 1,024.
     pub topk_fraction: f64,
-    /// The largest L2 norm of (update - base version) that is taken; none: any finite one.
+    /// The largest L2 norm of (update - base version) that is accepted. `None` means any finite one.
     pub max_update_norm: Option<f64>,
-    /// The same, as a multiple of the median of the last complete round that had 3 updates, or of this round once half of what
-    /// it wants is in, at least 3, whichever is larger; none: no such bound.
+    /// The largest norm relative to the median of the round's updates, at least 1. It is applied when the round closes; larger
+    /// updates are left out, without a strike. `None` means no such bound.
     pub max_norm_ratio: Option<f64>,
     /// The most images that a client may say it has.
     pub max_samples: u64,

@@ -97,11 +97,14 @@ pub struct RoundSummary {
     pub config_version: u64,
     /// Clients asked.
     pub cohort: u32,
-    /// Updates counted.
+    /// Updates combined; of a void round, updates received.
     pub updates: u32,
-    /// Images behind them.
+    /// Updates received and left out, for they were out of proportion to the others (`max_norm_ratio`).
+    #[serde(default)]
+    pub rejected: u32,
+    /// Images behind the combined updates.
     pub samples: u64,
-    /// Bytes of their bodies.
+    /// Bytes of all bodies received.
     pub received_bytes: u64,
     /// Of asynchronous runs: how many versions behind they were, on average.
     pub mean_staleness: Option<f64>,

@@ -108,7 +108,9 @@ fn trouble(client: &ClientView) -> String {
     match &client.error {
         Some(reason) if is_struck(client) => format!("{}: {reason}", format::plural(client.strikes.into(), "strike")),
         Some(reason) => reason.clone(),
-        None => String::new(),
+        None => client.rejected.as_ref().map_or(String::new(), |rejection| {
+            format!("update of round {} left out: {}", rejection.round, rejection.reason)
+        }),
     }
 }
 

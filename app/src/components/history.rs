@@ -86,6 +86,7 @@ fn Row(line: Line, best: Memo<Option<u64>>) -> impl IntoView {
         (outcome, _) => outcome.to_string(),
     };
     let config = is_config_new.then(|| format!("config v{}", round.config_version));
+    let rejected = (round.rejected > 0).then(|| format!("{} left out", round.rejected));
     let behind = round.mean_staleness.filter(|behind| *behind > 0.0).map(|behind| format!("{behind:.1} behind"));
     let small =
         |words: String, title: &'static str| view! { <span class="small muted aside" title=title>{words}</span> };
@@ -105,6 +106,7 @@ fn Row(line: Line, best: Memo<Option<u64>>) -> impl IntoView {
             <td class="num" data-label="Test loss">{or_dash(round.test_loss.map(format::loss))}</td>
             <td class="num" data-label="Updates">
                 {format!("{} of {}", round.updates, round.cohort)}
+                {rejected.map(|words| small(words, "Out of proportion to the other updates (max_norm_ratio)"))}
                 {behind.map(|words| small(words, "Versions behind, on average"))}
             </td>
             <td class="num" data-label="Received">{format::bytes(round.received_bytes)}</td>

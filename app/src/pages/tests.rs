@@ -25,6 +25,7 @@ fn round(number: u64, test_accuracy: f64) -> RoundSummary {
         config_version: 1,
         cohort: 1,
         updates: 1,
+        rejected: 0,
         samples: 20_000,
         received_bytes: 1_000,
         mean_staleness: None,

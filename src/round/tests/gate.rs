@@ -1,6 +1,7 @@
 //! The ingest gate: what of a sound update is implausible.
 
 use super::*;
+use app::api::{Rejection, TrainConfig, TrainTask};
 
 fn bounds(max_update_norm: Option<f64>, max_norm_ratio: Option<f64>) -> RunConfig {
     RunConfig { max_update_norm, max_norm_ratio, ..RunConfig::default() }
@@ -12,6 +13,38 @@ fn with_norm(name: &str, round: u64, norm: f64) -> Command {
 
 fn fault(world: &World, norm: f64) -> Option<String> {
     world.machine.fault(&id("z"), 100, norm)
+}
+
+/// The names of the clients whose update the machine combines.
+fn combined(world: &World) -> Vec<String> {
+    world.machine.parts().into_iter().map(|part| part.client.to_string()).collect()
+}
+
+/// The open round, closed by the operator after updates of these norms from these clients: whose update is combined.
+fn round(world: &mut World, number: u64, norms: &[(&str, f64)]) -> Vec<String> {
+    for (name, norm) in norms {
+        world.ok(with_norm(name, number, *norm));
+    }
+    if world.machine.closed().is_none() {
+        world.ok(Command::AggregateNow);
+    }
+    combined(world)
+}
+
+/// Ends the closed round, and opens the next one.
+fn next_round(world: &mut World) {
+    if combined(world).is_empty() {
+        world.ok(Command::AggregationFailed { reason: "all updates are out of proportion".to_owned() });
+    } else {
+        world.ok(committed(world.machine.version() + 1));
+    }
+    if world.machine.open_round().is_none() {
+        world.ok(Command::StartRound);
+    }
+}
+
+fn rejection(world: &World, name: &str) -> Option<Rejection> {
+    world.machine.client(&id(name)).unwrap().rejected.clone()
 }
 
 const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "z"];
@@ -37,7 +70,10 @@ fn what_is_within_all_bounds_has_no_fault() {
 fn a_norm_above_the_absolute_bound_is_a_fault() {
     let world = counting(bounds(Some(3.0), None), &[]);
     assert_eq!(fault(&world, 3.0), None);
-    assert_eq!(fault(&world, 3.5).unwrap(), "its distance from the base version is 3.5000, max_update_norm is 3");
+    assert_eq!(
+        fault(&world, 3.5).unwrap(),
+        "its norm (the distance from the base version) is 3.500, max_update_norm is 3"
+    );
 }
 
 #[test]
@@ -49,88 +85,175 @@ fn what_is_no_finite_number_is_a_fault_whatever_the_bounds() {
 }
 
 #[test]
-fn from_three_updates_on_the_median_of_the_round_is_the_measure() {
+fn when_a_round_closes_its_own_lower_median_is_the_measure() {
     let config = bounds(None, Some(2.0));
-    let world = counting(config.clone(), &[5.0, 1.0]);
-    assert_eq!(fault(&world, 1e9), None, "two updates are no measure");
-
-    let world = counting(config.clone(), &[5.0, 1.0, 3.0]);
-    assert_eq!(fault(&world, 6.0), None);
+    let mut world = World::in_round(config.clone(), &NAMES);
+    assert_eq!(round(&mut world, 1, &[("a", 3.0), ("b", 6.0), ("c", 6.1), ("d", 1.0)]), ["a", "b", "d"]);
+    let rejection = rejection(&world, "c").unwrap();
+    assert_eq!(rejection.round, 1);
     assert_eq!(
-        fault(&world, 6.1).unwrap(),
-        "its distance from the base version is 6.1000, more than 2 (max_norm_ratio) times the median, which is 3.0000"
+        rejection.reason,
+        "its norm (the distance from the base version) is 6.100, more than 2 times the median of this round's 4 updates, \
+         which is 3.000; if it is honest, the operator can raise max_norm_ratio (2)"
     );
-
-    let world = counting(config, &[5.0, 1.0, 3.0, 1.0, 1.0]);
-    assert_eq!((fault(&world, 2.0), fault(&world, 2.1).is_some()), (None, true));
 }
 
 #[test]
-fn before_that_it_is_the_median_of_the_last_complete_round() {
-    let mut world = counting(bounds(None, Some(2.0)), &[5.0, 1.0, 3.0]);
-    world.ok(Command::AggregateNow);
+fn what_the_majority_of_a_round_agrees_on_is_not_rejected_for_an_older_number() {
+    // Given three clients whose updates were small,
+    let mut world = World::in_round(bounds(None, Some(20.0)), &["a", "b", "c"]);
+    round(&mut world, 1, &[("a", 0.001), ("b", 0.001), ("c", 0.001)]);
+    next_round(&mut world);
+    // when all of them change by 1,000 times as much,
+    let combined = round(&mut world, 2, &[("a", 1.0), ("b", 1.0), ("c", 1.0)]);
+    // then all are combined.
+    assert_eq!(combined, ["a", "b", "c"]);
+}
+
+#[test]
+fn one_of_three_with_a_thousand_times_the_norm_is_left_out_in_the_first_round_and_after_a_change() {
+    let mut world = World::in_round(bounds(None, Some(20.0)), &["a", "b", "c"]);
+    assert_eq!(round(&mut world, 1, &[("a", 1.0), ("b", 1.1), ("c", 1_000.0)]), ["a", "b"]);
+    next_round(&mut world);
+    let faster = TrainConfig { learning_rate: 5.0, ..TrainConfig::default() };
+    world.ok(configure(RunConfig { train: faster, ..bounds(None, Some(20.0)) }, 2));
+    assert_eq!(round(&mut world, 2, &[("a", 500.0), ("b", 501.0), ("c", 500_000.0)]), ["a", "b"]);
+    let client = world.machine.client(&id("c")).unwrap();
+    assert_eq!((client.strikes, client.state), (0, ClientState::Finish));
+}
+
+#[test]
+fn of_two_updates_the_smaller_is_the_measure() {
+    let mut world = World::in_round(bounds(None, Some(2.0)), &NAMES);
+    assert_eq!(round(&mut world, 1, &[("a", 5.0), ("b", 1.0)]), ["b"]);
+}
+
+#[test]
+fn of_two_updates_recent_norms_of_others_may_show_that_the_larger_is_the_usual_one() {
+    // Given three clients with norms around 5,
+    let mut world = World::in_round(bounds(None, Some(2.0)), &NAMES);
+    round(&mut world, 1, &[("a", 5.0), ("b", 5.0), ("c", 5.0)]);
+    next_round(&mut world);
+    // when of two other clients one sends next to nothing,
+    let combined = round(&mut world, 2, &[("d", 1e-6), ("e", 6.0)]);
+    // then the other's update is not rejected for that.
+    assert_eq!(combined, ["d", "e"]);
+}
+
+#[test]
+fn one_update_alone_is_held_against_the_recent_norms_of_other_clients() {
+    let mut world = World::in_round(bounds(None, Some(2.0)), &NAMES);
+    assert_eq!(round(&mut world, 1, &[("a", 1e9)]), ["a"], "there is nothing to compare with");
+    next_round(&mut world);
+    round(&mut world, 2, &[("b", 1.0), ("c", 1.0), ("d", 1.0)]);
+    next_round(&mut world);
+    assert_eq!(round(&mut world, 3, &[("z", 2.1)]), [""; 0]);
+    assert_eq!(
+        rejection(&world, "z").unwrap().reason,
+        "its norm (the distance from the base version) is 2.100, more than 2 times the median of this round's and recent \
+         updates (5), which is 1.000; if it is honest, the operator can raise max_norm_ratio (2)"
+    );
+    next_round(&mut world);
+    assert_eq!(round(&mut world, 4, &[("z", 2.0)]), ["z"]);
+}
+
+#[test]
+fn a_changed_configuration_forgets_the_recent_norms() {
+    let mut world = World::in_round(bounds(None, Some(2.0)), &NAMES);
+    round(&mut world, 1, &[("a", 1.0), ("b", 1.0), ("c", 1.0)]);
+    next_round(&mut world);
+    world.ok(configure(RunConfig { deadline_s: 601, ..bounds(None, Some(2.0)) }, 2));
+    assert_eq!(round(&mut world, 2, &[("z", 100.0)]), ["z"]);
+}
+
+#[test]
+fn a_round_whose_updates_are_all_rejected_is_void_and_strikes_nobody() {
+    let mut world = World::in_round(bounds(None, Some(2.0)), &NAMES);
+    round(&mut world, 1, &[("a", 1.0), ("b", 1.0), ("c", 1.0)]);
+    next_round(&mut world);
+    round(&mut world, 2, &[("z", 100.0)]);
+    next_round(&mut world);
+    let ended = world.ended();
+    let last = ended.last().unwrap();
+    assert_eq!((last.outcome, last.updates, last.rejected), (RoundOutcome::Void, 1, 1));
+    assert_eq!(world.machine.client(&id("z")).unwrap().strikes, 0);
+}
+
+#[test]
+fn a_norm_of_zero_says_nothing() {
+    let mut world = World::in_round(bounds(None, Some(2.0)), &NAMES);
+    assert_eq!(round(&mut world, 1, &[("a", 0.0), ("b", 0.0), ("c", 1.0)]), ["a", "b", "c"]);
+}
+
+#[test]
+fn without_a_ratio_nothing_is_out_of_proportion() {
+    let mut world = World::in_round(bounds(None, None), &NAMES);
+    assert_eq!(round(&mut world, 1, &[("a", 1.0), ("b", 1.0), ("c", 1e9)]), ["a", "b", "c"]);
+}
+
+#[test]
+fn a_rejected_update_counts_for_the_quorum_and_not_for_the_figures_of_the_round() {
+    let config = RunConfig { min_clients: 3, ..bounds(None, Some(2.0)) };
+    let mut world = World::in_round(config, &["a", "b", "c"]);
+    for (name, norm) in [("a", 1.0), ("b", 1.0), ("c", 9.0)] {
+        world.ok(with_norm(name, 1, norm));
+    }
+    assert_eq!(combined(&world), ["a", "b"]);
     world.ok(committed(1));
-    assert!(fault(&world, 6.1).is_some(), "between rounds too");
-    world.ok(Command::StartRound);
-    assert!(fault(&world, 6.1).is_some());
-    for name in ["a", "b", "c"] {
-        assert!(fault(&world, 6.1).is_some());
-        world.ok(with_norm(name, 2, 6.0));
-    }
-    assert_eq!(fault(&world, 12.0), None);
-    world.ok(Command::AggregateNow);
-    world.ok(Command::AggregationFailed { reason: "disk full".to_owned() });
-    assert!(fault(&world, 6.1).is_some(), "a void round is no measure");
+    let ended = world.ended();
+    let summary = ended.last().unwrap();
+    assert_eq!((summary.updates, summary.rejected, summary.samples, summary.cohort), (2, 1, 200, 3));
 }
 
 #[test]
-fn the_first_few_who_send_next_to_nothing_do_not_have_all_others_refused() {
-    // Given a round of 8 in which 3 are in with next to nothing,
-    let mut world = counting(bounds(None, Some(2.0)), &[1e-6, 1e-6, 1e-6]);
-    world.ok(Command::AggregateNow);
-    world.ok(Command::AggregationFailed { reason: "it does not matter".to_owned() });
-    for name in ["d", "e", "f", "g"] {
-        world.ok(join(name));
-    }
-    world.ok(Command::StartRound);
-    for name in ["a", "b", "c"] {
-        world.ok(with_norm(name, 2, 1e-6));
-    }
-    // then they rule nobody,
-    assert_eq!(fault(&world, 1.0), None);
-    // and half of the round does,
-    world.ok(with_norm("d", 2, 1.0));
-    world.ok(with_norm("e", 2, 1.0));
-    world.ok(with_norm("f", 2, 1.0));
-    assert_eq!((fault(&world, 2.0), fault(&world, 2.1).is_some()), (None, true));
+fn a_client_learns_the_verdict_with_its_next_task_until_another_update_of_it_is_in() {
+    let mut world = World::in_round(bounds(None, Some(2.0)), &["a", "b", "c"]);
+    round(&mut world, 1, &[("a", 1.0), ("b", 1.0), ("c", 9.0)]);
+    let verdict = |world: &World| match world.machine.task(world.now, &id("c")).unwrap() {
+        Task::Train(TrainTask { rejected, .. }) | Task::Wait { rejected, .. } => rejected,
+        Task::Stop { .. } => None,
+    };
+    assert_eq!(verdict(&world).unwrap().round, 1, "while the round is being combined");
+    next_round(&mut world);
+    assert_eq!(verdict(&world).unwrap().round, 1, "in the next round");
+    world.ok(with_norm("c", 2, 1.0));
+    assert_eq!(verdict(&world), None);
+    assert_eq!(world.machine.task(world.now, &id("a")).unwrap(), world.machine.task(world.now, &id("b")).unwrap());
 }
 
 #[test]
-fn a_median_below_that_of_the_last_complete_round_makes_the_bound_no_tighter() {
-    let mut world = counting(bounds(None, Some(2.0)), &[5.0, 1.0, 3.0]);
-    world.ok(Command::AggregateNow);
-    world.ok(committed(1));
-    world.ok(Command::StartRound);
-    for name in ["a", "b", "c"] {
-        world.ok(with_norm(name, 2, 1e-6));
-    }
-    assert_eq!((fault(&world, 6.0), fault(&world, 6.1).is_some()), (None, true));
+fn an_asynchronous_round_waits_until_it_can_be_judged() {
+    let config = RunConfig { mode: Mode::Async, buffer_size: 1, min_clients: 1, ..bounds(None, Some(20.0)) };
+    let mut world = World::in_round(config, &["a", "b", "c"]);
+    world.ok(with_norm("c", 1, 1_000.0));
+    world.ok(with_norm("a", 1, 1.0));
+    assert_eq!(world.machine.closed(), None, "two updates are no measure");
+    world.ok(with_norm("b", 1, 1.0));
+    assert_eq!(combined(&world), ["a", "b"]);
+    next_round(&mut world);
+    // From then on one update closes a round, and is held against those that came before.
+    world.ok(Command::Ask { client: id("c") });
+    world.ok(with_norm("c", 2, 1_000.0));
+    assert!(world.machine.closed().is_some() && combined(&world).is_empty());
 }
 
 #[test]
-fn a_median_of_zero_says_nothing() {
-    let world = counting(bounds(None, Some(2.0)), &[0.0, 0.0, 0.0]);
-    assert_eq!(fault(&world, 1e9), None);
+fn an_asynchronous_run_of_one_client_waits_for_nobody() {
+    let config = RunConfig { mode: Mode::Async, buffer_size: 1, ..bounds(None, Some(20.0)) };
+    let mut world = World::in_round(config, &["a"]);
+    world.ok(with_norm("a", 1, 1.0));
+    assert_eq!(combined(&world), ["a"]);
 }
 
 #[test]
 fn an_update_that_is_out_again_is_no_part_of_the_measure() {
-    let mut world = counting(bounds(None, Some(2.0)), &[1.0, 100.0, 100.0]);
-    assert_eq!(fault(&world, 200.0), None);
+    let mut world = World::in_round(bounds(None, Some(2.0)), &NAMES);
+    for (name, norm) in [("a", 100.0), ("b", 1.0), ("c", 1.0), ("d", 100.0)] {
+        world.ok(with_norm(name, 1, norm));
+    }
     world.ok(kick("b", false));
-    assert_eq!(fault(&world, 1e9), None, "two updates are no measure");
-    world.ok(with_norm("d", 1, 1.0));
-    assert_eq!((fault(&world, 2.0), fault(&world, 2.1).is_some()), (None, true));
+    world.ok(kick("c", false));
+    assert_eq!(round(&mut world, 1, &[]), ["a", "d"]);
 }
 
 #[test]
@@ -161,21 +284,27 @@ fn whoever_says_that_it_has_more_images_than_allowed_may_not_register() {
 
 #[test]
 fn the_bounds_are_the_newest_ones() {
-    let mut world = counting(bounds(None, None), &[1.0, 1.0, 1.0]);
+    let mut world = counting(bounds(None, None), &[1.0, 1.0, 1.0, 10.0]);
     assert_eq!(fault(&world, 10.0), None);
-    world.ok(configure(bounds(None, Some(2.0)), 2));
+    world.ok(configure(bounds(Some(5.0), None), 2));
     assert!(fault(&world, 10.0).is_some());
-    world.ok(configure(bounds(Some(5.0), None), 3));
-    assert!(fault(&world, 10.0).is_some());
+    world.ok(configure(bounds(None, Some(2.0)), 3));
+    assert_eq!(round(&mut world, 1, &[]), ["a", "b", "c"]);
 }
 
 #[test]
-fn the_measure_outlives_a_restart() {
-    let mut world = counting(bounds(None, Some(2.0)), &[5.0, 1.0, 3.0]);
-    world.restart(1_000);
-    assert!(fault(&world, 6.1).is_some(), "of the open round");
-    world.ok(Command::AggregateNow);
+fn verdict_and_measure_outlive_a_restart() {
+    let mut world = World::in_round(bounds(None, Some(2.0)), &NAMES);
+    round(&mut world, 1, &[("a", 1.0), ("b", 1.0), ("c", 9.0)]);
+    let before = rejection(&world, "c");
+    world.restart_and_tick(1_000);
+    assert_eq!(combined(&world), ["a", "b"], "of the closed round");
+    assert_eq!(rejection(&world, "c"), before);
     world.ok(committed(1));
     world.restart(1_000);
-    assert!(fault(&world, 6.1).is_some(), "of the last round");
+    for name in NAMES {
+        world.ok(Command::Seen { client: id(name) });
+    }
+    world.ok(Command::StartRound);
+    assert_eq!(round(&mut world, 2, &[("z", 2.1)]), [""; 0], "of the last round");
 }

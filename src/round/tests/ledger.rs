@@ -1,7 +1,7 @@
 //! What a coordinator has stored, and so what a restart finds: brought up to date by commands and effects, in the order
 //! and no earlier than the effects ask for it.
 
-use super::super::{Assignment, RestoredClient, RestoredRound};
+use super::super::{Assignment, RecentNorms, RestoredClient, RestoredRound};
 use super::*;
 use app::api::Autorun;
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ pub(super) struct Ledger {
     pub round: Option<RestoredRound>,
     /// Who went on working when the last round was over.
     pub carried: BTreeMap<ClientId, Assignment>,
-    typical_norm: Option<f64>,
+    recent_norms: RecentNorms,
     pub autorun: Option<Autorun>,
     seed: u64,
 }
@@ -29,7 +29,7 @@ impl Ledger {
             clients: from.roster.iter().map(|client| (client.view.id.clone(), client.clone())).collect(),
             round: from.round.clone(),
             carried: from.carried.clone(),
-            typical_norm: from.typical_norm,
+            recent_norms: from.recent_norms.clone(),
             autorun: from.autorun,
             seed: from.seed,
         }
@@ -48,6 +48,7 @@ impl Ledger {
             }
             Command::Configure { config, config_version } => {
                 self.configs.insert(*config_version, (**config).clone());
+                self.recent_norms = RecentNorms::default();
             }
             _ => {}
         }
@@ -109,18 +110,22 @@ impl Ledger {
                     self.carried.extend(left.map(|id| (id.clone(), *round.earlier.get(id).unwrap_or(&this))));
                 }
                 self.autorun = machine.autorun();
+                let newest = *self.configs.last_key_value().unwrap().0;
+                for (id, update) in round.counted.iter().filter(|_| round.open.config_version == newest) {
+                    self.recent_norms.push(id, update.norm);
+                }
                 if summary.outcome == RoundOutcome::Complete {
                     self.version = summary.version.unwrap();
-                    let mut norms: Vec<_> = round.counted.values().map(|c| c.norm).collect();
-                    norms.sort_by(f64::total_cmp);
-                    if norms.len() >= 3 {
-                        self.typical_norm = Some(norms[norms.len() / 2]);
-                    }
                 }
             }
             Effect::Course => self.autorun = machine.autorun(),
             Effect::Aggregate { .. } => {
                 self.round.as_mut().unwrap().closed = machine.closed().cloned();
+                for (id, client) in &mut self.clients {
+                    if let Some(view) = machine.client(id) {
+                        client.view.rejected.clone_from(&view.rejected); // stored with the updates
+                    }
+                }
             }
             Effect::ShowClient(_) => {}
         }
@@ -143,7 +148,7 @@ impl Ledger {
             round: self.round.clone(),
             carried: if self.round.is_none() { self.carried.clone() } else { BTreeMap::new() },
             now_ms,
-            typical_norm: self.typical_norm,
+            recent_norms: self.recent_norms.clone(),
             autorun: self.autorun,
             seed: self.seed,
         }

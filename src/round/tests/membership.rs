@@ -18,7 +18,10 @@ fn with_admission_by_approval_a_client_waits_for_the_operator() {
     assert_eq!(world.state("alice"), ClientState::Pending);
     let not_admitted = Reject::NotAdmitted(id("alice"));
     assert_eq!(world.machine.may_update(&id("alice"), 1), Err(not_admitted));
-    assert_eq!(world.machine.task(world.now, &id("alice")), Ok(Task::Wait { state: ClientState::Pending }));
+    assert_eq!(
+        world.machine.task(world.now, &id("alice")),
+        Ok(Task::Wait { state: ClientState::Pending, rejected: None })
+    );
 
     let effects = world.ok(admit("alice"));
     assert_eq!(world.state("alice"), ClientState::Join);

@@ -79,9 +79,9 @@ fn strike(name: &str) -> Command {
     rejected(name, 0, "block 0 has an odd number of codes", Some(&digest))
 }
 
-/// Rounds of `buffer_size` updates, of whoever is there.
+/// Rounds of `buffer_size` updates, of whoever is there; the gate does not ask for more.
 fn asynchronous(buffer_size: u32) -> RunConfig {
-    RunConfig { mode: Mode::Async, buffer_size, ..RunConfig::default() }
+    RunConfig { mode: Mode::Async, buffer_size, max_norm_ratio: None, ..RunConfig::default() }
 }
 
 fn configure(config: RunConfig, config_version: u64) -> Command {

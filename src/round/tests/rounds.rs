@@ -23,7 +23,10 @@ fn a_round_by_hand_runs_from_the_model_to_the_next_version() {
 
     assert_eq!(world.ok(update("alice", 1)), [step("alice", CohortStep::Counted), show("alice"), Effect::Course]);
     assert_eq!(world.state("alice"), ClientState::Finish);
-    assert_eq!(world.machine.task(world.now, &id("alice")), Ok(Task::Wait { state: ClientState::Finish }));
+    assert_eq!(
+        world.machine.task(world.now, &id("alice")),
+        Ok(Task::Wait { state: ClientState::Finish, rejected: None })
+    );
     let closing = world.ok(update("bob", 1));
     assert_eq!(
         closing,
@@ -57,6 +60,7 @@ fn a_round_is_on_record_with_all_its_figures() {
         config_version: 1,
         cohort: 3,
         updates: 3,
+        rejected: 0,
         samples: 1_400,
         received_bytes: 30,
         mean_staleness: None,
@@ -172,7 +176,7 @@ fn whoever_joins_in_mid_round_takes_part_from_the_next_one_on() {
     let mut world = World::in_round(quorum(1), &["alice"]);
     world.ok(join("bob"));
     assert_eq!(world.cohort(), ["alice"]);
-    assert_eq!(world.machine.task(world.now, &id("bob")), Ok(Task::Wait { state: ClientState::Join }));
+    assert_eq!(world.machine.task(world.now, &id("bob")), Ok(Task::Wait { state: ClientState::Join, rejected: None }));
     world.ok(update("alice", 1));
     world.ok(committed(1));
     world.ok(Command::StartRound);

@@ -168,6 +168,7 @@ fn random_config(rng: &mut ChaCha8Rng) -> RunConfig {
         buffer_size: rng.random_range(1..=5),
         max_staleness: rng.random_range(0..=3),
         max_strikes: rng.random_range(1..=3),
+        max_norm_ratio: None, // has tests of its own, and a judge in the simulator
         ..RunConfig::default()
     }
 }

@@ -71,8 +71,9 @@ async fn shown_is_what_is_stored(database: &mut SqliteConnection, run: &RunSnaps
 
     for round in run.rounds.iter().filter(|round| round.outcome == RoundOutcome::Complete) {
         let sums = sqlx::query(
-            "SELECT count(*) AS asked, count(sha256) AS updates, coalesce(sum(samples), 0) AS samples, \
-             coalesce(sum(bytes), 0) AS bytes FROM contributions WHERE run = ? AND round = ?",
+            "SELECT count(*) AS asked, count(sha256) - count(rejected) AS updates, count(rejected) AS rejected, \
+             coalesce(sum(samples) FILTER (WHERE rejected IS NULL), 0) AS samples, coalesce(sum(bytes), 0) AS bytes \
+             FROM contributions WHERE run = ? AND round = ?",
         )
         .bind(run.run.as_str())
         .bind(round.number as i64)
@@ -82,6 +83,7 @@ async fn shown_is_what_is_stored(database: &mut SqliteConnection, run: &RunSnaps
         let sum = |column| sums.get::<i64, _>(column) as u64;
         assert_eq!(sum("asked"), u64::from(round.cohort), "cohort of round {}", round.number);
         assert_eq!(sum("updates"), u64::from(round.updates), "updates of round {}", round.number);
+        assert_eq!(sum("rejected"), u64::from(round.rejected), "updates left out of round {}", round.number);
         assert_eq!(sum("samples"), round.samples, "samples of round {}", round.number);
         assert_eq!(sum("bytes"), round.received_bytes, "bytes of round {}", round.number);
     }
