@@ -74,7 +74,7 @@ async fn a_container_that_is_not_sound_is_refused() {
         (sound[..10].to_vec(), "ends after"),
         (Vec::new(), "ends after"),
         ([&sound[..], b"!"].concat(), "should end after"),
-        (handmade(&[tensor(N, &[1]), tensor(("w", 7, 0), &[2, 3])]), "unknown dtype 7"),
+        (handmade(&[tensor(N, &[1]), tensor(("w", 7, 0), &[2, 3])]), "has dtype 7; known are F32"),
         (handmade(&[tensor(N, &[1]), tensor(W, &[2, 3]), tensor(W, &[2, 3])]), "'w' appears twice"),
     ];
     for (body, words) in cases {
@@ -123,7 +123,7 @@ async fn safetensors_that_are_not_sound_are_refused() {
         ([&sound[..], b"!"].concat(), "should end after"),
         ([&[0xff; 8], &sound[8..]].concat(), "the header has"),
         ([&sound[..8], b"[", &sound[9..]].concat(), "cannot be read"),
-        (handmade_safetensors(json!({"n": n, "w": w("Q4", 8)})), "unknown dtype Q4"),
+        (handmade_safetensors(json!({"n": n, "w": w("Q4", 8)})), "has dtype Q4; known are F32"),
         (handmade_safetensors(json!({"n": n, "w": w("F32", 4)})), "begins at byte 4"),
         (handmade_safetensors(json!({"n": n, "w": w("F32", 12)})), "begins at byte 12"),
         (twice, "begins at byte 8"), // a second tensor of the same name covers bytes that are covered
