@@ -1,6 +1,6 @@
 # `make demo` and `make test` are all that a newcomer needs: each does the set-up first, which is quick when nothing is
 # missing. After it plain `cargo leptos serve`, `cargo leptos watch` and `cargo test` work too.
-.PHONY: help setup build serve demo test lint absences test-python test-rust test-browser soak bench fuzz fuzz-corpus wasm-size
+.PHONY: help setup build install serve demo test lint absences test-python test-rust test-installed test-browser soak bench fuzz fuzz-corpus wasm-size
 .DEFAULT_GOAL := help
 
 WASM_LIMIT_BYTES := 400000
@@ -22,13 +22,24 @@ build: setup ## release build of coordinator, agent and page
 	cargo leptos build --release
 	@$(MAKE) --no-print-directory wasm-size
 
+PREFIX ?= /usr/local
+INSTALLED = $(DESTDIR)$(PREFIX)
+install: ## copy program, libtorch and page into DESTDIR/PREFIX (after `make build`): for any user, and the folder may be moved
+	@[ -x target/release/fedlearn ] || { echo "install: target/release/fedlearn is missing; run \`make build\` first" >&2; exit 1; }
+	install -d "$(INSTALLED)/bin" "$(INSTALLED)/lib/fedlearn" "$(INSTALLED)/share/fedlearn"
+	install -m 755 target/release/fedlearn "$(INSTALLED)/bin"
+	install -m 644 .tools/libtorch/lib/*.so* "$(INSTALLED)/lib/fedlearn"
+	rm -rf "$(INSTALLED)/share/fedlearn/site"
+	cp -R target/site "$(INSTALLED)/share/fedlearn/site"
+	chmod -R u=rwX,go=rX "$(INSTALLED)/share/fedlearn"
+
 serve: build ## the coordinator alone, on http://127.0.0.1:3000
 	target/release/fedlearn serve
 
 demo: build ## coordinator and three agents on Fashion-MNIST, ten rounds; Ctrl-C ends it
 	@exec target/release/fedlearn demo
 
-test: setup lint absences test-python test-rust test-browser ## everything that must pass
+test: setup lint absences test-python test-rust test-browser test-installed ## everything that must pass
 
 lint:
 	cargo fmt --all --check
@@ -45,6 +56,9 @@ test-python: # the client in another language, and the bodies that both ends mus
 test-rust:
 	cargo test --workspace
 	cargo test --release --no-default-features --test simulation -- --nocapture
+
+test-installed: build
+	tests/installed.sh
 
 test-browser: build
 	cd end2end && node --test --test-concurrency=1

@@ -8,9 +8,9 @@ mod layers;
 #[allow(clippy::unwrap_used)]
 mod tests;
 
-use crate::config::{
-    BenchSettings, CommonSettings, DemoSettings, JoinSettings, LogFormat, ServeSettings, TokenSettings,
-};
+#[cfg(feature = "server")]
+use crate::config::{BenchSettings, DemoSettings, ServeSettings, TokenSettings};
+use crate::config::{CommonSettings, JoinSettings, LogFormat};
 use clap::{Parser, Subcommand};
 use std::ffi::OsString;
 use std::io::IsTerminal;
@@ -50,17 +50,21 @@ pub struct Cli {
 pub enum Command {
     /// Run the coordinator: API, dashboard, aggregation (the default)
     #[command(after_help = "Example: fedlearn serve --listen 0.0.0.0:3000 --min-clients 3 --local-epochs 2")]
+    #[cfg(feature = "server")]
     Serve(Box<ServeSettings>),
     /// Take part in a run as a client
     #[command(after_help = "Example: fedlearn join http://10.0.0.5:3000 --dataset cifar10 --data /data/cifar10")]
     Join(Box<JoinSettings>),
     /// Run a coordinator and clients on this machine, to look at
     #[command(after_help = "Example: fedlearn demo --clients 5 --rounds 20")]
+    #[cfg(feature = "server")]
     Demo(DemoSettings),
     /// Measure on this machine what the README claims
     #[command(after_help = "Example: fedlearn bench exchange --clients 2,8,32 --architecture resnet18")]
+    #[cfg(feature = "server")]
     Bench(BenchSettings),
     /// Make a new admin token in place of a lost one; it is shown once
+    #[cfg(feature = "server")]
     Token(TokenSettings),
 }
 
@@ -68,18 +72,24 @@ impl Command {
     /// File and logs.
     pub fn common(&self) -> &CommonSettings {
         match self {
-            Self::Serve(settings) => &settings.common,
             Self::Join(settings) => &settings.common,
+            #[cfg(feature = "server")]
+            Self::Serve(settings) => &settings.common,
+            #[cfg(feature = "server")]
             Self::Demo(settings) => &settings.common,
+            #[cfg(feature = "server")]
             Self::Bench(settings) => &settings.common,
+            #[cfg(feature = "server")]
             Self::Token(settings) => &settings.common,
         }
     }
 
     fn problems(&self) -> Vec<String> {
         match self {
-            Self::Serve(settings) => settings.problems(),
             Self::Join(settings) => settings.problems(),
+            #[cfg(feature = "server")]
+            Self::Serve(settings) => settings.problems(),
+            #[cfg(feature = "server")]
             Self::Demo(_) | Self::Bench(_) | Self::Token(_) => Vec::new(),
         }
     }

@@ -29,7 +29,7 @@ pub mod aggregate;
 mod causes;
 #[cfg(feature = "cli")]
 pub mod cli;
-#[cfg(all(feature = "server", feature = "agent"))]
+#[cfg(feature = "agent")]
 pub mod commands;
 pub mod conductor;
 #[cfg(feature = "cli")]

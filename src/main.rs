@@ -5,6 +5,7 @@ use fedlearn::{cli, commands};
 use std::process::ExitCode;
 use std::time::Duration;
 
+#[cfg(unix)]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

@@ -5,11 +5,11 @@
 
 use super::transport::Identity;
 use app::api::RunId;
+use same_file::Handle;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// The largest such file: far more than one has.
@@ -82,18 +82,12 @@ impl IdentityFile {
     /// It cannot be read, is in use, or is something else.
     pub fn open(path: &Path, coordinator_url: &str, run: &RunId) -> Result<Self, IdentityError> {
         let at = at(path);
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)
-            .map_err(&at)?;
+        let mut file =
+            private(OpenOptions::new().read(true).write(true).create(true).truncate(false)).open(path).map_err(&at)?;
         lock(&file, path)?;
         // Moved away or removed between the two steps above: then the lock is that of an agent which has just ended.
-        let (here, held) = (std::fs::metadata(path).map_err(&at)?, file.metadata().map_err(&at)?);
-        if (here.dev(), here.ino()) != (held.dev(), held.ino()) {
+        let held = file.try_clone().and_then(Handle::from_file).map_err(&at)?;
+        if Handle::from_path(path).map_err(&at)? != held {
             return Err(IdentityError::InUse(path.to_owned()));
         }
         let mut text = String::new();
@@ -131,7 +125,7 @@ impl IdentityFile {
         let beside = self.path.with_added_extension("new");
         let write = || {
             let _ = std::fs::remove_file(&beside); // of one who was killed just here
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+            let mut file = private(OpenOptions::new().write(true).create_new(true)).open(&beside)?;
             file.lock()?; // before it is in its place, so that there is no moment without a lock
             file.write_all(&text)?;
             file.sync_all()?;
@@ -155,6 +149,13 @@ impl Drop for IdentityFile {
             let _ = std::fs::remove_file(&self.path); // an empty one harms nobody
         }
     }
+}
+
+/// For this user alone. On Windows the folder decides, as it does for keys and other secrets in a user's profile.
+fn private(options: &mut OpenOptions) -> &mut OpenOptions {
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
+    options
 }
 
 fn lock(file: &File, path: &Path) -> Result<(), IdentityError> {
@@ -200,7 +201,8 @@ mod tests {
         file.keep(&identity("second")).unwrap();
         drop(file);
         assert_eq!(open(&path).unwrap().kept().unwrap().token, "second");
-        assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o600);
+        #[cfg(unix)]
+        assert_eq!(std::os::unix::fs::MetadataExt::mode(&path.metadata().unwrap()) & 0o777, 0o600);
         assert_eq!(folder.path().read_dir().unwrap().count(), 1, "nothing lies beside it");
     }
 

@@ -158,13 +158,15 @@ fn connections(settings: &ServeSettings) -> usize {
     wanted.min(room)
 }
 
-/// Where cargo-leptos has put the page's files: as it says itself, in this checkout, or beside the program.
+/// The folder with the page's files: `LEPTOS_SITE_ROOT` (set by cargo-leptos), else the first that exists of those beside the
+/// program (`target`, or as `make install` lays them out) and of the one in this checkout.
 fn site_root() -> PathBuf {
-    if let Some(told) = std::env::var_os("LEPTOS_SITE_ROOT") {
-        return told.into();
+    if let Some(folder) = std::env::var_os("LEPTOS_SITE_ROOT") {
+        return folder.into();
     }
     let program = std::env::current_exe().unwrap_or_default();
-    let beside = program.ancestors().skip(1).take(2).map(|folder| folder.join("site"));
-    let here = Path::new("target/site").to_owned();
-    beside.chain([here.clone()]).find(|path| path.join("pkg").is_dir()).unwrap_or(here)
+    let folder = program.parent().unwrap_or(Path::new(""));
+    let beside = ["site", "../site", "../share/fedlearn/site"].map(|path| folder.join(path));
+    let here = PathBuf::from("target/site");
+    beside.into_iter().chain([here.clone()]).find(|path| path.join("pkg").is_dir()).unwrap_or(here)
 }

@@ -172,7 +172,7 @@ async fn who_tells_the_program_to_stop_twice_does_not_wait_for_anybody() {
     let (mut served, _guest, _upload) = with_a_stalling_upload(folder.path()).await;
     served.program.terminate();
     let is_told = async {
-        while !served.program.logged().contains("once more to stop at once") {
+        while !served.program.logged().contains("send the signal again to stop at once") {
             tokio::task::yield_now().await;
         }
     };
