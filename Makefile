@@ -1,6 +1,6 @@
 # `make demo` and `make test` are all that a newcomer needs: each does the set-up first, which is quick when nothing is
 # missing. After it plain `cargo leptos serve`, `cargo leptos watch` and `cargo test` work too.
-.PHONY: help setup build install serve demo test lint absences test-python test-rust test-installed test-browser soak bench fuzz fuzz-corpus wasm-size
+.PHONY: help setup build install check-windows serve demo test lint absences test-python test-rust test-installed test-browser soak bench fuzz fuzz-corpus wasm-size
 .DEFAULT_GOAL := help
 
 WASM_LIMIT_BYTES := 400000
@@ -32,6 +32,10 @@ install: ## copy program, libtorch and page into DESTDIR/PREFIX (after `make bui
 	rm -rf "$(INSTALLED)/share/fedlearn/site"
 	cp -R target/site "$(INSTALLED)/share/fedlearn/site"
 	chmod -R u=rwX,go=rX "$(INSTALLED)/share/fedlearn"
+
+check-windows: ## type-check the agent for Windows: all of it but the calls into libtorch, whose C++ needs Microsoft's compiler
+	@.ci/setup windows
+	cargo check --target x86_64-pc-windows-gnu --no-default-features --features agent,tch/doc-only
 
 serve: build ## the coordinator alone, on http://127.0.0.1:3000
 	target/release/fedlearn serve
