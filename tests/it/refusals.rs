@@ -87,7 +87,7 @@ async fn proxied(refusal: &'static str) -> (String, JoinHandle<Vec<(String, Stri
                         3 => json!({"task": "stop", "reason": "as the test says"}),
                         _ => {
                             json!({"task": "train", "round": 1, "version": 0, "encoding": "bf16", "topk_fraction": 0.01,
-                                    "train": train, "deadline_ms": 1, "server_ms": 0})
+                                    "train": train, "deadline_ms": 1, "heartbeat_interval_s": 20, "server_ms": 0})
                         }
                     })
                 }
