@@ -138,6 +138,9 @@ pub struct FirstRun {
     /// Of mode async: versions that an update may be behind, 10 at most
     #[arg(long, value_name = "VERSIONS", default_value = "5")]
     pub max_staleness: u32,
+    /// Largest share of a round's weight that one client has, in rounds of three or more updates; 1: by samples alone
+    #[arg(long, value_name = "SHARE", default_value = "0.5")]
+    pub max_weight_share: f64,
     /// How parameters travel
     #[arg(long, default_value = "bf16", value_parser = words(Encoding::ALL))]
     pub encoding: Encoding,
@@ -211,6 +214,7 @@ impl FirstRun {
             mode: self.mode,
             buffer_size: self.buffer_size,
             max_staleness: self.max_staleness,
+            max_weight_share: self.max_weight_share,
             encoding: self.encoding,
             topk_fraction: self.topk_fraction,
             train,

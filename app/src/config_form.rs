@@ -166,6 +166,9 @@ pub static GROUPS: &[Group] = &[
                 .unit("versions")
                 .hint("An update may be so far behind.")
                 .when("mode", "async"),
+            Field::new("max_weight_share", "Largest weight", Kind::Number, |c| number(c.max_weight_share))
+                .unit("of a round")
+                .hint("Of one client among three or more. 1: by samples alone."),
         ],
     },
     Group {

@@ -1,5 +1,5 @@
 //! Federated averaging: the new model is the current one and the mean of what the updates change, by each one's share of the
-//! weight (McMahan et al. 2017, arXiv:1602.05629; FedBuff, see [`super::shares`]).
+//! weight (McMahan et al. 2017, arXiv:1602.05629).
 //!
 //! Changes, sums and means of floats are f64, those of integers exact. A value that no update changes keeps its bits.
 

@@ -4,7 +4,5 @@
 //! an update is acceptable: what comes here was decoded, matches the schema and is finite.
 
 mod mean;
-mod staleness;
 
 pub use mean::{AggregateError, WeightedMean};
-pub use staleness::shares;

@@ -7,7 +7,7 @@ use super::evaluator::Evaluator;
 use super::models::{ModelError, blocking, to_blob};
 use super::trouble::said;
 use super::world::Real;
-use crate::aggregate::{AggregateError, WeightedMean, shares};
+use crate::aggregate::{AggregateError, WeightedMean};
 use crate::conductor::{Aggregation, Made};
 use crate::digest::Sha256Digest;
 use crate::model::{Device, Evaluation};
@@ -84,16 +84,15 @@ pub(super) async fn run(world: &Real, work: &Aggregation) -> Result<Made<Box<New
     for part in &work.parts {
         match stored.remove(&part.client) {
             Some(StoredContribution { client, asked_version, update: Some(update), .. }) => {
-                updates.push((client, asked_version, update));
+                updates.push((client, asked_version, update, part.share));
             }
             _ => return Err(AggregationError::Missing(part.client.clone())),
         }
     }
-    let shares = shares(work.base_version, updates.iter().map(|(_, version, update)| (update.samples, *version)));
     let models = &world.published.models;
     let current = models.parameters(work.base_version).await?;
     let mut parts = Vec::new();
-    for ((client, version, update), share) in updates.into_iter().zip(shares) {
+    for (client, version, update, share) in updates {
         let base = (version, models.parameters(version).await?);
         parts.push(Part { client, update, share, base });
     }

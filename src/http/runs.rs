@@ -11,8 +11,8 @@ use crate::coordinator::{Origin, View};
 use crate::store::{BlobError, Expanded, Spool};
 use crate::wire::{self, BodyFormat, Parameters, Plan, ReadError};
 use app::api::{
-    ClientView, CreateRun, CreateRunQuery, Encoding, ErrorBody, ErrorCode, RoundSummary, RunConfig, RunId, RunLine,
-    RunSnapshot,
+    ClientId, ClientView, CreateRun, CreateRunQuery, Encoding, ErrorBody, ErrorCode, RoundSummary, RunConfig, RunId,
+    RunLine, RunSnapshot,
 };
 use axum::Json;
 use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Request, State};
@@ -90,7 +90,8 @@ pub(super) fn json(value: &impl Serialize) -> Vec<u8> {
 }
 
 /// Change the configuration by JSON merge patch; applied at the next round boundary, but at once where that is safe: admission,
-/// `deadline_s`, `below_quorum`, and the bounds of the ingest gate (`max_*`).
+/// `deadline_s`, `below_quorum`, and the bounds of the ingest gate (`max_update_norm`, `max_norm_ratio`, `max_samples`,
+/// `max_strikes`).
 #[utoipa::path(
     patch, path = "/runs/{run}", tag = "admin",
     params(("run" = RunId, Path), ("If-Match" = String, Header, description = "the ETag of the run")),
@@ -175,14 +176,19 @@ pub async fn export(Run(run): Run) -> impl IntoResponse {
 fn csv(rounds: &[RoundSummary]) -> String {
     let mut csv = String::from(
         "round,outcome,base_version,version,config_version,cohort,updates,rejected,samples,received_bytes,mean_staleness,train_loss,\
-         test_loss,test_accuracy,opened_ms,ended_ms,reason\n",
+         test_loss,test_accuracy,opened_ms,ended_ms,lowered_weights,reason\n",
     );
+    // Their ids, which are of letters and digits.
+    let lowered = |r: &RoundSummary| {
+        let clients = r.lowered_weights.iter().flat_map(|lowered| &lowered.clients);
+        clients.map(ClientId::as_str).collect::<Vec<_>>().join(" ")
+    };
     let number = |n: Option<f64>| n.map(|n| n.to_string()).unwrap_or_default();
     for r in rounds {
         // Writing to a String cannot fail.
         let _ = writeln!(
             csv,
-            "{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},\"{}\"",
+            "{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},\"{}\"",
             r.number,
             r.outcome,
             r.base_version,
@@ -199,6 +205,7 @@ fn csv(rounds: &[RoundSummary]) -> String {
             number(r.test_accuracy),
             r.opened_ms,
             r.ended_ms,
+            lowered(r),
             r.reason.replace('"', "\"\""),
         );
     }

@@ -6,8 +6,9 @@ use super::current::{CurrentRound, Outcome, Verdict, deadline_ms};
 use super::machine::{Course, Pause, VOID_PAUSE_MS};
 use super::restored::RestoredRound;
 use super::roster::{OFFLINE_AFTER_MS, is_eligible, is_out};
+use super::waiting::counted;
 use super::{Effect, RoundMachine, UnixMs};
-use app::api::{Autorun, ClientId, ClientState, ClientView, CohortStep, Mode, OpenRound, Rejection};
+use app::api::{Autorun, ClientId, ClientState, ClientView, CohortStep, LoweredWeights, Mode, OpenRound, Rejection};
 use std::collections::BTreeMap;
 
 impl RoundMachine {
@@ -247,8 +248,24 @@ impl RoundMachine {
                 self.send_home(id);
             }
         }
-        self.effects.push_back(Effect::RoundEnded(Box::new(round.summary(now, result))));
+        let mut summary = round.summary(now, result);
+        if let Some(lowered) = &summary.lowered_weights {
+            summary.reason += &self.lowered(lowered);
+        }
+        self.effects.push_back(Effect::RoundEnded(Box::new(summary)));
         self.is_course_stale = true;
+    }
+
+    /// Where `max_weight_share` acted: for people.
+    fn lowered(&self, LoweredWeights { clients, claimed, share }: &LoweredWeights) -> String {
+        let name = |id: &ClientId| self.roster.get(id).map_or_else(|| id.to_string(), |client| client.name.clone());
+        let heaviest = clients.first().map(name).unwrap_or_default();
+        let weights = match clients.len() {
+            1 => format!("the weight of {heaviest} was"),
+            count => format!("the weights of {heaviest} and {} were", counted(count - 1, "other client")),
+        };
+        let (claimed, share) = (claimed * 100.0, share * 100.0);
+        format!("; {weights} lowered from {claimed:.1}% to {share:.1}% of the round (max_weight_share)")
     }
 
     /// The one way to change a client: keeps the round in step, and has the client shown.

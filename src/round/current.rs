@@ -3,9 +3,11 @@
 use super::command::{Assignment, Closed, Counted};
 use super::roster::is_eligible;
 use super::waiting::counted;
+use super::weights::Weights;
 use super::{UnixMs, time};
 use app::api::{
-    BelowQuorum, ClientId, ClientState, CohortStep, Mode, OpenRound, RoundOutcome, RoundSummary, RunConfig,
+    BelowQuorum, ClientId, ClientState, CohortStep, LoweredWeights, Mode, OpenRound, RoundOutcome, RoundSummary,
+    RunConfig,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -246,6 +248,26 @@ impl CurrentRound {
         self.counted.iter().filter(move |(id, _)| rejected.is_none_or(|rejected| !rejected.contains_key(*id)))
     }
 
+    /// What the updates that are combined weigh, in the order of [`Self::accepted`].
+    pub fn weights(&self) -> Weights {
+        let updates: Vec<_> = self.accepted().map(|(_, c)| (c.samples, c.staleness)).collect();
+        Weights::of(&updates, self.config.max_weight_share)
+    }
+
+    /// Where `max_weight_share` acts on what is combined.
+    fn lowered_weights(&self) -> Option<LoweredWeights> {
+        let all = self.weights();
+        let lowered = all.lowered();
+        let heaviest = *lowered.first()?;
+        let share = |weights: &[f64]| weights[heaviest] / weights.iter().sum::<f64>();
+        let clients: Vec<_> = self.accepted().map(|(id, _)| id).collect();
+        Some(LoweredWeights {
+            clients: lowered.iter().map(|i| clients[*i].clone()).collect(),
+            claimed: share(&all.claimed),
+            share: share(&all.weights),
+        })
+    }
+
     fn is_in_grace(&self, now: UnixMs) -> bool {
         self.grace_until_ms.is_some_and(|until| now < until)
     }
@@ -340,8 +362,10 @@ impl CurrentRound {
         // NaN and infinity have no place in JSON or in SQLite; a diverged model has no loss that could be shown.
         let finite = |value: Option<f64>| value.filter(|v| v.is_finite());
         let accepted: Vec<_> = self.accepted().map(|(_, update)| update).collect();
-        let weight: f64 = accepted.iter().filter(|c| c.loss.is_some()).map(|c| c.samples as f64).sum();
-        let loss: f64 = accepted.iter().filter_map(|c| Some(c.loss? * c.samples as f64)).sum();
+        let weights = self.weights().weights;
+        let each = || accepted.iter().zip(&weights);
+        let weight: f64 = each().filter(|(c, _)| c.loss.is_some()).map(|(_, weight)| weight).sum();
+        let loss: f64 = each().filter_map(|(c, weight)| Some(c.loss? * weight)).sum();
         let staleness: u64 = accepted.iter().map(|c| c.staleness).sum();
         let combined = if outcome == RoundOutcome::Complete { accepted.len() } else { self.updates() };
         RoundSummary {
@@ -358,6 +382,7 @@ impl CurrentRound {
             samples: accepted.iter().fold(0, |sum, c| sum.saturating_add(c.samples)),
             received_bytes: self.counted.values().fold(0, |sum, c| sum.saturating_add(c.bytes)),
             mean_staleness: finite(self.is_async().then_some(staleness as f64 / accepted.len() as f64)),
+            lowered_weights: self.lowered_weights().filter(|_| outcome == RoundOutcome::Complete),
             train_loss: finite(Some(loss / weight)),
             test_loss: finite(result.as_ref().and_then(|r| r.test_loss)),
             test_accuracy: finite(result.as_ref().and_then(|r| r.test_accuracy)),

@@ -18,6 +18,7 @@ mod tests;
 pub(crate) mod time;
 mod view;
 mod waiting;
+mod weights;
 
 pub use command::{Assignment, Closed, Command, Counted, Effect, Reject, Standing, UnixMs};
 pub use gate::{RECENT_NORMS, RecentNorms};

@@ -1,6 +1,6 @@
 //! What can be asked of the machine.
 
-use super::{Assignment, Closed, HEARTBEAT_INTERVAL_S, Reject, RoundMachine, UnixMs};
+use super::{Assignment, Closed, Counted, HEARTBEAT_INTERVAL_S, Reject, RoundMachine, UnixMs};
 use app::api::{Autorun, ClientId, ClientState, ClientView, OpenRound, Phase, RunConfig, Task, TrainTask};
 
 /// A counted update, as it enters the aggregate.
@@ -8,10 +8,10 @@ use app::api::{Autorun, ClientId, ClientState, ClientView, OpenRound, Phase, Run
 pub struct Part {
     /// Whose it is.
     pub client: ClientId,
-    /// Images behind it.
-    pub samples: u64,
     /// How many versions the one that it was trained from is behind the round's.
     pub staleness: u64,
+    /// What its change is multiplied by.
+    pub share: f64,
 }
 
 impl RoundMachine {
@@ -55,8 +55,10 @@ impl RoundMachine {
 
     /// What is combined of the round in work, by client: the updates that are in and not rejected.
     pub fn parts(&self) -> Vec<Part> {
-        let counted = self.round.iter().flat_map(|round| round.accepted());
-        counted.map(|(id, c)| Part { client: id.clone(), samples: c.samples, staleness: c.staleness }).collect()
+        let Some(round) = &self.round else { return Vec::new() };
+        let part =
+            |((id, c), share): ((&ClientId, &Counted), f64)| Part { client: id.clone(), staleness: c.staleness, share };
+        round.accepted().zip(round.weights().shares).map(part).collect()
     }
 
     /// What the run does now.

@@ -50,6 +50,7 @@ struct RoundRow {
     samples: i64,
     received_bytes: i64,
     mean_staleness: Option<f64>,
+    lowered_weights: Option<String>,
     train_loss: Option<f64>,
     test_loss: Option<f64>,
     test_accuracy: Option<f64>,
@@ -205,9 +206,12 @@ impl Store {
                 .execute(&mut *tx)
                 .await?;
         }
+        let lowered = round.lowered_weights.as_ref().map(serde_json::to_string).transpose();
+        let lowered_weights = lowered.map_err(|e| corrupt("lowered weights")(e.to_string()))?;
         sqlx::query(
             "UPDATE rounds SET status = ?, reason = ?, version = ?, cohort = ?, updates = ?, rejected = ?, samples = ?, \
-             received_bytes = ?, mean_staleness = ?, train_loss = ?, test_loss = ?, test_accuracy = ?, ended_ms = ? WHERE run = ? AND number = ?",
+             received_bytes = ?, mean_staleness = ?, lowered_weights = ?, train_loss = ?, test_loss = ?, \
+             test_accuracy = ?, ended_ms = ? WHERE run = ? AND number = ?",
         )
         .bind(round.outcome.as_str())
         .bind(&round.reason)
@@ -218,6 +222,7 @@ impl Store {
         .bind(int(round.samples))
         .bind(int(round.received_bytes))
         .bind(round.mean_staleness)
+        .bind(lowered_weights)
         .bind(round.train_loss)
         .bind(round.test_loss)
         .bind(round.test_accuracy)
@@ -268,7 +273,7 @@ impl Store {
     pub(super) async fn history(&self, run: &RunId) -> Result<Vec<RoundSummary>, StoreError> {
         let rows: Vec<RoundRow> = sqlx::query_as(
             "SELECT number, status, reason, base_version, version, config_version, cohort, updates, rejected, samples, \
-             received_bytes, mean_staleness, train_loss, test_loss, test_accuracy, opened_ms, ended_ms \
+             received_bytes, mean_staleness, lowered_weights, train_loss, test_loss, test_accuracy, opened_ms, ended_ms \
              FROM rounds WHERE run = ? AND status <> 'open' ORDER BY number",
         )
         .bind(run.as_str())
@@ -279,6 +284,7 @@ impl Store {
 }
 
 fn round_summary(row: RoundRow) -> Result<RoundSummary, StoreError> {
+    let lowered = row.lowered_weights.as_deref().map(serde_json::from_str).transpose();
     let small = |value: i64| u32::try_from(value).unwrap_or(u32::MAX);
     Ok(RoundSummary {
         number: uint(row.number),
@@ -293,6 +299,7 @@ fn round_summary(row: RoundRow) -> Result<RoundSummary, StoreError> {
         samples: uint(row.samples),
         received_bytes: uint(row.received_bytes),
         mean_staleness: row.mean_staleness,
+        lowered_weights: lowered.map_err(|e| corrupt("lowered weights")(e.to_string()))?,
         train_loss: row.train_loss,
         test_loss: row.test_loss,
         test_accuracy: row.test_accuracy,

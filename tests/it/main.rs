@@ -23,3 +23,4 @@ mod silence;
 mod trouble;
 mod unreachable;
 mod upload_limit;
+mod weights;

@@ -96,6 +96,7 @@ pub fn random_config(rng: &mut ChaCha8Rng) -> RunConfig {
         mode: if rng.random() { Mode::Sync } else { Mode::Async },
         buffer_size: rng.random_range(1..=4),
         max_staleness: rng.random_range(0..=RunConfig::MOST_STALE),
+        max_weight_share: rng.random_range(0.01..=1.0),
         max_norm_ratio: rng.random_bool(0.5).then_some(20.0),
         max_strikes: rng.random_range(1..=3),
         ..RunConfig::default()

@@ -23,6 +23,12 @@ impl Schedule {
                 assert!(!is_out, "an update of {}, which is {state}", part.client);
             }
             assert!(part.staleness <= u64::from(config.max_staleness));
+            let most = config.max_weight_share.max(1.0 / work.parts.len() as f64);
+            assert!(
+                work.parts.len() < 3 || part.share <= most + 1e-9,
+                "a share of {} where {most} is the most",
+                part.share
+            );
             self.tally.stale += u64::from(part.staleness > 0);
         }
         // In a round of at least three updates trained alike, an attacker in the minority is left out, and nobody else.

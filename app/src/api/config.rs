@@ -156,6 +156,9 @@ pub struct RunConfig {
     /// The largest norm relative to the median of the round's updates, at least 1. It is applied when the round closes; larger
     /// updates are left out, without a strike. `None` means no such bound.
     pub max_norm_ratio: Option<f64>,
+    /// The largest share of a round's weight that one client has, 0.01 to 1: in rounds of three or more updates heavier weights
+    /// are lowered to it. 1 switches this off: each update weighs what its samples say.
+    pub max_weight_share: f64,
     /// The most images that a client may say it has.
     pub max_samples: u64,
     /// Updates of a client that may be refused until it is in quarantine.
@@ -180,6 +183,7 @@ impl Default for RunConfig {
             topk_fraction: 0.01,
             max_update_norm: Some(1e6),
             max_norm_ratio: Some(20.0),
+            max_weight_share: 0.5,
             max_samples: 10_000_000,
             max_strikes: 3,
             train: TrainConfig::default(),
@@ -218,6 +222,7 @@ impl RunConfig {
         if let Some(ratio) = self.max_norm_ratio {
             check("max_norm_ratio", ratio, 1.0, f64::MAX);
         }
+        check("max_weight_share", self.max_weight_share, 0.01, 1.0);
         check("max_samples", self.max_samples as f64, 1.0, 1e12);
         check("max_strikes", self.max_strikes.into(), 1.0, 1e6);
         let train = &self.train;

@@ -108,7 +108,9 @@ pub struct RoundSummary {
     pub received_bytes: u64,
     /// Of asynchronous runs: how many versions behind they were, on average.
     pub mean_staleness: Option<f64>,
-    /// Their mean training loss, weighted by samples.
+    /// Where `max_weight_share` lowered weights; none: nowhere.
+    pub lowered_weights: Option<LoweredWeights>,
+    /// Their mean training loss, weighted as they are.
     pub train_loss: Option<f64>,
     /// Loss of the new version on the test split.
     pub test_loss: Option<f64>,
@@ -118,6 +120,18 @@ pub struct RoundSummary {
     pub opened_ms: u64,
     /// When it ended, evaluation included.
     pub ended_ms: u64,
+}
+
+/// Where the setting `max_weight_share` acted in a round.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "ssr", derive(utoipa::ToSchema))]
+pub struct LoweredWeights {
+    /// The clients whose weight was lowered, the heaviest claim first. All have the same weight now.
+    pub clients: Vec<ClientId>,
+    /// The share of the round's weight that the first one would have had by its samples: 0 to 1.
+    pub claimed: f64,
+    /// The share that it has.
+    pub share: f64,
 }
 
 /// Rounds that follow by themselves.

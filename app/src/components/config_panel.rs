@@ -44,7 +44,7 @@ fn Edit(form: Form) -> impl IntoView {
     .into_any()
 }
 
-fn lines(config: &RunConfig) -> [(&'static str, String); 10] {
+fn lines(config: &RunConfig) -> [(&'static str, String); 11] {
     let train = &config.train;
     let mut cohort = match config.cohort {
         CohortSize::Fraction(share) if share >= 1.0 => "all clients".to_owned(),
@@ -66,12 +66,17 @@ fn lines(config: &RunConfig) -> [(&'static str, String); 10] {
         BelowQuorum::Void => "else void",
         BelowQuorum::Extend => "else extended",
     };
+    let weight = match config.max_weight_share {
+        share if share < 1.0 => format!("at most {} of a round each", format::percent(share)),
+        _ => "by samples alone".to_owned(),
+    };
     [
         ("Admission", config.admission.to_string()),
         ("Cohort", cohort),
         ("Mode", mode),
         ("Quorum", format!("{}, {below}", format::plural(config.min_clients.into(), "client"))),
         ("Deadline", format::duration(u64::from(config.deadline_s) * 1000)),
+        ("Weight", weight),
         ("Quarantine", format!("after {}", format::plural(config.max_strikes.into(), "strike"))),
         (
             "Local work",

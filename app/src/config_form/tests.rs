@@ -55,6 +55,7 @@ fn every_field_is_one_of_the_configuration_and_holds_what_it_shows() {
         ("over_selection", "0.5"),
         ("deadline_s", "30"),
         ("below_quorum", "extend"),
+        ("max_weight_share", "0.4"),
         ("max_update_norm", "1e12"),
         ("max_norm_ratio", "2.5"),
         ("max_strikes", "5"),

@@ -29,6 +29,7 @@ fn round(number: u64, test_accuracy: f64) -> RoundSummary {
         samples: 20_000,
         received_bytes: 1_000,
         mean_staleness: None,
+        lowered_weights: None,
         train_loss: Some(0.5),
         test_loss: Some(0.4),
         test_accuracy: Some(test_accuracy),
@@ -181,6 +182,16 @@ fn the_history_marks_where_the_configuration_changed_and_how_stale_updates_were(
     assert!(html.contains("config v3"), "{html}");
     assert_eq!(html.matches(" behind<").count(), 1, "{html}");
     assert!(html.contains("1.3 behind") || html.contains("1.2 behind"), "{html}");
+}
+
+#[test]
+fn the_history_shows_whose_weight_was_lowered_and_the_configuration_by_what() {
+    let reason =
+        "all updates in (3); the weight of north was lowered from 100.0% to 50.0% of the round (max_weight_share)";
+    let lowered = RoundSummary { reason: reason.to_owned(), ..round(1, 0.5) };
+    let (_, html) = render("/", false, snapshot(Vec::new(), vec![lowered]));
+    assert!(html.contains(reason), "{html}");
+    assert!(html.contains("at most 50.0% of a round each"), "{html}");
 }
 
 #[test]

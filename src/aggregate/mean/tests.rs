@@ -1,7 +1,6 @@
 //! The new model: what changes in it, and what does not.
 #![allow(clippy::unwrap_used)]
 
-use super::super::shares;
 use super::*;
 use crate::wire::{self, BodyFormat, Dtype, Feedback, UpdateRecipe};
 use app::api::Encoding;
@@ -34,9 +33,15 @@ fn fold(mean: &mut WeightedMean, body: &[u8], base: &Parameters, share: f64) -> 
     mean.fold(&Plan::of(BodyFormat::Container, body).unwrap(), body, base, share)
 }
 
+/// Each one's part of the samples.
+fn shares(samples: &[u64]) -> Vec<f64> {
+    let all: u64 = samples.iter().sum();
+    samples.iter().map(|samples| *samples as f64 / all as f64).collect()
+}
+
 /// The new model of these updates, sent as F32, by samples.
 fn combined(mut mean: WeightedMean, base: &Parameters, updates: &[(&Parameters, u64)]) -> Parameters {
-    let shares = shares(1, updates.iter().map(|(_, samples)| (*samples, 1)));
+    let shares = shares(&updates.iter().map(|(_, samples)| *samples).collect::<Vec<_>>());
     for ((update, _), share) in updates.iter().zip(shares) {
         fold(&mut mean, &wire::encode(update, Encoding::F32, None).unwrap(), base, share).unwrap();
     }
@@ -98,7 +103,7 @@ fn frozen_values_keep_their_bits_for_a_hundred_rounds_in_every_encoding() {
             for round in 0..100 {
                 let mut mean = WeightedMean::on(schema.clone(), device).unwrap();
                 let held = received(&model, *encoding);
-                for (client, share) in shares(1, [(100, 1), (57, 1), (33, 1)]).into_iter().enumerate() {
+                for (client, share) in shares(&[100, 57, 33]).into_iter().enumerate() {
                     let body = sent(&held, &held, *encoding, 3 * round + client as u64);
                     fold(&mut mean, &body, &model, share).unwrap();
                 }
@@ -211,7 +216,7 @@ fn integers_are_exact_near_2_to_the_53_and_at_the_limits() {
 fn a_stale_update_moves_the_model_by_its_change_from_its_own_base() {
     let (current, old) = (model(10, [1.0, 1.0]), model(4, [0.0, 3.0]));
     for mut mean in both(&schema()) {
-        let shares = shares(7, [(10, 7), (40, 4)]); // the second one of 3 versions behind: 0.2 and 0.4
+        let shares = [0.2, 0.4]; // of 10 and 40 samples, the second one 3 versions behind
         let fresh = wire::encode(&model(15, [2.0, 1.0]), Encoding::F32, None).unwrap();
         let stale = wire::encode(&model(14, [1.0, 2.0]), Encoding::F32, None).unwrap();
         fold(&mut mean, &fresh, &current, shares[0]).unwrap();

@@ -2,7 +2,7 @@
 
 use super::super::{OFFLINE_AFTER_MS, VOID_PAUSE_MS};
 use super::*;
-use app::api::Phase;
+use app::api::{LoweredWeights, Phase};
 use std::collections::BTreeMap;
 
 #[test]
@@ -54,7 +54,9 @@ fn a_round_is_on_record_with_all_its_figures() {
     let expected = RoundSummary {
         number: 1,
         outcome: RoundOutcome::Complete,
-        reason: "all updates in (3)".to_owned(),
+        reason:
+            "all updates in (3); the weight of carol was lowered from 71.4% to 50.0% of the round (max_weight_share)"
+                .to_owned(),
         base_version: 0,
         version: Some(1),
         config_version: 1,
@@ -64,6 +66,7 @@ fn a_round_is_on_record_with_all_its_figures() {
         samples: 1_400,
         received_bytes: 30,
         mean_staleness: None,
+        lowered_weights: Some(LoweredWeights { clients: vec![id("carol")], claimed: 1_000.0 / 1_400.0, share: 0.5 }),
         train_loss: Some(1.75),
         test_loss: Some(0.5),
         test_accuracy: Some(0.9),
