@@ -1,5 +1,6 @@
 // What an operator does and sees, in a real browser, with real training behind it.
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { after, afterEach, before, test } from "node:test";
 import { World, hydrated, points, row, state, until } from "./harness.mjs";
 
@@ -230,4 +231,60 @@ test("a restart of the coordinator is shown, and everything is there again", asy
   assert.equal(await points(page), before.rounds.filter((round) => round.outcome === "complete").length);
   // The browser rightly tells of the requests that failed while nobody listened.
   page.problems = page.problems.filter((text) => !/ERR_CONNECTION_REFUSED|ERR_INCOMPLETE_CHUNKED|Failed to fetch/.test(text));
+});
+
+test("the latest and the best model are downloaded from the page", async () => {
+  const { version, best } = await world.snapshot();
+  assert.ok(best.version <= version);
+  for (const which of ["latest", "best"]) {
+    const [download] = await Promise.all([page.waitForEvent("download"), page.getByTestId(`download-${which}`).click()]);
+    assert.equal(download.suggestedFilename(), `default-${which}.safetensors`);
+    const file = readFileSync(await download.path());
+    const header = JSON.parse(file.subarray(8, 8 + Number(file.readBigUInt64LE(0))));
+    assert.ok(Object.keys(header).length > 2, "it names the network's tensors");
+  }
+});
+
+test("a run is archived, unarchived, renamed and deleted from the page", async () => {
+  const header = Buffer.from(JSON.stringify({ w: { dtype: "F32", shape: [2], data_offsets: [0, 8] } }));
+  const size = Buffer.alloc(8);
+  size.writeBigUInt64LE(BigInt(header.length));
+  const made = await fetch(`${world.url}/api/v1/runs?run=trial`, {
+    method: "POST",
+    headers: { Authorization: `Bearer ${world.token}`, "Content-Type": "application/vnd.safetensors" },
+    body: Buffer.concat([size, header, Buffer.alloc(8)]),
+  });
+  assert.equal(made.status, 201, await made.text());
+  const names = async (query) => (await (await fetch(`${world.url}/api/v1/runs${query}`)).json()).map((line) => line.run);
+  const open = async () => {
+    await hydrated(page);
+    await page.getByTestId("run-menu").locator("summary").click();
+  };
+  await page.goto(`${world.url}/runs/trial`);
+  await open();
+  await page.getByTestId("archive").click();
+  await page.getByText("This run is archived").waitFor();
+  assert.deepEqual(await names("?archived=true"), ["trial"]);
+  await open();
+  await page.getByTestId("archive").click();
+  await page.getByTestId("autorun-start").waitFor();
+  assert.deepEqual(await names("?archived=true"), []);
+
+  await open();
+  await page.getByTestId("run-name").fill("Not A Name");
+  await page.getByTestId("rename").click();
+  await page.getByText("a run id is 1 to 64 characters").waitFor();
+  await page.getByTestId("run-name").fill("kept");
+  await page.getByTestId("rename").click();
+  await page.waitForURL(`${world.url}/runs/kept`);
+  assert.deepEqual(await names(""), ["default", "kept"]);
+
+  await open();
+  await page.getByTestId("delete").click();
+  await page.keyboard.press("Escape");
+  assert.deepEqual(await names(""), ["default", "kept"], "nothing is deleted without a confirmation");
+  await page.getByTestId("delete").click();
+  await page.getByTestId("confirm-delete").click();
+  await page.waitForURL(`${world.url}/`);
+  assert.deepEqual(await names(""), ["default"]);
 });

@@ -10,7 +10,7 @@ mod tests;
 
 #[cfg(feature = "server")]
 use crate::config::{BenchSettings, DemoSettings, ServeSettings, TokenSettings};
-use crate::config::{CommonSettings, JoinSettings, LogFormat};
+use crate::config::{CommonSettings, JoinSettings, LogFormat, RunsSettings};
 use clap::{Parser, Subcommand};
 use std::ffi::OsString;
 use std::io::IsTerminal;
@@ -63,6 +63,9 @@ pub enum Command {
     #[command(after_help = "Example: fedlearn bench exchange --clients 2,8,32 --architecture resnet18")]
     #[cfg(feature = "server")]
     Bench(BenchSettings),
+    /// List, archive, unarchive, rename and delete the runs of a coordinator that is running
+    #[command(after_help = "Example: FEDLEARN_ADMIN_TOKEN=... fedlearn runs delete old-test")]
+    Runs(RunsSettings),
     /// Make a new admin token in place of a lost one; it is shown once
     #[cfg(feature = "server")]
     Token(TokenSettings),
@@ -79,6 +82,7 @@ impl Command {
             Self::Demo(settings) => &settings.common,
             #[cfg(feature = "server")]
             Self::Bench(settings) => &settings.common,
+            Self::Runs(settings) => &settings.common,
             #[cfg(feature = "server")]
             Self::Token(settings) => &settings.common,
         }
@@ -87,6 +91,7 @@ impl Command {
     fn problems(&self) -> Vec<String> {
         match self {
             Self::Join(settings) => settings.problems(),
+            Self::Runs(_) => Vec::new(),
             #[cfg(feature = "server")]
             Self::Serve(settings) => settings.problems(),
             #[cfg(feature = "server")]

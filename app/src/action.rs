@@ -2,7 +2,7 @@
 //!
 //! Decides method, address and body. Refuses to know how a request is sent: see `rest`.
 
-use crate::api::{Autorun, ClientId, ErrorBody, KickRequest, LoginRequest, RunId};
+use crate::api::{Autorun, ClientId, ErrorBody, KickRequest, LoginRequest, RenameRequest, RunId};
 use crate::board::{Board, Notice};
 use leptos::prelude::*;
 use serde::Serialize;
@@ -53,6 +53,18 @@ pub enum Action {
     RunRound,
     AggregateNow,
     CancelRound,
+    /// `force`: also while clients are at work on a round.
+    Archive {
+        force: bool,
+    },
+    Unarchive,
+    Rename {
+        to: RunId,
+        force: bool,
+    },
+    Delete {
+        force: bool,
+    },
     /// A JSON merge patch over that version of the configuration.
     Configure {
         version: u64,
@@ -65,6 +77,7 @@ impl Action {
     pub fn request(&self, run: &RunId) -> Request {
         let none = None::<&()>;
         let at = |path: &str| format!("api/v1/runs/{run}/{path}");
+        let forced = |path: String, force: bool| if force { path + "?force=true" } else { path };
         match self {
             Self::Admit(id) => Request::new("POST", at(&format!("clients/{id}/admit")), none),
             Self::Kick { id, ban } => {
@@ -75,6 +88,12 @@ impl Action {
             Self::RunRound => Request::new("POST", at("rounds"), none),
             Self::AggregateNow => Request::new("POST", at("rounds/current/aggregate"), none),
             Self::CancelRound => Request::new("DELETE", at("rounds/current"), none),
+            Self::Archive { force } => Request::new("POST", forced(at("archive"), *force), none),
+            Self::Unarchive => Request::new("POST", at("unarchive"), none),
+            Self::Rename { to, force } => {
+                Request::new("POST", forced(at("rename"), *force), Some(&RenameRequest { run: to.clone() }))
+            }
+            Self::Delete { force } => Request::new("DELETE", forced(format!("api/v1/runs/{run}"), *force), none),
             Self::Configure { version, patch } => {
                 let request = Request::new("PATCH", format!("api/v1/runs/{run}"), none);
                 Request { body: Some(patch.clone()), if_match: Some(*version), ..request }
@@ -164,6 +183,19 @@ mod tests {
                 if_match: Some(4),
             }
         );
+    }
+
+    #[test]
+    fn what_ends_the_work_of_a_run_is_forced_only_where_that_is_wanted() {
+        let run = "default".parse().unwrap();
+        let request = |action: Action| {
+            let Request { method, path, body, .. } = action.request(&run);
+            format!("{method} {path} {}", body.unwrap_or_default())
+        };
+        let rename = Action::Rename { to: "other".parse().unwrap(), force: true };
+        assert_eq!(request(rename), r#"POST api/v1/runs/default/rename?force=true {"run":"other"}"#);
+        assert_eq!(request(Action::Delete { force: false }), "DELETE api/v1/runs/default ");
+        assert_eq!(request(Action::Archive { force: true }), "POST api/v1/runs/default/archive?force=true ");
     }
 
     #[test]

@@ -114,8 +114,10 @@ pub struct Board {
     pub now_ms: RwSignal<u64>,
     /// What to add to the browser's clock to get the coordinator's.
     ahead_ms: StoredValue<Option<i64>>,
-    /// Whether the viewer may control the run.
+    /// Whether the viewer is the operator.
     pub admin: bool,
+    /// Whether the run is archived: then it can only be read.
+    pub archived: bool,
 }
 
 impl Board {
@@ -132,8 +134,14 @@ impl Board {
             now_ms: RwSignal::new(page.now_ms),
             ahead_ms: StoredValue::new(None),
             admin: page.admin,
+            archived: snapshot.archived_ms.is_some(),
             snapshot: StoredValue::new(snapshot),
         }
+    }
+
+    /// Whether the viewer may control rounds, clients and configuration.
+    pub fn is_controlled(&self) -> bool {
+        self.admin && !self.archived
     }
 
     /// The run's name.

@@ -78,6 +78,10 @@ async fn take(board: Board, mut messages: mpsc::UnboundedReceiver<Message>) -> b
             Message::Broken => break,
             Message::Snapshot(json) => {
                 let Ok(snapshot) = serde_json::from_str::<RunSnapshot>(&json) else { break };
+                if snapshot.archived_ms.is_some() != board.archived {
+                    let _ = window().location().reload(); // archived or unarchived meanwhile: other controls
+                    break;
+                }
                 board.reset(snapshot);
                 board.link.set(Link::Live);
                 connected = true;

@@ -34,6 +34,19 @@ pub struct ServerContext {
     pub root: String,
 }
 
+/// The run whose page is at the root, if there is one of that name.
+const HOME: &str = "default";
+
+/// Which run a page shows.
+pub enum Wanted {
+    /// None.
+    None,
+    /// That one; `None`: what the address names cannot be the name of a run.
+    Run(Option<RunId>),
+    /// `default`, else the first open one, else the first.
+    Home,
+}
+
 /// What a page is rendered from. The server sends it along, so that the browser starts from the same state.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct PageData {
@@ -45,21 +58,30 @@ pub struct PageData {
 }
 
 impl PageData {
-    /// For the page of `run`. In the browser this reads what the server sent; all links load a page anew, so the
-    /// browser never has to make one up.
-    pub fn load(run: Option<RunId>) -> Self {
+    /// For the page of one of these: the first that there is. In the browser this reads what the server sent; all links load
+    /// a page anew, so the browser never has to make one up.
+    pub fn load(wanted: Wanted) -> Self {
         // As text, and written by the server alone: so the browser gets no code to write JSON with.
-        let json = SharedValue::new_str(move || Self::of_request(run).to_json()).into_inner();
+        let json = SharedValue::new_str(move || Self::of_request(&wanted).to_json()).into_inner();
         serde_json::from_str(&json).unwrap_or_default()
     }
 
-    fn of_request(run: Option<RunId>) -> Self {
+    fn of_request(wanted: &Wanted) -> Self {
         match use_context::<ServerContext>() {
             Some(server) => {
-                let snapshot = run.as_ref().and_then(|run| (server.snapshot)(run));
+                let runs = (server.runs)();
+                let run = match wanted {
+                    Wanted::None => None,
+                    Wanted::Run(run) => run.clone(),
+                    Wanted::Home => {
+                        let first = runs.iter().find(|line| line.run.as_str() == HOME);
+                        let open = || runs.iter().find(|line| line.archived_ms.is_none());
+                        first.or_else(open).or(runs.first()).map(|line| line.run.clone())
+                    }
+                };
                 Self {
-                    snapshot,
-                    runs: (server.runs)(),
+                    snapshot: run.as_ref().and_then(|run| (server.snapshot)(run)),
+                    runs,
                     admin: server.admin,
                     now_ms: server.now_ms,
                     origin: server.origin,
@@ -126,7 +148,7 @@ fn prefix() -> String {
     address.splitn(4, '/').nth(3).map(|path| format!("/{path}")).unwrap_or_default()
 }
 
-/// The dashboard: `/` (the run `default`), `/runs/{run}`, `/login`.
+/// The dashboard: `/` (the run `default`, or the first one), `/runs/{run}`, `/login`.
 #[component]
 pub fn App() -> impl IntoView {
     provide_meta_context();

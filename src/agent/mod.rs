@@ -7,6 +7,7 @@ mod call_error;
 mod identity;
 mod network_error;
 pub mod noise;
+mod operator;
 mod progress;
 mod round;
 mod training;
@@ -15,6 +16,7 @@ mod transport;
 pub use call_error::CallError;
 pub use identity::{IdentityError, IdentityFile};
 pub use network_error::NetworkError;
+pub use operator::Operator;
 pub use transport::Transport;
 
 use crate::model::{Device, Images, ModelError};

@@ -30,6 +30,27 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// Answers that no coordinator gives, or that name a fault of its own, until a call is given up.
 const ODD_ANSWERS: u32 = 5;
 
+/// An HTTP client for that coordinator, which trusts the certificate authorities in that PEM file beside those of this machine.
+///
+/// # Errors
+/// One or the other cannot be read.
+pub(super) fn http_client(coordinator_url: &str, ca_cert: Option<&Path>) -> Result<reqwest::Client, CallError> {
+    // An error means that one is installed already, which serves as well.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let authorities = ca_cert.map(certificates).transpose()?;
+    let http = reqwest::Client::builder()
+        .connect_timeout(CONNECT)
+        .read_timeout(SILENCE)
+        .user_agent(concat!("fedlearn/", env!("CARGO_PKG_VERSION")));
+    let http = match authorities {
+        Some(authorities) => http.tls_certs_merge(authorities),
+        // Plain HTTP works on a machine without certificate authorities, too.
+        None if coordinator_url.starts_with("http://") => http.tls_certs_only([]),
+        None => http,
+    };
+    Ok(http.build()?)
+}
+
 /// A connection to one run, and our identity on it.
 #[derive(Debug, Clone)]
 pub struct Transport {
@@ -67,21 +88,8 @@ impl Transport {
     /// # Errors
     /// One or the other cannot be read.
     pub fn trusting(coordinator_url: &str, run: &RunId, ca_cert: Option<&Path>) -> Result<Self, CallError> {
-        // An error means that one is installed already, which serves as well.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let authorities = ca_cert.map(certificates).transpose()?;
-        let http = reqwest::Client::builder()
-            .connect_timeout(CONNECT)
-            .read_timeout(SILENCE)
-            .user_agent(concat!("fedlearn/", env!("CARGO_PKG_VERSION")));
-        let http = match authorities {
-            Some(authorities) => http.tls_certs_merge(authorities),
-            // Plain HTTP works on a machine without certificate authorities, too.
-            None if coordinator_url.starts_with("http://") => http.tls_certs_only([]),
-            None => http,
-        };
         Ok(Self {
-            http: http.build()?,
+            http: http_client(coordinator_url, ca_cert)?,
             run_url: format!("{}/api/v1/runs/{run}", coordinator_url.trim_end_matches('/')),
             identity: None,
             was_answered: Arc::default(),

@@ -1,11 +1,10 @@
 //! `fedlearn serve`, and `fedlearn token`.
 
-use super::failed;
+use super::{failed, say};
 use crate::cli::Exit;
 use crate::config::{ServeSettings, TokenSettings};
 use crate::http::Server;
 use crate::store::Store;
-use std::io::Write;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -62,10 +61,4 @@ pub(super) fn show_admin_token(server: &Server) {
         )),
         None => say(&format!("Dashboard:   {dashboard}")),
     }
-}
-
-/// Prints what the operator asked for, which is not a log. If nobody reads it any more, that stops nothing.
-pub(super) fn say(text: &str) {
-    let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
 }

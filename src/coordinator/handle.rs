@@ -53,6 +53,9 @@ pub enum RunError {
     /// A later request has taken the upload over.
     #[error("another request goes on with this update")]
     Superseded,
+    /// The run is archived, or was renamed or deleted meanwhile.
+    #[error("{}", .0.reason)]
+    Retired(Retired),
     /// Ours.
     #[error("{0}")]
     Internal(String),
@@ -70,17 +73,50 @@ impl From<Reject> for RunError {
     }
 }
 
+/// Why a run takes no more requests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retired {
+    /// In a sentence.
+    pub reason: String,
+    /// There is an archived run of that name; else there is none.
+    pub is_archived: bool,
+}
+
 pub(super) type Reply<T> = oneshot::Sender<Result<T, RunError>>;
 
 /// What a run's task is sent.
 pub(super) enum Message {
     Command(Command, Reply<()>),
-    Register { client: ClientId, token: Sha256Digest, request: RegisterRequest, reply: Reply<ClientState> },
-    Status { client: ClientId, report: StatusReport, reply: Reply<StatusReply> },
-    Task { client: ClientId, at_work_for: Option<u64>, is_heard: bool, reply: Reply<(Task, bool)> },
-    Prior { client: ClientId, round: u64, reply: Reply<(Option<Sha256Digest>, Option<u64>)> },
+    Register {
+        client: ClientId,
+        token: Sha256Digest,
+        request: RegisterRequest,
+        reply: Reply<ClientState>,
+    },
+    Status {
+        client: ClientId,
+        report: StatusReport,
+        reply: Reply<StatusReply>,
+    },
+    Task {
+        client: ClientId,
+        at_work_for: Option<u64>,
+        is_heard: bool,
+        reply: Reply<(Task, bool)>,
+    },
+    Prior {
+        client: ClientId,
+        round: u64,
+        reply: Reply<(Option<Sha256Digest>, Option<u64>)>,
+    },
     Update(Box<Update<Body>>, Reply<Receipt>),
-    Configure { expected: u64, patch: serde_json::Value, reply: Reply<u64> },
+    Configure {
+        expected: u64,
+        patch: serde_json::Value,
+        reply: Reply<u64>,
+    },
+    /// Ends the run's task for that reason, unless a round is in work.
+    End(Retired, Reply<()>),
     Aggregated(u64, Result<Made<Box<NewModel>>, String>),
 }
 
@@ -96,6 +132,7 @@ impl Message {
             Self::Task { reply, .. } => reply.is_closed(),
             Self::Prior { reply, .. } => reply.is_closed(),
             Self::Configure { reply, .. } => reply.is_closed(),
+            Self::End(_, reply) => reply.is_closed(),
             Self::Update(..) | Self::Aggregated(..) => false,
         }
     }
@@ -163,8 +200,33 @@ impl RunHandle {
         }
     }
 
+    /// Whether the run is archived: it can be read, and has no task.
+    pub fn is_archived(&self) -> bool {
+        self.published().read(|run| run.archived_ms.is_some())
+    }
+
+    /// Ends the run's task and all that works beside it, and waits for that. From then on whoever asks is told why.
+    ///
+    /// # Errors
+    /// A round is in work, and `force` is false; or the run cannot answer, then with `force` it ends all the same.
+    pub(super) async fn retire(&self, force: bool, reason: String) -> Result<(), RunError> {
+        let retired = Retired { reason, is_archived: false };
+        if !force {
+            self.ask(|reply| Message::End(retired.clone(), reply)).await?;
+        }
+        self.published().retire(retired);
+        self.world.halt.cancel();
+        self.published().wake_clients();
+        self.world.tasks.close();
+        self.world.tasks.wait().await;
+        Ok(())
+    }
+
     /// Why the run takes no more messages.
     fn ended(&self) -> RunError {
+        if let Some(retired) = self.published().retired() {
+            return RunError::Retired(retired.clone());
+        }
         self.stuck().unwrap_or_else(|| Refusal::Stopping.into())
     }
 
@@ -219,7 +281,11 @@ impl RunHandle {
         loop {
             changes.mark_unchanged();
             let client = client.clone();
-            let (task, is_news) = self.ask(|reply| Message::Task { client, at_work_for, is_heard, reply }).await?;
+            let asked = self.ask(|reply| Message::Task { client, at_work_for, is_heard, reply }).await;
+            if let Err(RunError::Retired(Retired { reason, .. })) = asked {
+                return Ok(Task::Stop { reason });
+            }
+            let (task, is_news) = asked?;
             is_heard = false; // its connection may be dead by the next time
             if is_news {
                 return Ok(task);
@@ -323,6 +389,9 @@ impl RunHandle {
     /// # Errors
     /// It has changed since, or the result is out of bounds, or the model cannot be sent in the new encoding.
     pub async fn configure(&self, expected: u64, patch: serde_json::Value) -> Result<u64, RunError> {
+        if self.is_archived() {
+            return Err(self.ended());
+        }
         let too_large = |config: &RunConfig| {
             upload_limit::problem(self.published().models.schema(), config, self.world.max_upload_mb)
         };
@@ -335,7 +404,8 @@ impl RunHandle {
             return Err(Refusal::BadConfig(vec![problem]).into());
         }
         if let Some(encoding) = patched.map(|config| config.encoding).filter(|to| *to != current.encoding) {
-            let (_, model) = self.published().models.current();
+            let models = &self.published().models;
+            let model = models.parameters(models.version()).await?;
             let checked = blocking(move || wire::check_model(&model, encoding)).await;
             checked.map_err(|error| Refusal::<StoreError>::BadConfig(vec![error.to_string()]))?;
         }

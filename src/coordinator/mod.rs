@@ -8,6 +8,7 @@ mod clock;
 mod evaluator;
 mod handle;
 mod incoming;
+mod lifecycle;
 mod models;
 mod parking;
 mod published;
@@ -24,6 +25,7 @@ mod world;
 pub use clock::Clock;
 pub use handle::{Prior, RunError, RunHandle};
 pub use incoming::{Body, CheckedUpdate, Incoming};
+pub use lifecycle::LifecycleError;
 pub use models::{EncodedModel, ModelError};
 pub use parking::MAX_PARKED;
 pub use published::Published;
@@ -78,16 +80,21 @@ pub enum StartError {
     /// A run of that name is there.
     #[error("there is a run '{0}' already: choose another name")]
     Exists(RunId),
-    /// More than [`MAX_RUNS`].
-    #[error("there are {0} runs already, the most that one coordinator hosts")]
-    TooMany(usize),
+    /// As many runs are open as may be.
+    #[error(
+        "there are {open} open runs already, and the coordinator allows {most}: archive or delete one, or restart the \
+         coordinator with a larger --max-runs"
+    )]
+    TooMany {
+        /// Open runs, and those that cannot be read now.
+        open: usize,
+        /// How many there may be.
+        most: usize,
+    },
     /// Model and dataset do not go together, or a value is out of bounds.
     #[error("the run was rejected: {}", .0.join("; "))]
     Bad(Vec<String>),
 }
-
-/// The most runs that one coordinator hosts: each takes the memory of a model.
-pub const MAX_RUNS: usize = 64;
 
 /// Where a run begins.
 #[derive(Debug, Clone)]
@@ -111,6 +118,9 @@ pub struct Coordinator {
     device: Device,
     dataset_paths: BTreeMap<Dataset, PathBuf>,
     max_upload_mb: u32,
+    /// The most open runs: each takes the memory of a model.
+    max_runs: usize,
+    /// Open and archived ones.
     runs: RwLock<BTreeMap<RunId, RunHandle>>,
     /// Runs that cannot be read, and why: tried again from time to time.
     broken: RwLock<BTreeMap<RunId, String>>,
@@ -135,6 +145,7 @@ impl Coordinator {
         device: Device,
         dataset_paths: BTreeMap<Dataset, PathBuf>,
         max_upload_mb: u32,
+        max_runs: usize,
         shutdown: CancellationToken,
     ) -> Result<Arc<Self>, StartError> {
         let this = Arc::new(Self {
@@ -143,6 +154,7 @@ impl Coordinator {
             device,
             dataset_paths,
             max_upload_mb,
+            max_runs,
             runs: RwLock::default(),
             broken: RwLock::default(),
             test_splits: Mutex::default(),
@@ -200,13 +212,20 @@ impl Coordinator {
         self.runs.read().unwrap_or_else(PoisonError::into_inner).get(run).cloned()
     }
 
-    /// A line for each run.
+    /// Open runs, and those that cannot be read now, which take their memory once they can.
+    fn open_runs(&self) -> usize {
+        let runs = self.runs.read().unwrap_or_else(PoisonError::into_inner);
+        runs.values().filter(|handle| !handle.is_archived()).count() + self.broken().len()
+    }
+
+    /// A line for each run, the archived ones included.
     pub fn lines(&self) -> Vec<RunLine> {
         let runs = self.runs.read().unwrap_or_else(PoisonError::into_inner);
         let line = |snapshot: &RunSnapshot| RunLine {
             run: snapshot.run.clone(),
             model: snapshot.model.clone(),
             phase: snapshot.phase,
+            archived_ms: snapshot.archived_ms,
             version: snapshot.version,
             best: snapshot.best,
             clients: u32::try_from(snapshot.clients.len()).unwrap_or(u32::MAX),
@@ -220,13 +239,12 @@ impl Coordinator {
     /// The name is taken, something is out of bounds, or it cannot be stored.
     pub async fn create_run(&self, run: RunId, origin: Origin, config: RunConfig) -> Result<(), StartError> {
         let mut splits = self.test_splits.lock().await;
-        // What cannot be read now takes its memory once it can.
-        let count = self.runs.read().unwrap_or_else(PoisonError::into_inner).len() + self.broken().len();
         if self.run(&run).is_some() || self.broken().contains_key(&run) {
             return Err(StartError::Exists(run));
         }
-        if count >= MAX_RUNS {
-            return Err(StartError::TooMany(count));
+        let (open, most) = (self.open_runs(), self.max_runs);
+        if open >= most {
+            return Err(StartError::TooMany { open, most });
         }
         let problems = problems(&origin, &config);
         if !problems.is_empty() {
@@ -260,6 +278,7 @@ impl Coordinator {
         let stored = StoredRun {
             run,
             created_ms,
+            archived_ms: None,
             model,
             dataset,
             config,
@@ -279,6 +298,13 @@ impl Coordinator {
 
 fn problems(origin: &Origin, config: &RunConfig) -> Vec<String> {
     let mut problems = config.problems();
+    if let Origin::Parameters(parameters) = origin
+        && parameters.schema().values() == 0
+    {
+        problems.push(
+            "the model has no values: send a safetensors file with at least one tensor that is not empty".to_owned(),
+        );
+    }
     if let Origin::BuiltIn { model, dataset } = origin {
         problems.extend(model.problems());
         if let Some(dataset) = dataset {
@@ -305,15 +331,15 @@ mod tests {
     async fn runs_that_cannot_be_read_are_counted_too() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).await.unwrap();
-        let started = Coordinator::start(store, Device::Cpu, BTreeMap::new(), 1, CancellationToken::new()).await;
+        let started = Coordinator::start(store, Device::Cpu, BTreeMap::new(), 1, 64, CancellationToken::new()).await;
         let coordinator = started.unwrap();
         // Given as many runs as there may be, of which none can be read,
-        let broken = (0..MAX_RUNS).map(|i| (format!("run-{i}").parse().unwrap(), "cannot be read".to_owned()));
+        let broken = (0..64).map(|i| (format!("run-{i}").parse().unwrap(), "cannot be read".to_owned()));
         coordinator.broken.write().unwrap().extend(broken);
         // then there is no room for another one, which would be one too many once they can.
         let schema = Arc::new(crate::wire::Schema::new(Vec::new()).unwrap());
         let origin = Origin::Parameters(Parameters::new(schema, Vec::new()));
         let refused = coordinator.create_run("another".parse().unwrap(), origin, RunConfig::default()).await;
-        assert!(matches!(refused, Err(StartError::TooMany(MAX_RUNS))), "{refused:?}");
+        assert!(matches!(refused, Err(StartError::TooMany { open: 64, most: 64 })), "{refused:?}");
     }
 }

@@ -128,7 +128,8 @@ pub struct Models {
     run: RunId,
     store: Store,
     schema: Arc<Schema>,
-    current: RwLock<(u64, Arc<Parameters>)>,
+    /// Not kept in memory where the run is archived.
+    current: RwLock<(u64, Option<Arc<Parameters>>)>,
     /// What the current version is told by to all who took part in the last round.
     previous: RwLock<Option<Arc<Parameters>>>,
     /// Older versions that somebody works with now, as in asynchronous runs.
@@ -146,7 +147,7 @@ impl Models {
             store,
             most_older_bytes: OLDER_BODIES * wire::max_body_bytes(parameters.schema()),
             schema: parameters.schema().clone(),
-            current: RwLock::new((version, parameters)),
+            current: RwLock::new((version, Some(parameters))),
             previous: RwLock::default(),
             older: Mutex::default(),
             encodings: Mutex::default(),
@@ -160,15 +161,20 @@ impl Models {
         &self.schema
     }
 
-    /// The current version and its parameters.
-    pub fn current(&self) -> (u64, Arc<Parameters>) {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The current version.
+    pub fn version(&self) -> u64 {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Keeps no version in memory: each is read when somebody asks for it.
+    pub(super) fn release(&self) {
+        self.current.write().unwrap_or_else(PoisonError::into_inner).1 = None;
     }
 
     pub(super) fn swap(&self, version: u64, parameters: Arc<Parameters>) {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        let (_, previous) = std::mem::replace(&mut *current, (version, parameters));
-        *self.previous.write().unwrap_or_else(PoisonError::into_inner) = Some(previous);
+        let (_, previous) = std::mem::replace(&mut *current, (version, Some(parameters)));
+        *self.previous.write().unwrap_or_else(PoisonError::into_inner) = previous;
         drop(current);
         self.encodings().kept.retain(|(kept, ..), _| *kept == version);
     }
@@ -204,7 +210,7 @@ impl Models {
             return Ok(made.tag);
         }
         let (version, ..) = key;
-        let room = if self.current().0 == version { None } else { Some(self.room_for(version, until).await?) };
+        let room = if self.version() == version { None } else { Some(self.room_for(version, until).await?) };
         let this = self.clone();
         // By itself: this request ends when the client hangs up. Encoding would go on all the same, and if what comes of it
         // were lost, one client could have every thread encode, by asking and hanging up again and again.
@@ -213,7 +219,7 @@ impl Models {
             let made = this.encode(key, room).await?;
             let tag = cell.made.get_or_init(|| made).tag;
             let mut encodings = this.encodings();
-            if this.current().0 == version {
+            if this.version() == version {
                 encodings.kept.insert(key, cell);
             }
             Ok(tag)
@@ -236,7 +242,7 @@ impl Models {
     /// Bytes of the bodies of older versions that are being sent.
     fn older_bytes(&self) -> u64 {
         let encodings = self.encodings();
-        let current = self.current().0;
+        let current = self.version();
         let older = encodings.shared.iter().filter(|((version, ..), _)| *version != current);
         older.filter_map(|(_, cell)| cell.upgrade()).map(|cell| cell.bytes().len() as u64).sum()
     }
@@ -271,7 +277,7 @@ impl Models {
     fn in_memory(&self, version: u64) -> Option<Arc<Parameters>> {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
         if current.0 == version {
-            return Some(current.1.clone());
+            return current.1.clone();
         }
         let previous = self.previous.read().unwrap_or_else(PoisonError::into_inner);
         previous.clone().filter(|_| current.0.checked_sub(1) == Some(version))

@@ -1,13 +1,15 @@
 //! What a run shows to everybody, its snapshot with the changes to it and its global model; and what is on its way in.
 
+use super::handle::Retired;
 use super::models::Models;
 use super::told::{Telling, Told, View};
 use super::trouble::Trouble;
 use super::uploads::Uploads;
 use app::api::{Change, Event, RunSnapshot};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 /// Changes that a slow reader may be behind by before it is given a fresh snapshot instead.
 const BACKLOG: usize = 1_024;
@@ -25,6 +27,10 @@ pub struct Published {
     said: Mutex<(String, Trouble)>,
     /// Why the run cannot go on, while it cannot.
     pub(super) stuck: watch::Sender<Option<String>>,
+    /// Why the run takes no more requests, once it does not.
+    retired: OnceLock<Retired>,
+    /// Cancelled when the run is hosted no more: streams of its events end.
+    over: CancellationToken,
     /// The global model.
     pub models: Arc<Models>,
     /// Updates on their way in.
@@ -41,6 +47,8 @@ impl Published {
             telling: Telling::default(),
             tasks: watch::channel(0).0,
             stuck: watch::channel(None).0,
+            retired: OnceLock::new(),
+            over: CancellationToken::new(),
             uploads: uploads.with(models.clone()),
             models,
         }
@@ -81,6 +89,25 @@ impl Published {
             }
             tokio::time::sleep(self.telling.young).await;
         }
+    }
+
+    /// From now on the run takes no more requests. Unless it is archived, it is hosted no more either.
+    pub(super) fn retire(&self, retired: Retired) {
+        let is_over = !retired.is_archived;
+        let _ = self.retired.set(retired); // the first reason stands
+        if is_over {
+            self.over.cancel();
+        }
+    }
+
+    /// Why the run takes no more requests, if it does not.
+    pub(super) fn retired(&self) -> Option<&Retired> {
+        self.retired.get()
+    }
+
+    /// Ends when the run is hosted no more.
+    pub fn over(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.over.clone().cancelled_owned()
     }
 
     /// Tells when some client's task may have changed.
@@ -142,6 +169,7 @@ impl Published {
             seq: 0,
             run: run.clone(),
             created_ms: 1,
+            archived_ms: None,
             model: None,
             parameters: 0,
             dataset: None,

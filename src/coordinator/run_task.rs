@@ -4,6 +4,7 @@ use super::handle::{Message, RunError};
 use super::published::Published;
 use super::world::Real;
 use crate::conductor::Conductor;
+use crate::round::Reject;
 use tokio::sync::mpsc;
 
 pub(super) struct RunTask {
@@ -30,6 +31,7 @@ impl RunTask {
                 }
             };
             tokio::select! {
+                biased; // a run that is told to end does nothing more
                 () = world.halt.cancelled() => break,
                 message = self.inbox.recv() => match message {
                     Some(message) => self.receive(message).await,
@@ -71,6 +73,14 @@ impl RunTask {
             Message::Configure { expected, patch, reply } => {
                 let _ = reply.send(conductor.configure(expected, &patch).await.map_err(RunError::from));
             }
+            Message::End(retired, reply) => {
+                let in_work = conductor.machine().open_round().map(|round| round.number);
+                if in_work.is_none() {
+                    conductor.world().published.retire(retired);
+                    conductor.world().halt.cancel();
+                }
+                let _ = reply.send(in_work.map_or(Ok(()), |round| Err(Reject::RoundInWork { round }.into())));
+            }
             Message::Aggregated(round, result) => conductor.aggregated(round, result).await,
         }
     }
@@ -102,6 +112,7 @@ mod tests {
     use std::sync::Arc;
     use tokio::sync::oneshot;
     use tokio_util::sync::CancellationToken;
+    use tokio_util::task::TaskTracker;
 
     /// A run to which one message can be sent, and nobody who receives it yet.
     async fn run() -> (tempfile::TempDir, RunHandle, mpsc::Receiver<Message>) {
@@ -111,8 +122,8 @@ mod tests {
         let published = Arc::new(Published::of_nobody(store.clone()));
         let (sender, inbox) = mpsc::channel(1);
         let (clock, device, evaluator) = (Clock::start(), Device::Cpu, None);
-        let (halt, outbox) = (CancellationToken::new(), sender.downgrade());
-        let world = Real { run, store, clock, device, published, max_upload_mb: 1, evaluator, halt, outbox };
+        let (halt, outbox, tasks) = (CancellationToken::new(), sender.downgrade(), TaskTracker::new());
+        let world = Real { run, store, clock, device, published, max_upload_mb: 1, evaluator, halt, outbox, tasks };
         (folder, RunHandle::new(sender, Arc::new(world)), inbox)
     }
 

@@ -3,7 +3,7 @@
 //! Decides what is kept from starting by what. Refuses to know what a run consists of, which is the store's.
 
 use super::evaluator::Evaluator;
-use super::handle::RunHandle;
+use super::handle::{Retired, RunHandle};
 use super::models::{Models, blocking, from_blob};
 use super::published::Published;
 use super::run_task::RunTask;
@@ -14,17 +14,21 @@ use crate::conductor::Conductor;
 use crate::model::{self, Images};
 use crate::round::RoundMachine;
 use crate::store::StoredRun;
-use app::api::{Dataset, RunId, RunSnapshot};
+use app::api::{Dataset, Phase, RunId, RunSnapshot};
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio_util::task::TaskTracker;
 
 /// Messages that a run's task may be behind by; more are refused as busy.
 const INBOX: usize = 8_192;
 
 /// How often a run that cannot be read is tried again.
 const MEND_EVERY: Duration = Duration::from_secs(5);
+
+/// What an archived run waits for.
+const ARCHIVED: &str = "Archived: the run takes no clients and opens no rounds until it is unarchived.";
 
 impl Coordinator {
     /// Starts those runs that the store holds and that are wanted; notes which of them cannot be read.
@@ -78,23 +82,25 @@ impl Coordinator {
             stored.map_err(|source| StartError::Unreadable { run: run.clone(), source })?
         };
         let stored = restore::without_damaged(&self.store, stored).await?;
-        let evaluator = self.evaluator(&stored, splits).await?;
+        let archived_ms = stored.archived_ms;
+        let evaluator = if archived_ms.is_none() { self.evaluator(&stored, splits).await? } else { None };
         let machine = RoundMachine::new(restore::restored(&stored, self.clock.now_ms()));
         let snapshot = RunSnapshot {
             seq: 0,
             run: run.clone(),
             created_ms: stored.created_ms,
+            archived_ms,
             model: stored.model,
             parameters: parameters.schema().values(),
-            dataset: evaluator.is_some().then_some(stored.dataset).flatten(),
+            dataset: stored.dataset.filter(|_| evaluator.is_some() || archived_ms.is_some()),
             config: stored.config,
             config_version: stored.config_version,
-            phase: machine.phase(),
-            waiting: machine.waiting(),
+            phase: if archived_ms.is_none() { machine.phase() } else { Phase::Idle },
+            waiting: if archived_ms.is_none() { machine.waiting() } else { ARCHIVED.to_owned() },
             autorun: machine.autorun(),
             version: stored.version,
             best: stored.best,
-            round: machine.open_round().cloned(),
+            round: machine.open_round().filter(|_| archived_ms.is_none()).cloned(),
             clients: machine.clients().cloned().collect(),
             rounds: stored.rounds,
         };
@@ -114,12 +120,21 @@ impl Coordinator {
             published,
             max_upload_mb: self.max_upload_mb,
             evaluator,
-            halt: self.halt.clone(),
+            halt: self.halt.child_token(),
             outbox: sender.downgrade(),
+            tasks: TaskTracker::new(),
         };
         let handle = RunHandle::new(sender, Arc::new(world.clone()));
-        let task = RunTask { conductor: Conductor::new(world, machine, stored.best), inbox };
-        self.tasks.spawn(task.run());
+        if archived_ms.is_some() {
+            let reason =
+                format!("run '{run}' is archived: it takes no clients and opens no rounds until it is unarchived");
+            world.published.retire(Retired { reason, is_archived: true });
+            world.published.models.release();
+        } else {
+            let tasks = world.tasks.clone();
+            let task = RunTask { conductor: Conductor::new(world, machine, stored.best), inbox };
+            self.tasks.spawn(tasks.track_future(task.run()));
+        }
         self.runs.write().unwrap_or_else(PoisonError::into_inner).insert(run, handle);
         Ok(())
     }

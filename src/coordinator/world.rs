@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// Global versions whose blobs are kept behind the current one, the best one aside: as far as the base of an asynchronous
 /// run's update may be behind.
@@ -46,6 +47,8 @@ pub(super) struct Real {
     pub(super) halt: CancellationToken,
     /// To the run's task, from work that runs beside it.
     pub(super) outbox: mpsc::WeakSender<Message>,
+    /// The run's task, and what works beside it.
+    pub(super) tasks: TaskTracker,
 }
 
 impl World for Real {
@@ -91,7 +94,7 @@ impl World for Real {
     /// pass, such as a full disk, delays it.
     fn aggregate(&self, work: Aggregation) {
         let this = self.clone();
-        tokio::spawn(async move {
+        self.tasks.spawn(async move {
             let (round, mut attempt) = (work.round, 0);
             let result = loop {
                 match this.combined(&work).await {
@@ -122,7 +125,7 @@ impl World for Real {
     fn adopt(&self, version: u64, model: Box<NewModel>) {
         self.published.models.swap(version, Arc::new(model.parameters));
         let this = self.clone();
-        tokio::spawn(async move {
+        self.tasks.spawn(async move {
             if let Err(error) = this.store.prune_models(&this.run, KEEP_VERSIONS).await {
                 tracing::warn!(run = %this.run, %error, "cannot remove old models");
             }
@@ -212,7 +215,7 @@ impl Real {
             is_first
         });
         if is_first {
-            tokio::spawn(self.clone().until_stored(sent, why));
+            self.tasks.spawn(self.clone().until_stored(sent, why));
         }
     }
 

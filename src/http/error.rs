@@ -2,7 +2,7 @@
 
 use super::MAX_JSON_BYTES;
 use crate::conductor::Refusal;
-use crate::coordinator::{ModelError, RunError, StartError};
+use crate::coordinator::{LifecycleError, ModelError, RunError, StartError};
 use crate::round::Reject;
 use crate::store::{BlobError, StoreError};
 use app::api::{ErrorBody, ErrorCode};
@@ -157,6 +157,8 @@ impl From<RunError> for ApiError {
             RunError::Model(error) => error.into(),
             RunError::Offset { .. } | RunError::Superseded => Self::new(ErrorCode::Conflict, message),
             RunError::BadUpdate(_) => Self::new(ErrorCode::Invalid, message),
+            RunError::Retired(retired) if retired.is_archived => Self::new(ErrorCode::Conflict, message),
+            RunError::Retired(_) => Self::new(ErrorCode::NotFound, message),
             RunError::Internal(_) => Self::new(ErrorCode::Internal, message),
         }
     }
@@ -188,11 +190,24 @@ impl From<ModelError> for ApiError {
     }
 }
 
+impl From<LifecycleError> for ApiError {
+    fn from(error: LifecycleError) -> Self {
+        let message = error.to_string();
+        match error {
+            LifecycleError::NoRun(_) => Self::new(ErrorCode::NotFound, message),
+            LifecycleError::InWork { .. } => Self::new(ErrorCode::Conflict, message),
+            LifecycleError::Run(error) => error.into(),
+            LifecycleError::Store(error) => error.into(),
+            LifecycleError::Start(error) => error.into(),
+        }
+    }
+}
+
 impl From<StartError> for ApiError {
     fn from(error: StartError) -> Self {
         let message = error.to_string();
         match error {
-            StartError::Exists(_) | StartError::TooMany(_) => Self::new(ErrorCode::Conflict, message),
+            StartError::Exists(_) | StartError::TooMany { .. } => Self::new(ErrorCode::Conflict, message),
             StartError::Bad(problems) => Self::with_problems(ErrorCode::Invalid, message, problems),
             StartError::Store(error) => error.into(),
             StartError::Model { .. } | StartError::Dataset { .. } | StartError::Unreadable { .. } => {

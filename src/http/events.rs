@@ -33,6 +33,7 @@ pub async fn events(State(state): State<AppState>, Run(run): Run) -> impl IntoRe
     // Open streams would keep the server from stopping.
     let shutdown = state.coordinator.shutdown().clone();
     let stream = messages(run.published().clone()).take_until(shutdown.cancelled_owned());
+    let stream = stream.take_until(run.published().over());
     let head = [
         (header::CONTENT_TYPE, "text/event-stream"),
         // A proxy that compressed the stream would collect it as well.

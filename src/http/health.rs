@@ -29,10 +29,11 @@ pub async fn readyz(State(state): State<AppState>) -> ApiResult<&'static str> {
     Ok("ready\n")
 }
 
-/// Gauges of every run, in Prometheus' text format 0.0.4.
+/// Gauges of every open run, in Prometheus' text format 0.0.4.
 #[utoipa::path(get, path = "/metrics", tag = "health", security(()), responses((status = 200, body = String)))]
 pub async fn metrics(State(state): State<AppState>) -> impl IntoResponse {
-    let runs: Vec<_> = state.coordinator.lines().into_iter().filter_map(|l| state.coordinator.run(&l.run)).collect();
+    let lines = state.coordinator.lines().into_iter().filter(|line| line.archived_ms.is_none());
+    let runs: Vec<_> = lines.filter_map(|line| state.coordinator.run(&line.run)).collect();
     let mut text = String::new();
     let mut gauge = |name: &str, help: &str, value: &dyn Fn(&RunSnapshot) -> Vec<(String, f64)>| {
         // Writing to a String cannot fail.

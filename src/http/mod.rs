@@ -13,6 +13,7 @@ mod events;
 mod extract;
 mod guesses;
 mod health;
+mod lifecycle;
 mod linger;
 mod models;
 mod page;
@@ -121,7 +122,10 @@ pub fn router(state: AppState, body_timeout: Duration, watchers: usize) -> Route
         .routes(routes!(clients::leave))
         .routes(routes!(models::get_model))
         // the admin plane
-        .routes(routes!(runs::snapshot, runs::configure))
+        .routes(routes!(runs::snapshot, runs::configure, lifecycle::delete))
+        .routes(routes!(lifecycle::archive))
+        .routes(routes!(lifecycle::unarchive))
+        .routes(routes!(lifecycle::rename))
         .routes(routes!(control::start_autorun, control::stop_autorun))
         .routes(routes!(runs::rounds, control::start_round))
         .routes(routes!(control::aggregate_now))

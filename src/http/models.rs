@@ -22,16 +22,16 @@ pub struct ModelQuery {
     base: Option<u64>,
 }
 
-/// A version of the global model; `latest` redirects to the current one.
+/// A version of the global model; `latest` redirects to the current one, `best` to the one with the highest test accuracy.
 #[utoipa::path(
     get, path = "/runs/{run}/models/{version}", tag = "client",
-    params(("run" = RunId, Path), ("version" = String, Path, description = "a version, or `latest`"), ModelQuery),
+    params(("run" = RunId, Path), ("version" = String, Path, description = "a version, `latest` or `best`"), ModelQuery),
     responses(
         (status = 200, content(
             (Vec<u8> = "application/vnd.fedlearn.params"), (Vec<u8> = "application/vnd.safetensors"),
         )),
         (status = 206, description = "the range asked for"), (status = 304, description = "what you have is current"),
-        (status = 307, description = "from `latest` to the current version"), (status = 401, body = ErrorBody),
+        (status = 307, description = "from `latest` or `best` to that version"), (status = 401, body = ErrorBody),
         (status = 403, body = ErrorBody), (status = 404, body = ErrorBody), (status = 406, body = ErrorBody),
         (status = 416, description = "the range is outside of the body"), (status = 503, body = ErrorBody),
     ),
@@ -43,14 +43,19 @@ pub async fn get_model(
     headers: HeaderMap,
 ) -> ApiResult<Response> {
     let models = &run.published().models;
-    if version == "latest" {
-        let (current, _) = models.current();
+    let redirected = match version.as_str() {
+        "latest" => Some(models.version()),
+        "best" => Some(best(&run)?),
+        _ => None,
+    };
+    if let Some(version) = redirected {
         // Relative: nobody knows under which path a proxy serves this.
-        let to = Redirect::temporary(&current.to_string());
+        let to = Redirect::temporary(&version.to_string());
         return Ok(([(header::CACHE_CONTROL, "no-store")], to).into_response());
     }
     let version: u64 = version.parse().map_err(|_| {
-        ApiError::new(ErrorCode::NotFound, format!("'{version}' is no version: give a number, or 'latest'"))
+        let message = format!("'{version}' is not a version: give a number, 'latest' or 'best'");
+        ApiError::new(ErrorCode::NotFound, message)
     })?;
     let (format, EncodedModel { bytes, tag }) = representation(&run, version, query.base, &headers).await?;
 
@@ -86,6 +91,22 @@ pub async fn get_model(
             Ok((StatusCode::RANGE_NOT_SATISFIABLE, head).into_response())
         }
     }
+}
+
+/// The version with the highest test accuracy; of several, the first.
+fn best(run: &RunHandle) -> ApiResult<u64> {
+    run.published().read(|snapshot| match snapshot.best {
+        Some(best) => Ok(best.version),
+        None => {
+            let why = match snapshot.dataset {
+                Some(_) => "no version of it is evaluated yet",
+                None => "it has no test split, so that no version has an accuracy",
+            };
+            let message =
+                format!("run '{}' has no best version: {why}; models/latest is the current one", snapshot.run);
+            Err(ApiError::new(ErrorCode::NotFound, message))
+        }
+    })
 }
 
 /// What to send to a client that asks like this and holds that version.

@@ -114,6 +114,7 @@ fn for_page(run: &RunSnapshot) -> RunSnapshot {
         seq: run.seq,
         run: run.run.clone(),
         created_ms: run.created_ms,
+        archived_ms: run.archived_ms,
         model: run.model.clone(),
         parameters: run.parameters,
         dataset: run.dataset,

@@ -11,8 +11,8 @@ use crate::coordinator::{Origin, View};
 use crate::store::{BlobError, Expanded, Spool};
 use crate::wire::{self, BodyFormat, Parameters, Plan, ReadError};
 use app::api::{
-    ClientId, ClientView, CreateRun, CreateRunQuery, Encoding, ErrorBody, ErrorCode, RoundSummary, RunConfig, RunId,
-    RunLine, RunSnapshot,
+    ClientId, ClientView, CreateRun, CreateRunQuery, Encoding, ErrorBody, ErrorCode, ListRunsQuery, RoundSummary,
+    RunConfig, RunId, RunLine, RunSnapshot,
 };
 use axum::Json;
 use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Request, State};
@@ -21,10 +21,17 @@ use axum::response::IntoResponse;
 use serde::Serialize;
 use std::fmt::Write;
 
-/// Every run.
-#[utoipa::path(get, path = "/runs", tag = "read", security(()), responses((status = 200, body = Vec<RunLine>)))]
-pub async fn list(State(state): State<AppState>) -> Json<Vec<RunLine>> {
-    Json(state.coordinator.lines())
+/// The open runs, or the archived ones.
+#[utoipa::path(
+    get, path = "/runs", tag = "read", security(()), params(ListRunsQuery),
+    responses((status = 200, body = Vec<RunLine>), (status = 400, body = ErrorBody)),
+)]
+pub async fn list(
+    State(state): State<AppState>,
+    ApiQuery(ListRunsQuery { archived }): ApiQuery<ListRunsQuery>,
+) -> Json<Vec<RunLine>> {
+    let lines = state.coordinator.lines().into_iter();
+    Json(lines.filter(|line| line.archived_ms.is_some() == archived).collect())
 }
 
 /// Create a run: JSON for a built-in network, or safetensors as the initial parameters of your own.

@@ -80,10 +80,14 @@ impl Server {
 
         let store = Store::open(&settings.data_dir).await?;
         let paths = Dataset::ALL.iter().filter_map(|d| Some((*d, settings.dataset_path(*d)?))).collect();
+        let max_runs = settings.max_runs as usize;
         let coordinator =
-            Coordinator::start(store, device, paths, settings.max_upload_mb, CancellationToken::new()).await?;
+            Coordinator::start(store, device, paths, settings.max_upload_mb, max_runs, CancellationToken::new())
+                .await?;
         let CreateRun { run, model, dataset, config } = first;
-        if coordinator.run(&run).is_none() && !coordinator.broken().contains_key(&run) {
+        // Once: a run that the operator has renamed or deleted does not come back.
+        let is_first_start = !coordinator.store().has_admin_token().await?;
+        if is_first_start && coordinator.run(&run).is_none() && !coordinator.broken().contains_key(&run) {
             coordinator.create_run(run, Origin::BuiltIn { model, dataset }, config).await?;
         }
         // Last: a start that fails shows no token, and the next one would not make another.

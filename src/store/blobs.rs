@@ -1,14 +1,14 @@
 //! Blobs: files named by the SHA-256 of what is in them, written whole or not at all.
 
 use super::spool::SpoolFile;
-use super::{Store, blocking};
+use super::{Store, StoreError, blocking};
 use crate::digest::Sha256Digest;
 use crate::wire::DecodeError;
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Why a blob could not be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +71,7 @@ impl Store {
     pub fn put_model(&self, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<Sha256Digest, BlobError> {
         let partial = self.models.join(format!("{:032x}.partial", rand::random::<u128>()));
         let written = write_durably(&partial, write).and_then(|digest| {
+            self.unsaved.add(digest);
             fs::rename(&partial, self.models.join(digest.to_string())).map_err(failed("rename", &partial))?;
             // The name itself is durable only when its folder is.
             File::open(&self.models).and_then(|dir| dir.sync_all()).map_err(failed("sync", &self.models))?;
@@ -90,15 +91,85 @@ impl Store {
         open_checked(self.models.join(digest.to_string()), digest)
     }
 
-    /// Removes a global model's file; that it is gone already is fine.
-    pub(super) async fn remove_model(&self, digest: Sha256Digest) {
-        let path = self.models.join(digest.to_string());
-        let removing = path.clone();
-        if let Err(error) = blocking(move || fs::remove_file(removing)).await
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!(path = %path.display(), %error, "cannot remove an old model");
+    /// Removes a global model's file, unless a version of some run has that model, or will have it in a moment; that it is gone
+    /// already is fine. False if the file cannot be removed, which is logged.
+    ///
+    /// # Errors
+    /// The database.
+    pub(super) async fn remove_unused_model(&self, digest: Sha256Digest) -> Result<bool, StoreError> {
+        let Some(_removal) = self.unsaved.begin_removal(digest) else { return Ok(true) };
+        let users: i64 = sqlx::query_scalar("SELECT count(*) FROM model_versions WHERE sha256 = ? AND pruned = 0")
+            .bind(digest.0.as_slice())
+            .fetch_one(&self.readers)
+            .await?;
+        if users == 0 {
+            let path = self.models.join(digest.to_string());
+            let removing = path.clone();
+            if let Err(error) = blocking(move || fs::remove_file(removing)).await
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!(path = %path.display(), %error, "cannot remove an old model");
+                return Ok(false);
+            }
         }
+        Ok(true)
+    }
+}
+
+/// Models whose files are written while the rows that will name them are not: their files are not removed meanwhile,
+/// although no row names them yet.
+#[derive(Debug, Default)]
+pub(super) struct Unsaved {
+    files: Mutex<Files>,
+    removed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Files {
+    written: Vec<Sha256Digest>,
+    being_removed: Vec<Sha256Digest>,
+}
+
+impl Unsaved {
+    fn files(&self) -> MutexGuard<'_, Files> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A file of that name is about to appear. Waits for one that is being removed. Blocking.
+    fn add(&self, digest: Sha256Digest) {
+        let is_removed = |files: &mut Files| files.being_removed.contains(&digest);
+        let mut files = self.removed.wait_while(self.files(), is_removed).unwrap_or_else(PoisonError::into_inner);
+        files.written.push(digest);
+    }
+
+    /// A row names it, or none ever will.
+    pub fn saved(&self, digest: &Sha256Digest) {
+        let mut files = self.files();
+        if let Some(place) = files.written.iter().position(|written| written == digest) {
+            files.written.swap_remove(place);
+        }
+    }
+
+    fn begin_removal(self: &Arc<Self>, digest: Sha256Digest) -> Option<Removal> {
+        let mut files = self.files();
+        if files.written.contains(&digest) || files.being_removed.contains(&digest) {
+            return None;
+        }
+        files.being_removed.push(digest);
+        Some(Removal { unsaved: self.clone(), digest })
+    }
+}
+
+/// While this is held, no file of that name is written.
+struct Removal {
+    unsaved: Arc<Unsaved>,
+    digest: Sha256Digest,
+}
+
+impl Drop for Removal {
+    fn drop(&mut self) {
+        self.unsaved.files().being_removed.retain(|digest| *digest != self.digest);
+        self.unsaved.removed.notify_all();
     }
 }
 

@@ -7,6 +7,7 @@
 mod blobs;
 mod clients;
 mod contributions;
+mod lifecycle;
 mod lock;
 mod rounds;
 mod runs;
@@ -26,6 +27,7 @@ pub use runs::{NewRun, StoredRun};
 pub use spool::{Expanded, Spool, SpoolFile, expand};
 pub use token::Token;
 
+use blobs::Unsaved;
 use lock::FolderLock;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use std::path::{Path, PathBuf};
@@ -104,6 +106,7 @@ pub struct Store {
     pings: Arc<Pings>,
     models: PathBuf,
     incoming: PathBuf,
+    unsaved: Arc<Unsaved>,
     /// The coordinator's; not of those who only look in.
     lock: Option<Arc<FolderLock>>,
 }
@@ -143,6 +146,7 @@ impl Store {
         }
         let store = Self::connect(folder, BUSY, Some(lock)).await?;
         store.remove_unfinished().await?;
+        store.remove_models().await?;
         Ok(store)
     }
 
@@ -175,7 +179,15 @@ impl Store {
         let options = options.create_if_missing(false).pragma("query_only", "on");
         let readers = SqlitePoolOptions::new().max_connections(4).connect_with(options).await?;
         let (models, incoming) = (folder.join("models"), folder.join("incoming"));
-        Ok(Self { writer, readers, pings: Arc::default(), models, incoming, lock: lock.map(Arc::new) })
+        Ok(Self {
+            writer,
+            readers,
+            pings: Arc::default(),
+            models,
+            incoming,
+            unsaved: Arc::default(),
+            lock: lock.map(Arc::new),
+        })
     }
 
     /// Removes a data folder with all that is in it; that it is not there is fine.

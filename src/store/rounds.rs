@@ -175,7 +175,7 @@ impl Store {
         autorun_rounds: u32,
     ) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
-        if let Some(new) = version {
+        if let Some(new) = &version {
             sqlx::query(
                 "INSERT INTO model_versions (run, version, sha256, round, test_accuracy, created_ms) \
                  VALUES (?, ?, ?, ?, ?, ?)",
@@ -232,6 +232,9 @@ impl Store {
         .execute(&mut *tx)
         .await?;
         tx.commit().await?;
+        if let Some(new) = version {
+            self.unsaved.saved(&new.sha256);
+        }
         // Combined or void, its updates are of no more use. Else they go at the next start.
         self.remove_received(self.files(run, round.number, None).await.unwrap_or_default()).await;
         Ok(())

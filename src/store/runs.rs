@@ -31,6 +31,8 @@ pub struct StoredRun {
     pub run: RunId,
     /// When it was made.
     pub created_ms: u64,
+    /// Since when it is archived; `None`: it is not.
+    pub archived_ms: Option<u64>,
     /// The built-in network, if it is one.
     pub model: Option<ModelSpec>,
     /// Whose test split it is evaluated on.
@@ -61,6 +63,7 @@ pub struct StoredRun {
 struct RunRow {
     run: String,
     created_ms: i64,
+    archived_ms: Option<i64>,
     model_json: Option<String>,
     dataset: Option<String>,
     version: i64,
@@ -94,6 +97,7 @@ impl Store {
         .execute(&mut *tx)
         .await?;
         if made.rows_affected() == 0 {
+            self.unsaved.saved(&new.sha256);
             return Ok(false);
         }
         sqlx::query("INSERT INTO model_versions (run, version, sha256, created_ms) VALUES (?, 0, ?, ?)")
@@ -104,6 +108,7 @@ impl Store {
             .await?;
         insert_config(&mut tx, &new.run, 1, config_json, new.created_ms).await?;
         tx.commit().await?;
+        self.unsaved.saved(&new.sha256);
         Ok(true)
     }
 
@@ -181,7 +186,6 @@ impl Store {
     /// # Errors
     /// The database. A file that cannot be removed is only logged.
     pub async fn prune_models(&self, run: &RunId, keep: u64) -> Result<(), StoreError> {
-        // The same blob may serve another version or run.
         let pruned: Vec<Vec<u8>> = sqlx::query_scalar(
             "UPDATE model_versions SET pruned = 1 WHERE run = ?1 AND pruned = 0 AND version > 0 \
              AND version < (SELECT version FROM runs WHERE run = ?1) - ?2 \
@@ -192,13 +196,7 @@ impl Store {
         .fetch_all(&self.writer)
         .await?;
         for sha256 in pruned {
-            let users: i64 = sqlx::query_scalar("SELECT count(*) FROM model_versions WHERE sha256 = ? AND pruned = 0")
-                .bind(sha256.as_slice())
-                .fetch_one(&self.readers)
-                .await?;
-            if users == 0 {
-                self.remove_model(Sha256Digest::from_slice(&sha256).map_err(corrupt("model version"))?).await;
-            }
+            self.remove_unused_model(Sha256Digest::from_slice(&sha256).map_err(corrupt("model version"))?).await?;
         }
         Ok(())
     }
@@ -224,7 +222,7 @@ impl Store {
     }
 }
 
-const SELECT_RUNS: &str = "SELECT runs.run, runs.created_ms, model_json, dataset, runs.version, current.sha256, \
+const SELECT_RUNS: &str = "SELECT runs.run, runs.created_ms, archived_ms, model_json, dataset, runs.version, current.sha256, \
     best_version, best.round AS best_round, best.test_accuracy AS best_accuracy, autorun_rounds, \
     config.config_version, config.config_json \
     FROM runs \
@@ -262,6 +260,7 @@ fn stored_run(run: RunId, row: RunRow) -> Result<StoredRun, StoreError> {
     Ok(StoredRun {
         run,
         created_ms: uint(row.created_ms),
+        archived_ms: row.archived_ms.map(uint),
         model: row.model_json.as_deref().map(serde_json::from_str).transpose().map_err(json)?,
         dataset: row.dataset.as_deref().map(str::parse).transpose().map_err(corrupt("dataset"))?,
         config: serde_json::from_str(&row.config_json).map_err(json)?,

@@ -17,6 +17,15 @@ impl Store {
         Ok((made.rows_affected() == 1).then_some(token))
     }
 
+    /// Whether an admin token was ever made: then this is not the first start with this data folder.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn has_admin_token(&self) -> Result<bool, StoreError> {
+        let found: Option<i64> = sqlx::query_scalar("SELECT 1 FROM coordinator").fetch_optional(&self.readers).await?;
+        Ok(found.is_some())
+    }
+
     /// Puts another admin token in place of the forgotten one, ends all sessions, and returns it that once.
     ///
     /// # Errors

@@ -91,7 +91,8 @@ async fn the_api_describes_itself_and_names_every_address_of_the_protocol() {
     assert!(document["openapi"].as_str().unwrap().starts_with("3.1"), "{}", document["openapi"]);
     let v1 = [
         ("/runs", "get post"),
-        ("/runs/{run}", "get patch"),
+        ("/runs/{run}", "get patch delete"),
+        ("/runs/{run}/archive", "post"),
         ("/runs/{run}/autorun", "post delete"),
         ("/runs/{run}/clients", "get post"),
         ("/runs/{run}/clients/{id}", "delete"),
@@ -102,17 +103,19 @@ async fn the_api_describes_itself_and_names_every_address_of_the_protocol() {
         ("/runs/{run}/events", "get"),
         ("/runs/{run}/export.csv", "get"),
         ("/runs/{run}/models/{version}", "get"),
+        ("/runs/{run}/rename", "post"),
         ("/runs/{run}/rounds", "get post"),
         ("/runs/{run}/rounds/current", "delete"),
         ("/runs/{run}/rounds/current/aggregate", "post"),
         ("/runs/{run}/rounds/{round}/updates/{id}", "put"),
+        ("/runs/{run}/unarchive", "post"),
         ("/session", "post delete"),
     ];
     let other = [("/healthz", "get"), ("/readyz", "get"), ("/metrics", "get")];
     let v1 = v1.map(|(path, methods)| (format!("/api/v1{path}"), methods));
     let wanted = v1.into_iter().chain(other.map(|(path, methods)| (path.to_owned(), methods)));
     let named = document["paths"].as_object().unwrap();
-    assert_eq!(named.len(), 20, "{:?}", named.keys());
+    assert_eq!(named.len(), 23, "{:?}", named.keys());
     for (path, methods) in wanted {
         for method in methods.split(' ') {
             let operation = &named.get(&path).unwrap_or_else(|| panic!("{path} is not described"))[method];

@@ -18,6 +18,7 @@ mod processes;
 mod refusals;
 mod restart;
 mod rounds;
+mod runs_lifecycle;
 mod shutdown;
 mod silence;
 mod trouble;

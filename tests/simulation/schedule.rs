@@ -370,6 +370,7 @@ fn snapshot(machine: &RoundMachine, database: &Database) -> RunSnapshot {
         seq: 0,
         run: "simulated".parse().unwrap(),
         created_ms: START_MS,
+        archived_ms: None,
         model: None,
         parameters: 1,
         dataset: None,

@@ -170,6 +170,9 @@ pub struct RunSnapshot {
     pub run: RunId,
     /// When the run was created.
     pub created_ms: u64,
+    /// Since when it is archived, in Unix milliseconds; `null`: it is not. An archived run takes no clients and opens no
+    /// rounds.
+    pub archived_ms: Option<u64>,
     /// The built-in network, or none where the run began with uploaded parameters.
     pub model: Option<ModelSpec>,
     /// Values in the model.
@@ -220,6 +223,8 @@ pub struct RunLine {
     pub model: Option<ModelSpec>,
     /// What it does now.
     pub phase: Phase,
+    /// Since when it is archived, in Unix milliseconds; `null`: it is not.
+    pub archived_ms: Option<u64>,
     /// The current global version.
     pub version: u64,
     /// The most accurate version so far.
@@ -255,6 +260,35 @@ pub struct CreateRunQuery {
     /// The encoding of its updates; the default of `RunConfig` if absent.
     #[serde(default)]
     pub encoding: Option<Encoding>,
+}
+
+/// Query of `GET /runs`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "ssr", derive(utoipa::IntoParams), into_params(parameter_in = Query))]
+#[serde(deny_unknown_fields)]
+pub struct ListRunsQuery {
+    /// The archived runs instead of the open ones.
+    #[serde(default)]
+    pub archived: bool,
+}
+
+/// Query of what ends the work of a run: to archive, rename or delete it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "ssr", derive(utoipa::IntoParams), into_params(parameter_in = Query))]
+#[serde(deny_unknown_fields)]
+pub struct ForceQuery {
+    /// Also while clients are at work on a round.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// `POST .../rename`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "ssr", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct RenameRequest {
+    /// The new name.
+    pub run: RunId,
 }
 
 /// `POST .../clients/{id}/kick`.

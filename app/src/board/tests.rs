@@ -13,6 +13,7 @@ fn snapshot(clients: Vec<ClientView>) -> RunSnapshot {
         seq: 7,
         run: "default".parse().unwrap(),
         created_ms: 0,
+        archived_ms: None,
         model: None,
         parameters: 0,
         dataset: None,

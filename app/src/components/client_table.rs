@@ -49,7 +49,7 @@ pub fn ClientTable(board: Board, origin: String) -> impl IntoView {
                                 <th scope="col" class="num">"Last loss"</th>
                                 <th scope="col" class="num">"Sent"</th>
                                 <th scope="col" class="num">"Last seen"</th>
-                                {board.admin.then(|| view! { <th scope="col"><span class="sr-only">"Actions"</span></th> })}
+                                {board.is_controlled().then(|| view! { <th scope="col"><span class="sr-only">"Actions"</span></th> })}
                             </tr>
                         </thead>
                         <tbody>
@@ -92,7 +92,7 @@ fn Row(board: Board, row: ClientRow) -> impl IntoView {
             </td>
             <td class="num" data-label="Sent">{text(move || view.with(|client| format::bytes(client.sent_bytes)))}</td>
             <td class="num" data-label="Last seen">{seen}</td>
-            {board.admin.then(|| view! { <td class="acts"><Acts board row state/></td> })}
+            {board.is_controlled().then(|| view! { <td class="acts"><Acts board row state/></td> })}
         </tr>
     }
     .into_any()

@@ -19,7 +19,7 @@ pub fn ConfigPanel(board: Board) -> impl IntoView {
             <div class="card-head">
                 <h2 id="config-title">"Configuration"</h2>
                 <span class="small muted of-version" data-testid="config-version">{text(version)}</span>
-                {board.admin.then(|| view! { <Edit form=Form::new(board)/> })}
+                {board.is_controlled().then(|| view! { <Edit form=Form::new(board)/> })}
             </div>
             <dl class="pairs">
                 {part(move || board.settings.with(|settings| {

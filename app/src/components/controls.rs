@@ -14,11 +14,15 @@ pub fn Controls(board: Board) -> impl IntoView {
     view! {
         <section class="card controls" aria-labelledby="controls-title">
             <h2 id="controls-title">"Control"</h2>
-            {if board.admin {
+            {if board.archived {
+                view! {
+                    <p class="muted">"This run is archived: it can be read, takes no clients and opens no rounds."</p>
+                }.into_any()
+            } else if board.admin {
                 view! { <Buttons board/> }.into_any()
             } else {
                 view! {
-                    <p class="muted">"Everyone may watch; the operator's token is needed to control."</p>
+                    <p class="muted">"Anyone can view this run. Log in to control it."</p>
                     <a class="button primary" href="login" rel="external">"Log in to control this run"</a>
                 }.into_any()
             }}

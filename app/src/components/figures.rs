@@ -40,6 +40,7 @@ pub fn Figures(board: Board) -> impl IntoView {
                 <dt>"Global version"</dt>
                 <dd class="value" data-testid="version">{text(version)}</dd>
                 <dd class="sub">{text(move || board.history.with(origin_line))}</dd>
+                {board.admin.then(|| view! { <Downloads board/> })}
             </div>
             <div class="card figure">
                 <dt>"Clients"</dt>
@@ -52,6 +53,29 @@ pub fn Figures(board: Board) -> impl IntoView {
                 </dd>
             </div>
         </dl>
+    }
+    .into_any()
+}
+
+/// The models to download, for those who may: the latest one, and the best one once there is one.
+#[component]
+fn Downloads(board: Board) -> impl IntoView {
+    let run = board.run();
+    let link = move |word: &'static str, text: &'static str| {
+        let (address, file) = (format!("api/v1/runs/{run}/models/{word}"), format!("{run}-{word}.safetensors"));
+        view! { <a href=address download=file rel="external" data-testid=format!("download-{word}")>{text}</a> }
+    };
+    let has_best = Memo::new(move |_| board.history.with(|history| history.best.is_some()));
+    let best = link.clone();
+    view! {
+        <dd class="sub downloads">
+            <span>"Download "</span>
+            {link("latest", "latest")}
+            {part(move || match has_best.get() {
+                true => view! { <span>{best("best", "best")}</span> }.into_any(),
+                false => ().into_any(),
+            })}
+        </dd>
     }
     .into_any()
 }

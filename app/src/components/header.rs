@@ -81,10 +81,10 @@ fn Session(board: Board) -> impl IntoView {
     }
 }
 
-/// The way to other runs, where there are any.
+/// The way to other runs, where there are any; to the archived ones behind one more click.
 #[component]
 pub fn Runs(runs: Vec<RunLine>, current: RunId) -> impl IntoView {
-    let link = move |line: RunLine| {
+    let link = |line: RunLine| {
         let here = (line.run == current).then_some("page");
         let best = line.best.map(|best| format::percent(best.test_accuracy));
         view! {
@@ -99,8 +99,19 @@ pub fn Runs(runs: Vec<RunLine>, current: RunId) -> impl IntoView {
     if runs.len() < 2 {
         return ().into_any();
     }
+    let (archived, open): (Vec<_>, Vec<_>) = runs.into_iter().partition(|line| line.archived_ms.is_some());
+    let count = archived.len();
+    let is_here = archived.iter().any(|line| line.run == current);
     view! {
-        <nav class="runs" aria-label="Runs"><ul>{runs.into_iter().map(link).collect_view()}</ul></nav>
+        <nav class="runs" aria-label="Runs">
+            <ul>{open.into_iter().map(link).collect_view()}</ul>
+            {(count > 0).then(|| view! {
+                <details class="archived" open=is_here>
+                    <summary class="small">{format!("Archived ({count})")}</summary>
+                    <ul>{archived.into_iter().map(link).collect_view()}</ul>
+                </details>
+            })}
+        </nav>
     }
     .into_any()
 }

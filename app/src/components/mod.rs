@@ -11,6 +11,7 @@ mod header;
 mod history;
 mod kick_dialog;
 mod progress;
+mod run_menu;
 
 pub use chart::Chart;
 pub use client_table::ClientTable;
@@ -21,3 +22,4 @@ pub use header::{Header, Runs, facts};
 pub use history::History;
 pub use kick_dialog::KickDialog;
 pub use progress::Progress;
+pub use run_menu::RunMenu;

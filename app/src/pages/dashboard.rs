@@ -4,19 +4,19 @@ use super::NotFound;
 use crate::board::{Board, Notice};
 use crate::components::facts;
 use crate::components::{
-    Chart, ClientTable, ConfigPanel, Controls, Figures, Header, History, KickDialog, Progress, Runs,
+    Chart, ClientTable, ConfigPanel, Controls, Figures, Header, History, KickDialog, Progress, RunMenu, Runs,
 };
 use crate::format;
-use crate::page::PageData;
+use crate::page::{PageData, Wanted};
 use leptos::prelude::*;
 use leptos_meta::Title;
 use leptos_router::hooks::use_params_map;
 
-/// The run named in the address, else `default`.
+/// The run named in the address, else the one at the root.
 #[component]
 pub fn Dashboard() -> impl IntoView {
-    let name = use_params_map().with_untracked(|params| params.get("run")).unwrap_or_else(|| "default".to_owned());
-    let page = PageData::load(name.parse().ok());
+    let name = use_params_map().with_untracked(|params| params.get("run"));
+    let page = PageData::load(name.map_or(Wanted::Home, |name| Wanted::Run(name.parse().ok())));
     match page.snapshot.clone() {
         Some(snapshot) => {
             let facts = facts(&snapshot);
@@ -54,6 +54,7 @@ fn Run(board: Board, page: PageData, facts: String) -> impl IntoView {
                 <div class="side">
                     <Controls board/>
                     <ConfigPanel board/>
+                    {board.admin.then(|| view! { <RunMenu board/> })}
                 </div>
             </div>
             <ClientTable board origin=page.origin/>

@@ -5,7 +5,7 @@
 
 use crate::action::{Request, in_words, send};
 use crate::components::Header;
-use crate::page::PageData;
+use crate::page::{PageData, Wanted};
 use leptos::ev::SubmitEvent;
 use leptos::html;
 use leptos::prelude::*;
@@ -15,7 +15,7 @@ use leptos_router::hooks::use_query_map;
 /// The form. `?refused` says that the last token was wrong: where the server sends a browser without scripts.
 #[component]
 pub fn Login() -> impl IntoView {
-    let page = PageData::load(None);
+    let page = PageData::load(Wanted::None);
     let refused = use_query_map().with_untracked(|query| query.get("refused").is_some());
     let problem = RwSignal::new(refused.then(|| "That token is not the right one.".to_owned()));
     let field = NodeRef::<html::Input>::new();

@@ -2,8 +2,8 @@
 //! Pages as the server renders them: what is there for those without scripts.
 
 use crate::api::{
-    Architecture, ClientState, ClientView, Dataset, ModelSpec, OpenRound, Phase, RoundOutcome, RoundSummary, RunConfig,
-    RunId, RunSnapshot,
+    Architecture, BestVersion, ClientState, ClientView, Dataset, ModelSpec, OpenRound, Phase, RoundOutcome,
+    RoundSummary, RunConfig, RunId, RunLine, RunSnapshot,
 };
 use crate::{App, ServerContext};
 use leptos::prelude::*;
@@ -43,6 +43,7 @@ fn snapshot(clients: Vec<ClientView>, rounds: Vec<RoundSummary>) -> RunSnapshot 
         seq: 1,
         run: "default".parse().unwrap(),
         created_ms: 0,
+        archived_ms: None,
         model: Some(ModelSpec::for_dataset(Architecture::Cnn, Dataset::FashionMnist)),
         parameters: 421_642,
         dataset: Some(Dataset::FashionMnist),
@@ -59,15 +60,26 @@ fn snapshot(clients: Vec<ClientView>, rounds: Vec<RoundSummary>) -> RunSnapshot 
     }
 }
 
-/// The status set and the HTML of `address`, where `default` is the only run.
+fn line(run: &str, archived_ms: Option<u64>) -> RunLine {
+    let (run, phase) = (run.parse().unwrap(), Phase::Idle);
+    RunLine { run, model: None, phase, archived_ms, version: 0, best: None, clients: 0 }
+}
+
+/// The status set and the HTML of `address`, where that is the only run.
 fn render(address: &str, admin: bool, snapshot: RunSnapshot) -> (u16, String) {
+    let runs = vec![line(snapshot.run.as_str(), snapshot.archived_ms)];
+    render_among(address, admin, snapshot, runs)
+}
+
+/// The same, where these runs are listed.
+fn render_among(address: &str, admin: bool, snapshot: RunSnapshot, runs: Vec<RunLine>) -> (u16, String) {
     let status = Arc::new(AtomicU16::new(200));
     let html = Owner::new().with(|| {
         provide_context(RequestUrl::new(address));
         let set = status.clone();
         provide_context(ServerContext {
             snapshot: Arc::new(move |run: &RunId| (*run == snapshot.run).then(|| snapshot.clone())),
-            runs: Arc::new(Vec::new),
+            runs: Arc::new(move || runs.clone()),
             set_status: Arc::new(move |status| set.store(status, Ordering::Relaxed)),
             admin,
             now_ms: 12_000,
@@ -209,4 +221,49 @@ fn every_input_of_the_configuration_has_its_label_and_its_notes() {
         }
     }
     assert!(html.contains("PATCH /api/v1/runs/default"), "{html}");
+}
+
+#[test]
+fn the_operator_manages_a_run_and_downloads_its_models() {
+    let best = Some(BestVersion { version: 2, round: 2, test_accuracy: 0.8 });
+    let shown = |best| RunSnapshot { version: 3, best, ..snapshot(Vec::new(), vec![round(1, 0.7), round(2, 0.8)]) };
+    let (_, html) = render("/", true, shown(best));
+    for control in ["archive", "rename", "delete", "confirm-delete", "download-latest", "download-best"] {
+        assert_eq!(html.matches(&format!(r#"data-testid="{control}""#)).count(), 1, "{control}: {html}");
+    }
+    assert!(html.contains(r#"href="api/v1/runs/default/models/best""#), "{html}");
+    let (_, visitors) = render("/", false, shown(best));
+    assert!(!visitors.contains("run-menu") && !visitors.contains("download-"), "{visitors}");
+    let (_, without) = render("/", true, shown(None));
+    assert!(without.contains("download-latest") && !without.contains("download-best"), "{without}");
+}
+
+#[test]
+fn an_archived_run_can_be_read_and_unarchived_and_nothing_else() {
+    let mut archived = snapshot(vec![client("north", ClientState::Pending)], vec![round(1, 0.7)]);
+    archived.archived_ms = Some(1);
+    let (status, html) = render("/", true, archived);
+    assert_eq!(status, 200);
+    assert!(html.contains("This run is archived") && html.contains(">Unarchive<"), "{html}");
+    for control in ["autorun-start", "config-edit", "admit", "kick"] {
+        assert!(!html.contains(&format!(r#"data-testid="{control}""#)), "{control}");
+    }
+}
+
+#[test]
+fn archived_runs_are_listed_apart() {
+    let runs = vec![line("default", None), line("old", Some(1)), line("older", Some(1))];
+    let (_, html) = render_among("/", false, snapshot(Vec::new(), Vec::new()), runs);
+    let (open, archived) = html.split_once("Archived (2)").unwrap();
+    assert!(open.contains("runs/default") && !open.contains("runs/old"), "{open}");
+    assert!(archived.contains("runs/old") && archived.contains("runs/older"), "{archived}");
+}
+
+#[test]
+fn where_there_is_no_default_the_root_shows_the_first_open_run() {
+    let other = RunSnapshot { run: "other".parse().unwrap(), ..snapshot(Vec::new(), Vec::new()) };
+    let runs = vec![line("archived", Some(1)), line("other", None)];
+    let (status, html) = render_among("/", false, other, runs);
+    assert_eq!(status, 200);
+    assert!(html.contains("<h1>other</h1>"), "{html}");
 }

@@ -2,7 +2,7 @@
 
 use super::BenchError;
 use super::cluster::Cluster;
-use crate::commands::serve::say;
+use crate::commands::say;
 use crate::config::BenchSettings;
 use app::api::Encoding;
 

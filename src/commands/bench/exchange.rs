@@ -2,7 +2,7 @@
 
 use super::cluster::Cluster;
 use super::{BenchError, median, mib};
-use crate::commands::serve::say;
+use crate::commands::say;
 use crate::config::BenchSettings;
 use app::api::{Architecture, Encoding};
 

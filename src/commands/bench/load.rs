@@ -4,7 +4,7 @@ use super::cluster::Cluster;
 use super::member::Member;
 use super::{BenchError, median, memory, mib};
 use crate::agent::noise;
-use crate::commands::serve::say;
+use crate::commands::say;
 use crate::config::BenchSettings;
 use crate::wire::{self, ModelFormat, SAFETENSORS};
 use app::api::{Encoding, Task};

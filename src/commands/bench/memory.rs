@@ -3,7 +3,7 @@
 use super::BenchError;
 use super::cluster::Cluster;
 use crate::agent::noise;
-use crate::commands::serve::say;
+use crate::commands::say;
 use crate::config::BenchSettings;
 use crate::wire::{self, CONTAINER, Dtype, ModelFormat, Parameters, SAFETENSORS, Schema, TensorSpec, Values};
 use app::api::{Encoding, RegisterReply};

@@ -1,7 +1,7 @@
 //! Bytes of an update in every encoding, after real training, beside what they are to be measured by.
 
 use super::{BenchError, mib};
-use crate::commands::serve::say;
+use crate::commands::say;
 use crate::config::BenchSettings;
 use crate::model::dataset::{self, Split, default_path};
 use crate::model::{self, Device, Images, Network};

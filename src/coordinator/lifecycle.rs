@@ -1,0 +1,157 @@
+//! What becomes of a run beside its rounds: archived, unarchived, renamed, deleted.
+//!
+//! Each first ends the run's task where it is, as a stop of the coordinator does; then the store changes in one transaction;
+//! then the run is hosted again as it is stored, unless it is deleted. Whatever fails, the last step stands.
+
+use super::{Coordinator, RunError, StartError};
+use crate::round::Reject;
+use crate::store::StoreError;
+use app::api::RunId;
+use std::sync::{Arc, PoisonError};
+
+/// Why a run was not archived, unarchived, renamed or deleted.
+#[derive(Debug, thiserror::Error)]
+pub enum LifecycleError {
+    /// There is no run of that name.
+    #[error("there is no run '{0}'")]
+    NoRun(RunId),
+    /// Its clients train.
+    #[error(
+        "clients of run '{run}' are at work on round {round}: wait for its end, stop it with \
+         DELETE /runs/{run}/rounds/current, or add force=true"
+    )]
+    InWork {
+        /// Which run.
+        run: RunId,
+        /// Which round.
+        round: u64,
+    },
+    /// Its task could not be asked.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// There is no place or name for it, or it could not be hosted again.
+    #[error(transparent)]
+    Start(#[from] StartError),
+}
+
+impl Coordinator {
+    /// Archives a run: it takes no clients and opens no rounds, its name stays taken, and it can still be read. A round that
+    /// is open goes on once the run is unarchived. Archiving an archived run changes nothing.
+    ///
+    /// # Errors
+    /// Its clients are at work, and `force` is false; or the store.
+    pub async fn archive_run(self: &Arc<Self>, run: &RunId, force: bool) -> Result<(), LifecycleError> {
+        let splits = self.test_splits.lock().await;
+        if self.run(run).is_some_and(|handle| handle.is_archived()) {
+            return Ok(());
+        }
+        self.end_task(run, force, format!("the operator has archived run '{run}'")).await?;
+        let stored = self.store.set_archived(run, Some(self.clock.now_ms())).await;
+        drop(splits);
+        self.host_again(run, stored).await
+    }
+
+    /// Takes a run out of the archive: it goes on where it was.
+    ///
+    /// # Errors
+    /// As many runs are open as may be; or the store.
+    pub async fn unarchive_run(self: &Arc<Self>, run: &RunId) -> Result<(), LifecycleError> {
+        let splits = self.test_splits.lock().await;
+        let handle = self.run(run).ok_or_else(|| LifecycleError::NoRun(run.clone()))?;
+        if !handle.is_archived() {
+            return Ok(());
+        }
+        let (open, most) = (self.open_runs(), self.max_runs);
+        if open >= most {
+            return Err(StartError::TooMany { open, most }.into());
+        }
+        let stored = self.store.set_archived(run, None).await;
+        if stored.is_ok() {
+            self.forget(run);
+        }
+        drop(splits);
+        let hosted = self.host_again(run, stored).await;
+        if let Err(LifecycleError::Start(_)) = &hosted {
+            // What it needs, such as its test split, is missing: as an archived run it can be read.
+            self.store.set_archived(run, handle.published().read(|run| run.archived_ms)).await?;
+            self.host_again(run, Ok(())).await?;
+        }
+        hosted
+    }
+
+    /// Gives a run another name. Its clients must register again, or use the new name.
+    ///
+    /// # Errors
+    /// There is a run of that name, its clients are at work and `force` is false, or the store.
+    pub async fn rename_run(self: &Arc<Self>, run: &RunId, to: &RunId, force: bool) -> Result<(), LifecycleError> {
+        let splits = self.test_splits.lock().await;
+        if run == to {
+            return self.run(run).map(drop).ok_or_else(|| LifecycleError::NoRun(run.clone()));
+        }
+        if self.run(to).is_some() || self.broken().contains_key(to) {
+            return Err(StartError::Exists(to.clone()).into());
+        }
+        self.end_task(run, force, format!("the operator has renamed run '{run}' to '{to}': join run '{to}'")).await?;
+        let renamed = self.store.rename_run(run, to).await;
+        drop(splits);
+        match renamed {
+            Ok(true) => self.host_again(to, Ok(())).await,
+            Ok(false) => {
+                self.host_again(run, Ok(())).await?;
+                Err(StartError::Exists(to.clone()).into())
+            }
+            Err(error) => self.host_again(run, Err(error)).await,
+        }
+    }
+
+    /// Deletes a run with everything that is stored of it.
+    ///
+    /// # Errors
+    /// Its clients are at work, and `force` is false; or the store, then it is as it was.
+    pub async fn delete_run(self: &Arc<Self>, run: &RunId, force: bool) -> Result<(), LifecycleError> {
+        let splits = self.test_splits.lock().await;
+        if self.broken.write().unwrap_or_else(PoisonError::into_inner).remove(run).is_none() {
+            self.end_task(run, force, format!("the operator has deleted run '{run}'")).await?;
+        }
+        let deleted = self.store.delete_run(run).await;
+        drop(splits);
+        match deleted {
+            Ok(()) => Ok(()),
+            Err(error) => self.host_again(run, Err(error)).await,
+        }
+    }
+
+    /// Ends the task of a run, with all that works beside it, and hosts the run no more. Clients that wait are told why.
+    async fn end_task(&self, run: &RunId, force: bool, reason: String) -> Result<(), LifecycleError> {
+        let handle = self.run(run).ok_or_else(|| LifecycleError::NoRun(run.clone()))?;
+        if !handle.is_archived() {
+            match handle.retire(force, reason).await {
+                Ok(()) => {}
+                Err(RunError::Refusal(crate::conductor::Refusal::Reject(Reject::RoundInWork { round }))) => {
+                    return Err(LifecycleError::InWork { run: run.clone(), round });
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.forget(run);
+        Ok(())
+    }
+
+    fn forget(&self, run: &RunId) {
+        self.runs.write().unwrap_or_else(PoisonError::into_inner).remove(run);
+    }
+
+    /// Hosts a run as it is stored, unless it still is, and hands on what the store has answered.
+    async fn host_again(self: &Arc<Self>, run: &RunId, stored: Result<(), StoreError>) -> Result<(), LifecycleError> {
+        if self.run(run).is_none() {
+            self.start_stored(|stored| stored == run).await?;
+            if self.broken().contains_key(run) {
+                self.tasks.spawn(Self::mend(self.clone()));
+            }
+        }
+        Ok(stored?)
+    }
+}
