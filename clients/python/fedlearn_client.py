@@ -44,9 +44,11 @@ class Client:
     """One party of a run. Not for several threads at once."""
 
     def __init__(self, run, name, samples, device="python", join_secret=None, attempts=None):
-        """Registers. `run`: the address of the run; `samples`: number of training images, the update's weight;
+        """Registers. `run`: the address of the run; `samples`: number of training images, the update's weight. Set the
+        attribute of that name to another number at any time: it is reported before the next update.
         `attempts`: how often to try where the coordinator cannot be reached or has no time, `None`: until it answers."""
         self.run, self.samples, self.attempts = run.rstrip("/"), samples, attempts
+        self.reported = samples  # the number that the coordinator knows
         self.token = None
         self.version, self.model = None, None  # the global model that is held
         self.owed = None  # what lossy updates have not told yet
@@ -152,11 +154,20 @@ class Client:
             seed=seed,
             topk_fraction=task["topk_fraction"],
         )
+        self._report_samples()
         query = {"samples": self.samples} | ({} if loss is None else {"loss": loss})
         path = f"/rounds/{task['round']}/updates/{self.id}?{urllib.parse.urlencode(query)}"
         reply = json.loads(self._call("PUT", path, body, {"Content-Type": MEDIA_TYPE}))
         self.owed = owed  # it counts from now on: the update has been accepted
         return reply
+
+    def _report_samples(self):
+        """Reports the number of training images, where it has changed."""
+        samples = self.samples
+        if samples != self.reported:
+            body = json.dumps({"samples": samples}).encode()
+            self._call("PATCH", f"/clients/{self.id}", body, {"Content-Type": "application/json"})
+            self.reported = samples
 
     def leave(self):
         """Says good-bye."""

@@ -146,11 +146,11 @@ pub async fn join(mut settings: AgentSettings, leave: CancellationToken) -> Resu
 }
 
 async fn take_part(settings: &mut AgentSettings, transport: &mut Transport) -> Result<(), AgentError> {
-    let spec = match resume(settings, transport).await? {
-        Some(spec) => spec,
-        None => register(settings, transport).await?,
+    let (spec, samples) = match resume(settings, transport).await? {
+        Some(resumed) => resumed,
+        None => (register(settings, transport).await?, settings.work.samples()),
     };
-    let mut agent = Agent::new(settings, &spec)?;
+    let mut agent = Agent::new(settings, &spec, samples)?;
     let mut state = None;
     let mut reported = None;
     loop {
@@ -191,7 +191,7 @@ async fn take_part(settings: &mut AgentSettings, transport: &mut Transport) -> R
                             "the run has another network now, start the agent again".into(),
                         ));
                     }
-                    agent.forget();
+                    agent.forget(settings.work.samples());
                 }
                 _ => return Err(AgentError::Call(error)),
             },
@@ -211,8 +211,9 @@ fn waiting(state: ClientState) -> &'static str {
     }
 }
 
-/// Goes on as the client that we were; none: we were none, or the coordinator does not know it any more.
-async fn resume(settings: &AgentSettings, transport: &mut Transport) -> Result<Option<ModelSpec>, AgentError> {
+/// Resumes as the client that we were. Returns the run's network and the number of images that the coordinator has for us;
+/// `None`: we were no client, or the coordinator does not know it any more.
+async fn resume(settings: &AgentSettings, transport: &mut Transport) -> Result<Option<(ModelSpec, u64)>, AgentError> {
     let Some(kept) = settings.identity.as_ref().and_then(IdentityFile::kept) else { return Ok(None) };
     transport.resume(kept.clone());
     match transport.task_within(0).await {
@@ -227,9 +228,10 @@ async fn resume(settings: &AgentSettings, transport: &mut Transport) -> Result<O
         },
     }
     let run = transport.snapshot().await.map_err(AgentError::Call)?;
+    let samples = run.client(&kept.client_id).map_or(settings.work.samples(), |client| client.samples);
     let spec = trainable(settings, run.model)?;
     tracing::info!("back in run '{}' as {}: {spec}", settings.run, kept.client_id);
-    Ok(Some(spec))
+    Ok(Some((spec, samples)))
 }
 
 async fn register(settings: &mut AgentSettings, transport: &mut Transport) -> Result<ModelSpec, AgentError> {

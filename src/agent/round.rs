@@ -29,6 +29,8 @@ pub(super) struct Agent {
     worker: Worker,
     name: String,
     encoding: Option<Encoding>,
+    /// The number of images that the coordinator knows of us.
+    samples: u64,
     /// The last global version that was fetched: what the next one may be told by.
     held: Option<(u64, Arc<Parameters>)>,
     /// What the updates have lost so far.
@@ -39,7 +41,7 @@ pub(super) struct Agent {
 
 impl Agent {
     /// Before its first round.
-    pub fn new(settings: &AgentSettings, spec: &ModelSpec) -> Result<Self, ModelError> {
+    pub fn new(settings: &AgentSettings, spec: &ModelSpec, samples: u64) -> Result<Self, ModelError> {
         let (schema, worker) = match &settings.work {
             Work::Train { device, images } => {
                 let network = Network::new(spec, *device)?;
@@ -51,11 +53,13 @@ impl Agent {
             Work::Noise(share) => (Network::new(spec, Device::Cpu)?.schema().clone(), Worker::Noise(*share)),
         };
         let (name, encoding) = (settings.name.clone(), settings.encoding);
-        Ok(Self { schema, worker, name, encoding, held: None, owed: Feedback::default(), given_up: None })
+        Ok(Self { schema, worker, name, encoding, samples, held: None, owed: Feedback::default(), given_up: None })
     }
 
-    /// What it knows is of another coordinator, whose versions may be others under the same numbers.
-    pub fn forget(&mut self) {
+    /// What it knows is of another coordinator, whose versions may be others under the same numbers, and which has just been
+    /// given that number of images.
+    pub fn forget(&mut self, samples: u64) {
+        self.samples = samples;
         (self.held, self.owed, self.given_up) = (None, Feedback::default(), None);
     }
 
@@ -125,6 +129,11 @@ impl Agent {
         });
         let (body, owed, sha256) =
             encoded.await.map_err(|e| RoundError::Here(e.to_string()))?.map_err(|e| RoundError::Here(e.to_string()))?;
+        if samples != self.samples {
+            let changed = transport.change_samples(samples).await;
+            changed.map_err(|error| RoundError::Call(format!("the change to {samples} images was rejected"), error))?;
+            self.samples = samples;
+        }
         let query = UpdateQuery { sha256: Some(sha256), ..UpdateQuery::whole(samples, loss) };
         let content_type = ModelFormat::Container(encoding).content_type();
         let bytes = body.len();

@@ -2,8 +2,8 @@
 
 use super::call_error::{CallError, Repeat, answer, json};
 use app::api::{
-    ClientId, ErrorCode, RegisterReply, RegisterRequest, RunId, RunSnapshot, StatusReply, StatusReport, Task,
-    UpdateQuery, UploadView,
+    ClientId, ClientPatch, ErrorCode, RegisterReply, RegisterRequest, RunId, RunSnapshot, StatusReply, StatusReport,
+    Task, UpdateQuery, UploadView,
 };
 use backon::{BackoffBuilder, ExponentialBuilder, Retryable};
 use bytes::{Bytes, BytesMut};
@@ -128,6 +128,16 @@ impl Transport {
         let reply: RegisterReply = self.call(|| self.request(Method::POST, "/clients").json(request)).await?;
         self.identity = Some(Identity { client_id: reply.client_id.clone(), token: reply.token.clone() });
         Ok(reply)
+    }
+
+    /// Changes the number of images that we hold.
+    ///
+    /// # Errors
+    /// The coordinator refuses.
+    pub async fn change_samples(&self, samples: u64) -> Result<(), CallError> {
+        let path = self.own("");
+        let patch = || self.request(Method::PATCH, &path).json(&ClientPatch { samples });
+        self.repeat(|| async { answer(patch().send().await?).await.map(|_| ()) }).await
     }
 
     /// What to do now; waits for something to do.

@@ -9,7 +9,7 @@ use crate::digest::Sha256Digest;
 use crate::round::Command;
 use crate::store::Token;
 use app::api::{
-    ClientId, ErrorBody, ErrorCode, RegisterReply, RegisterRequest, RunId, StatusReply, StatusReport, Task,
+    ClientId, ClientPatch, ErrorBody, ErrorCode, RegisterReply, RegisterRequest, RunId, StatusReply, StatusReport, Task,
 };
 use axum::Json;
 use axum::extract::{FromRequestParts, Request, State};
@@ -129,6 +129,27 @@ pub async fn status(
 ) -> ApiResult<Json<StatusReply>> {
     report.error = report.error.map(|e| e.chars().filter(|c| !c.is_control()).take(MAX_ERROR_CHARS).collect());
     Ok(Json(run.status(id, report).await?))
+}
+
+/// Change the number of training images that the client holds. It counts for updates that come from now on. With the client's
+/// own token only: the operator bounds these numbers by `max_samples` and `max_weight_share`.
+#[utoipa::path(
+    patch, path = "/runs/{run}/clients/{id}", tag = "client",
+    params(("run" = RunId, Path), ("id" = ClientId, Path)), request_body = ClientPatch,
+    responses(
+        (status = 204, description = "the number is stored"), (status = 400, body = ErrorBody),
+        (status = 401, body = ErrorBody), (status = 403, body = ErrorBody), (status = 404, body = ErrorBody),
+        (status = 415, body = ErrorBody), (status = 422, body = ErrorBody), (status = 429, body = ErrorBody),
+        (status = 503, body = ErrorBody),
+    ),
+)]
+pub async fn change(Client { run, id }: Client, ApiJson(patch): ApiJson<ClientPatch>) -> ApiResult<StatusCode> {
+    let problems = patch.problems();
+    if !problems.is_empty() {
+        return Err(ApiError::with_problems(ErrorCode::Invalid, "the change was rejected", problems));
+    }
+    run.command(Command::ChangeSamples { client: id, samples: patch.samples }).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Leave (with the client's token), or be removed (with the operator's).

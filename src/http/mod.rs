@@ -119,7 +119,7 @@ pub fn router(state: AppState, body_timeout: Duration, watchers: usize) -> Route
         .routes(routes!(runs::clients, clients::register))
         .routes(routes!(clients::task))
         .routes(routes!(clients::status))
-        .routes(routes!(clients::leave))
+        .routes(routes!(clients::change, clients::leave))
         .routes(routes!(models::get_model))
         // the admin plane
         .routes(routes!(runs::snapshot, runs::configure, lifecycle::delete))

@@ -115,6 +115,13 @@ pub enum Command {
         /// Which client.
         client: ClientId,
     },
+    /// A client has another number of training images. It counts for updates that come from now on.
+    ChangeSamples {
+        /// Which client.
+        client: ClientId,
+        /// How many it has.
+        samples: u64,
+    },
     /// A client says what it does.
     Status {
         /// Which client.
@@ -185,7 +192,9 @@ pub enum Reject {
     #[error("client {0} is in quarantine, for its updates were refused too often; the operator can admit it again")]
     Quarantined(ClientId),
     /// It says that it has more images than any client may.
-    #[error("samples is {samples}, max_samples is {max_samples}")]
+    #[error(
+        "samples must be at most {max_samples} (max_samples of the run), got {samples}: ask the operator to raise max_samples"
+    )]
     TooManySamples {
         /// How many it has.
         samples: u64,
@@ -319,6 +328,8 @@ pub enum Standing {
     Admitted,
     /// The operator removed it.
     Kicked,
+    /// It has another number of training images.
+    SamplesChanged,
     /// An update of it was rejected.
     Rejected,
     /// An update of it was rejected that cannot be an honest mistake.
@@ -333,6 +344,7 @@ impl Standing {
         match self {
             Self::Admitted => "admitted",
             Self::Kicked => "kicked",
+            Self::SamplesChanged => "samples changed",
             Self::Rejected => "update rejected",
             Self::Struck => "strike",
             Self::Quarantined => "quarantined",

@@ -181,6 +181,10 @@ impl RoundMachine {
         round.all_at_work(); // who had taken its task is not known any more
         round.open.updated.clear();
         for (id, update) in from.counted {
+            // Whether it is still closed or open again, it is judged anew: the bounds may be other ones by now.
+            if self.roster.get(&id).is_some_and(|client| client.rejected.is_some()) {
+                self.change(&id, |client| client.rejected = None);
+            }
             // Of one that was put out while the updates were being combined, or just before the crash.
             if self.roster.get(&id).is_some_and(|client| is_out(client.state)) {
                 self.step(&id, CohortStep::Dropped);
@@ -194,11 +198,6 @@ impl RoundMachine {
                 self.resume_silent(&id);
             }
             round.place(&id, self.roster.get(&id).map(|client| client.state));
-        }
-        // Whether it is still closed or open again, it is judged anew: the bounds may be other ones by now.
-        let is_rejected = |id: &&ClientId| self.roster.get(id).is_some_and(|client| client.rejected.is_some());
-        for id in round.counted().keys().filter(is_rejected).cloned().collect::<Vec<_>>() {
-            self.change(&id, |client| client.rejected = None);
         }
         // The clock may have been set back meanwhile.
         round.open.opened_ms = round.open.opened_ms.min(now);

@@ -3,9 +3,9 @@
 //! An update is checked by itself when it arrives. Whether its norm is in proportion is decided when its round closes, by the
 //! updates of that very round: what its majority agrees on is never rejected for an older number.
 
-use super::RoundMachine;
 use super::current::CurrentRound;
 use super::waiting::counted;
+use super::{Reject, RoundMachine};
 use app::api::{ClientId, Mode};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -43,9 +43,14 @@ impl RoundMachine {
     pub fn fault(&self, id: &ClientId, samples: u64, norm: f64) -> Option<String> {
         let config = &self.config;
         let registered = self.roster.get(id).map_or(0, |client| client.samples);
-        let most = registered.min(config.max_samples);
-        if samples > most {
-            return Some(format!("samples is {samples}, this client has at most {most}"));
+        if samples > config.max_samples {
+            return Some(Reject::TooManySamples { samples, max_samples: config.max_samples }.to_string());
+        }
+        if samples > registered {
+            return Some(format!(
+                "samples must be at most {registered}, the number that client {id} has given, got {samples}: if it has more \
+                 now, send PATCH .../clients/{id} with {{\"samples\": {samples}}}, then the update again"
+            ));
         }
         // Comparisons with NaN are false.
         if !norm.is_finite() {

@@ -124,6 +124,7 @@ impl RoundMachine {
                 self.rejected(now, &client, round, &reason, strike)?;
             }
             Command::Late { client } => self.late(now, &client)?,
+            Command::ChangeSamples { client, samples } => self.change_samples(now, &client, samples)?,
             Command::Status { client, report } => self.status(now, &client, report)?,
             Command::Update { client, round, update } => self.update(now, &client, round, update)?,
             Command::StartAutorun { rounds } => self.set_autorun(now, rounds),

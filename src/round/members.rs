@@ -28,10 +28,7 @@ impl RoundMachine {
         if self.roster.len() >= MAX_CLIENTS && self.roster.dispensable(now).is_none() {
             return Err(Reject::RosterFull(self.roster.len()));
         }
-        let max_samples = self.config.max_samples;
-        if samples > max_samples {
-            return Err(Reject::TooManySamples { samples, max_samples });
-        }
+        self.may_have(samples)?;
         let state = match self.config.admission {
             Admission::Open => ClientState::Join,
             Admission::Approval => ClientState::Pending,
@@ -158,6 +155,23 @@ impl RoundMachine {
         }
         if is_last {
             self.take_out(id);
+        }
+        Ok(())
+    }
+
+    /// Whether a client may have that many images.
+    fn may_have(&self, samples: u64) -> Result<(), Reject> {
+        let max_samples = self.config.max_samples;
+        if samples <= max_samples { Ok(()) } else { Err(Reject::TooManySamples { samples, max_samples }) }
+    }
+
+    pub(super) fn change_samples(&mut self, now: UnixMs, id: &ClientId, samples: u64) -> Result<(), Reject> {
+        let before = self.roster.welcome(id)?.samples;
+        self.may_have(samples)?;
+        self.seen(now, id)?;
+        if samples != before {
+            self.change(id, |c| c.samples = samples);
+            self.store(id, Standing::SamplesChanged);
         }
         Ok(())
     }

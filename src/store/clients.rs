@@ -109,13 +109,14 @@ impl Store {
             .await?;
         sqlx::query(
             "UPDATE clients SET standing = ?, quarantined = ?, strikes = ?, late_updates = ?, error = ?, \
-             seen_ms = ? WHERE run = ? AND client = ?",
+             samples = ?, seen_ms = ? WHERE run = ? AND client = ?",
         )
         .bind(Standing::of(client.state).as_str())
         .bind(client.state == ClientState::Quarantine)
         .bind(client.strikes)
         .bind(int(client.late_updates))
         .bind(&client.error)
+        .bind(int(client.samples))
         .bind(int(client.seen_ms))
         .bind(run.as_str())
         .bind(client.id.as_str())

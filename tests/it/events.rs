@@ -95,7 +95,7 @@ async fn the_api_describes_itself_and_names_every_address_of_the_protocol() {
         ("/runs/{run}/archive", "post"),
         ("/runs/{run}/autorun", "post delete"),
         ("/runs/{run}/clients", "get post"),
-        ("/runs/{run}/clients/{id}", "delete"),
+        ("/runs/{run}/clients/{id}", "patch delete"),
         ("/runs/{run}/clients/{id}/admit", "post"),
         ("/runs/{run}/clients/{id}/kick", "post"),
         ("/runs/{run}/clients/{id}/status", "put"),

@@ -1,9 +1,9 @@
-//! What an update weighs: its samples, within the share of a round that one client may have.
+//! What an update weighs: the samples that its client has by now, within the share of a round that one client may have.
 
-use crate::harness::{Coordinator, Guest, refused, take};
-use app::api::{ErrorCode, RoundOutcome, RoundSummary};
+use crate::harness::{Agent, Coordinator, Guest, fashion_mnist, refused, take};
+use app::api::{ClientState, ErrorCode, RoundOutcome, RoundSummary};
 use fedlearn::wire::{self, Dtype, ModelFormat, Parameters, SAFETENSORS, Schema, TensorSpec, Values};
-use reqwest::{Method, header};
+use reqwest::{Method, RequestBuilder, header};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -126,4 +126,96 @@ async fn a_share_that_cannot_be_is_rejected_with_its_bounds() {
     }
     let config = coordinator.snapshot("own").await.config;
     assert_eq!(config.max_weight_share, 0.5, "the default");
+}
+
+/// The client says that it has that many images now.
+fn change(guest: &Guest, samples: u64) -> RequestBuilder {
+    guest.own(Method::PATCH, "").json(&json!({ "samples": samples }))
+}
+
+/// An update of the run `own` that claims that many samples.
+fn update(guest: &Guest, round: u64, samples: u64, value: f32) -> RequestBuilder {
+    let update = guest.update_of(round, &format!("samples={samples}"));
+    update.header(header::CONTENT_TYPE, SAFETENSORS).body(body(value))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_whose_data_grows_says_so_and_its_update_counts_with_the_new_number_also_after_a_restart() {
+    // Given a client that has registered 100 samples and has 150 by now,
+    let mut coordinator = with_run(json!({})).await;
+    let guest = Guest::with_samples(&coordinator, "own", "grown", 100).await;
+    let other = Guest::with_samples(&coordinator, "own", "other", 50).await;
+    coordinator.order("/runs/own/rounds").await;
+    let round = guest.asked().await.round;
+    // when it sends them, however often, then the refusal says what to do, and is no strike.
+    for value in [1.0, 2.0, 3.0, 4.0] {
+        let body = refused(422, ErrorCode::Invalid, update(&guest, round, 150, value)).await;
+        let fault = format!(
+            "the update was rejected: samples must be at most 100, the number that client {id} has given, got 150: if it \
+             has more now, send PATCH .../clients/{id} with {{\"samples\": 150}}, then the update again",
+            id = guest.id
+        );
+        assert_eq!(body.message, fault);
+    }
+    let shown = coordinator.snapshot("own").await.clients.remove(0);
+    assert_eq!((shown.strikes, shown.samples, shown.state), (0, 100, ClientState::Error));
+    // When it does that, then the same update is accepted in the same round,
+    take(204, change(&guest, 150)).await;
+    take(202, update(&guest, round, 150, 4.0)).await;
+    take(202, update(&other, round, 50, 0.0)).await;
+    let run = coordinator.until("own", "the round is over", |run| run.version == 1).await;
+    assert_eq!((run.rounds[0].samples, run.clients[0].samples, value_of(&coordinator, 1).await), (200, 150, 3.0));
+    // and the number outlives a restart.
+    coordinator.stop().await;
+    coordinator.start_again().await;
+    assert_eq!(coordinator.snapshot("own").await.clients[0].samples, 150);
+    guest.task(0).await;
+    coordinator.order("/runs/own/rounds").await;
+    let round = guest.asked().await.round;
+    take(202, update(&guest, round, 150, 4.0)).await;
+    coordinator.until("own", "another round is over", |run| run.version == 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_of_samples_is_changed_by_the_client_itself_and_within_the_bounds_of_the_run() {
+    let coordinator = with_run(json!({"max_samples": 200})).await;
+    let guest = Guest::with_samples(&coordinator, "own", "guest", 100).await;
+    let other = Guest::with_samples(&coordinator, "own", "other", 100).await;
+    let path = format!("/runs/own/clients/{}", guest.id);
+    let of_another = coordinator.anybody(Method::PATCH, &path).bearer_auth(&other.token);
+    let of_the_operator = coordinator.operator(Method::PATCH, &path);
+    for request in [of_another, of_the_operator, coordinator.anybody(Method::PATCH, &path)] {
+        refused(401, ErrorCode::Unauthorized, request.json(&json!({"samples": 150}))).await;
+    }
+    let none = refused(422, ErrorCode::Invalid, change(&guest, 0)).await;
+    assert_eq!(none.problems, ["samples must be between 1 and 10^12, got 0"]);
+    let many = refused(422, ErrorCode::Invalid, change(&guest, 201)).await;
+    let words = "samples must be at most 200 (max_samples of the run), got 201: ask the operator to raise max_samples";
+    assert_eq!(many.message, words);
+    refused(422, ErrorCode::Invalid, guest.own(Method::PATCH, "").json(&json!({"name": "other"}))).await;
+    assert_eq!(coordinator.snapshot("own").await.client(&guest.id).unwrap().samples, 100);
+    take(204, change(&guest, 200)).await;
+    take(204, change(&guest, 200)).await;
+    assert_eq!(coordinator.snapshot("own").await.client(&guest.id).unwrap().samples, 200);
+    coordinator.order(&format!("{path}/kick")).await;
+    refused(403, ErrorCode::Kicked, change(&guest, 100)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_comes_back_with_more_images_says_so_by_itself() {
+    // Given an agent that has registered with 100 images and starts again with 150
+    let coordinator = Coordinator::start(&[]).await;
+    let guest = Guest::with_samples(&coordinator, "default", "agent", 100).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("me.json");
+    let identity = json!({
+        "coordinator": coordinator.origin(), "run": "default", "client_id": guest.id, "token": guest.token
+    });
+    std::fs::write(&file, identity.to_string()).unwrap();
+    let agent = Agent::resume(&coordinator, &file, fashion_mnist(0, 150));
+    coordinator.autorun("default", 1).await;
+    let run = coordinator.until("default", "the round is over", |run| !run.rounds.is_empty()).await;
+    assert_eq!((run.version, run.rounds[0].samples), (1, 150), "{}", run.rounds[0].reason);
+    assert_eq!((run.clients.len(), run.clients[0].samples, run.clients[0].strikes), (1, 150, 0));
+    agent.leaves().await;
 }

@@ -43,11 +43,11 @@ impl Sent {
     }
 
     pub fn samples(&self) -> u64 {
-        if self.lie == Lie::ManySamples { SAMPLES + 1 } else { SAMPLES }
+        if self.lie == Lie::ManySamples { 1_000_000 } else { SAMPLES }
     }
 }
 
-/// What every client has.
+/// What every client has at first, and sends; it may say that it has up to 100 times as many.
 pub const SAMPLES: u64 = 10;
 
 #[derive(Debug, Clone, PartialEq)]
@@ -56,6 +56,7 @@ pub enum Request {
     Task { id: ClientId, at_work_for: Option<u64> },
     Status { id: ClientId, report: StatusReport },
     Update { id: ClientId, sent: Sent },
+    Samples { id: ClientId, samples: u64 },
     Leave { id: ClientId },
 }
 
@@ -109,6 +110,9 @@ impl Client {
         };
         match &mut self.job {
             None if rng.random_bool(0.01) => Request::Leave { id },
+            None if rng.random_bool(0.01) => {
+                Request::Samples { id, samples: rng.random_range(SAMPLES..=100 * SAMPLES) }
+            }
             None => Request::Task { id, at_work_for: None },
             Some(job) if self.is_silent => Request::Update { id, sent: job.sent.clone() },
             Some(job) if self.may_fail && rng.random_bool(0.02) => {

@@ -134,6 +134,9 @@ impl Database {
                 let contribution = row.contributions.get_mut(*client).unwrap();
                 if let Some(update) = contribution.update.take() {
                     self.dropped.insert(((*client).clone(), contribution.asked.round, update.sha256));
+                    if let Some(client) = self.clients.get_mut(*client) {
+                        client.view.rejected = None;
+                    }
                 }
                 if *is_open {
                     row.closed = None;

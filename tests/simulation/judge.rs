@@ -2,7 +2,7 @@
 
 use super::database::UpdateRow;
 use super::schedule::Schedule;
-use app::api::{ClientId, ClientState, OpenRound, Phase, RoundOutcome};
+use app::api::{ClientId, ClientState, ClientView, OpenRound, Phase, RoundOutcome};
 use fedlearn::conductor::Aggregation;
 use std::collections::BTreeMap;
 
@@ -63,7 +63,8 @@ impl Schedule {
                 _ => None,
             };
             assert_eq!(standing(client.state), standing(stored.state), "{} is stored as another", client.id);
-            assert_eq!((client.strikes, client.rounds), (stored.strikes, stored.rounds));
+            let account = |client: &ClientView| (client.strikes, client.rounds, client.samples);
+            assert_eq!(account(client), account(stored));
             assert_eq!(client.rejected, stored.rejected, "the verdict on {} is shown otherwise than stored", client.id);
             let is_liar = self.clients.iter().any(|c| c.name == client.name && c.was_liar);
             assert!(is_liar || client.state != ClientState::Quarantine, "{} is honest and in quarantine", client.name);

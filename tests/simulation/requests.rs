@@ -53,6 +53,11 @@ impl Schedule {
                 result.map_or_else(refused, |reply| Answer::Cancel(reply.cancel))
             }
             Request::Update { id, sent } => return self.receive(id, sent),
+            Request::Samples { id, samples } => {
+                let change = Command::ChangeSamples { client: id, samples };
+                let result = self.act(async move |c| c.command(change).await)?;
+                result.map_or_else(refused, |()| Answer::Taken)
+            }
             Request::Leave { id } => {
                 let result = self.act(async move |c| c.command(Command::Leave { client: id }).await)?;
                 result.map_or_else(refused, |()| Answer::Unknown)

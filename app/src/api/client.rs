@@ -67,10 +67,30 @@ impl RegisterRequest {
         if is_long(&self.device) || !self.device.chars().all(|c| c.is_alphanumeric() || (' '..='~').contains(&c)) {
             problems.push(format!("device is at most {} letters, digits and signs of ASCII", Self::MAX_TEXT_CHARS));
         }
-        if !(1..=1_000_000_000_000).contains(&self.samples) {
-            problems.push(format!("samples is {}, allowed are 1 to 10^12", self.samples));
-        }
+        problems.extend(samples_problem(self.samples));
         problems
+    }
+}
+
+/// What is wrong with a number of training images.
+fn samples_problem(samples: u64) -> Option<String> {
+    let is_possible = (1..=1_000_000_000_000).contains(&samples);
+    (!is_possible).then(|| format!("samples must be between 1 and 10^12, got {samples}"))
+}
+
+/// `PATCH .../clients/{id}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "ssr", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct ClientPatch {
+    /// How many training images the client holds now.
+    pub samples: u64,
+}
+
+impl ClientPatch {
+    /// What is out of bounds, each naming the field and the bound; empty when all is well.
+    pub fn problems(&self) -> Vec<String> {
+        samples_problem(self.samples).into_iter().collect()
     }
 }
 

@@ -30,7 +30,7 @@ class Coordinator(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(answer)
 
-    do_GET = do_POST = do_PUT = do_DELETE = answer
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = answer
 
     def log_message(self, *args):
         pass
@@ -105,6 +105,29 @@ class ClientTest(Same):
         body = self.asked(3)[3]
         self.assertEqual(read_header(body).encoding, "topk")
         np.testing.assert_allclose(decode(body, ZERO, 0)["w"] + client.owed["w"], owed, atol=1e-6)
+
+    def test_a_number_of_samples_that_changes_is_reported_once_before_the_next_update(self):
+        client = self.client((200, encode(ZERO, "bf16")[0]), (204, b""), (202, REPLY), (202, REPLY))
+        client.fetch(0)
+        client.samples = 150
+        client.send(TASK, ZERO)
+        client.send(TASK, ZERO)
+        method, path, headers, body = self.asked(2)
+        self.assertEqual((method, path, headers["Authorization"]), ("PATCH", "/run/clients/c1", "Bearer t1"))
+        self.assertEqual(json.loads(body), {"samples": 150})
+        sent = ("PUT", "/run/rounds/1/updates/c1?samples=150")
+        self.assertEqual([(method, path) for method, path, _, _ in self.server.asked[3:]], [sent, sent])
+
+    def test_a_number_of_samples_that_is_rejected_is_reported_again_with_the_next_update(self):
+        refusal = {"code": "invalid", "message": "samples must be at most 120", "problems": []}
+        client = self.client((200, encode(ZERO, "bf16")[0]), (422, refusal), (204, b""), (202, REPLY))
+        client.fetch(0)
+        client.samples = 150
+        with self.assertRaisesRegex(Refused, "samples must be at most 120"):
+            client.send(TASK, ZERO)
+        client.samples = 120
+        client.send(TASK, ZERO)
+        self.assertEqual([method for method, _, _, _ in self.server.asked[2:]], ["PATCH", "PATCH", "PUT"])
 
     def test_a_refused_update_leaves_what_is_owed_as_it_was(self):
         refusal = {"code": "invalid", "message": "not so", "problems": []}

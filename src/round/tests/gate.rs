@@ -261,7 +261,11 @@ fn nobody_has_more_images_than_it_registered_with() {
     let world = counting(RunConfig::default(), &[]);
     let fault = |samples| world.machine.fault(&id("z"), samples, 1.0);
     assert_eq!(fault(100), None);
-    assert_eq!(fault(101).unwrap(), "samples is 101, this client has at most 100");
+    assert_eq!(
+        fault(101).unwrap(),
+        "samples must be at most 100, the number that client z has given, got 101: if it has more now, send PATCH \
+         .../clients/z with {\"samples\": 101}, then the update again"
+    );
     assert!(fault(u64::MAX).is_some());
     assert!(world.machine.fault(&id("nobody"), 1, 1.0).is_some());
 }
@@ -271,7 +275,27 @@ fn nor_more_than_any_client_may_have_by_now() {
     let mut world = counting(RunConfig::default(), &[]);
     world.ok(configure(RunConfig { max_samples: 50, ..RunConfig::default() }, 2));
     let fault = world.machine.fault(&id("z"), 51, 1.0).unwrap();
-    assert_eq!(fault, "samples is 51, this client has at most 50");
+    assert_eq!(
+        fault,
+        "samples must be at most 50 (max_samples of the run), got 51: ask the operator to raise max_samples"
+    );
+}
+
+#[test]
+fn a_client_that_changes_its_number_of_samples_may_send_that_many_from_then_on() {
+    let mut world = counting(RunConfig { max_samples: 200, ..RunConfig::default() }, &[]);
+    let change = |samples| Command::ChangeSamples { client: id("z"), samples };
+    let effects = world.ok(change(150));
+    assert!(effects.contains(&Effect::StoreClient { client: id("z"), what: Standing::SamplesChanged }));
+    let fault = |world: &World, samples| world.machine.fault(&id("z"), samples, 1.0).is_some();
+    assert_eq!([fault(&world, 150), fault(&world, 151)], [false, true]);
+    assert_eq!(world.ok(change(150)), [Effect::ShowClient(id("z"))], "the same number is not stored again");
+    world.restart(1_000);
+    assert_eq!([fault(&world, 150), fault(&world, 151)], [false, true]);
+    // But not beyond what the run allows, nor for a client that the operator removed.
+    assert_eq!(world.refused(change(201)), Reject::TooManySamples { samples: 201, max_samples: 200 });
+    world.ok(kick("z", false));
+    assert_eq!(world.refused(change(100)), Reject::Kicked(id("z")));
 }
 
 #[test]

@@ -2,9 +2,10 @@
 
 use super::{Coordinator, soon};
 use app::api::Encoding;
-use fedlearn::agent::{self, AgentError, AgentSettings, Work};
+use fedlearn::agent::{self, AgentError, AgentSettings, IdentityFile, Work};
 use fedlearn::model::Images;
 use fedlearn::model::dataset::{self, Split, default_path};
+use std::path::Path;
 use std::sync::OnceLock;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -29,15 +30,28 @@ pub struct Agent {
 impl Agent {
     /// Starts it.
     pub fn start(coordinator: &Coordinator, name: &str, images: Images) -> Self {
-        Self::with(coordinator.origin(), name, None, Work::Train { device: tch::Device::Cpu, images })
+        Self::with(coordinator.origin(), name, None, Work::Train { device: tch::Device::Cpu, images }, None)
     }
 
     /// Starts one that adds noise, and sends it in that encoding.
     pub fn noise(origin: String, name: &str, encoding: Encoding) -> Self {
-        Self::with(origin, name, Some(encoding), Work::Noise(0.01))
+        Self::with(origin, name, Some(encoding), Work::Noise(0.01), None)
     }
 
-    fn with(coordinator_url: String, name: &str, encoding: Option<Encoding>, work: Work) -> Self {
+    /// Starts one that is the client of that identity file.
+    pub fn resume(coordinator: &Coordinator, identity: &Path, images: Images) -> Self {
+        let origin = coordinator.origin();
+        let identity = IdentityFile::open(identity, &origin, &"default".parse().unwrap()).unwrap();
+        Self::with(origin, "resumed", None, Work::Train { device: tch::Device::Cpu, images }, Some(identity))
+    }
+
+    fn with(
+        coordinator_url: String,
+        name: &str,
+        encoding: Option<Encoding>,
+        work: Work,
+        identity: Option<IdentityFile>,
+    ) -> Self {
         let settings = AgentSettings {
             coordinator_url,
             run: "default".parse().unwrap(),
@@ -46,7 +60,7 @@ impl Agent {
             encoding,
             ca_cert: None,
             work,
-            identity: None,
+            identity,
         };
         let leave = CancellationToken::new();
         Self { task: tokio::spawn(agent::join(settings, leave.clone())), leave: leave.drop_guard() }
