@@ -252,12 +252,25 @@ async fn an_update_that_could_not_be_stored_is_not_folded_in_twice() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_run_is_made_as_the_flags_say() {
-    let flags =
-        ["--admission", "approval", "--cohort", "3", "--min-clients", "2", "--local-epochs", "4", "--encoding", "f32"];
+    let flags = [
+        "--admission",
+        "approval",
+        "--cohort",
+        "3",
+        "--min-clients",
+        "2",
+        "--local-epochs",
+        "4",
+        "--encoding",
+        "f32",
+        "--max-weight-share",
+        "0.4",
+    ];
     let coordinator = Coordinator::start(&[&NO_DATASET[..], &flags].concat()).await;
     let run = coordinator.snapshot("default").await;
     let said = serde_json::to_value(&run.config).unwrap();
     assert_eq!((&said["admission"], &said["cohort"]), (&json!("approval"), &json!({"size": 3})));
     assert_eq!((&said["min_clients"], &said["encoding"]), (&json!(2), &json!("f32")));
+    assert_eq!(said["max_weight_share"], json!(0.4));
     assert_eq!((run.config.train.local_epochs, run.config_version, run.version), (4, 1, 0));
 }
