@@ -134,6 +134,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn every_table_with_rows_of_a_run_is_renamed_and_emptied() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).await.unwrap();
+        let mut with_runs: Vec<String> = sqlx::query_scalar(
+            "SELECT tables.name FROM sqlite_schema AS tables JOIN pragma_table_info(tables.name) AS columns \
+             WHERE tables.type = 'table' AND columns.name = 'run'",
+        )
+        .fetch_all(&store.readers)
+        .await
+        .unwrap();
+        with_runs.sort();
+        let mut known = TABLES;
+        known.sort();
+        assert_eq!(with_runs, known);
+    }
+
+    #[tokio::test]
     async fn a_model_that_another_run_has_or_is_about_to_have_stays() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).await.unwrap();

@@ -218,7 +218,7 @@ fn who_is_to_train_again_is_heard() {
         conversation.hear(Way::Up, ask.as_bytes(), known).unwrap();
         let task = serde_json::json!({
             "task": "train", "round": 3, "version": 2, "encoding": "bf16", "topk_fraction": 0.01,
-            "train": app::api::TrainConfig::default(), "deadline_ms": 0, "server_ms": 0,
+            "train": app::api::TrainConfig::default(), "deadline_ms": 0, "heartbeat_interval_s": 20, "server_ms": 0,
         });
         let body = task.to_string();
         let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());

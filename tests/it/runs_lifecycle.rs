@@ -1,6 +1,6 @@
 //! Runs that are archived, renamed and deleted; the limit of open runs; the best model.
 
-use crate::harness::{Coordinator, Guest, NO_DATASET, Served, refused, safetensors, take, with};
+use crate::harness::{Coordinator, Guest, NO_DATASET, Served, refused, safetensors, soon, take, with};
 use app::api::{ClientState, ErrorCode, Phase, RunLine, Task};
 use reqwest::{Method, RequestBuilder, Response, header};
 use serde_json::json;
@@ -161,10 +161,13 @@ async fn a_deleted_run_is_gone_with_its_files_and_its_name_is_free() {
     alice.sends(alice.asked().await.round, 6.0).await;
     let models = coordinator.folder().join("models");
     assert_eq!((files(&models).len(), coordinator.incoming().len()), (3, 1));
+    let mut events = coordinator.watch("tiny").await;
     // when it is deleted,
     refused(409, ErrorCode::Conflict, delete(&coordinator, "tiny")).await;
     take(204, delete(&coordinator, "tiny").query(&[("force", "true")])).await;
-    // then nothing of it is left but the model that the other one has, too,
+    // then the events of it end,
+    soon("the end of the events", async { while events.next().await.is_some() {} }).await;
+    // nothing of it is left but the model that the other one has, too,
     refused(404, ErrorCode::NotFound, coordinator.anybody(Method::GET, "/runs/tiny")).await;
     refused(404, ErrorCode::NotFound, delete(&coordinator, "tiny")).await;
     refused(404, ErrorCode::NotFound, alice.own(Method::GET, "/task")).await;

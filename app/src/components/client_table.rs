@@ -24,11 +24,13 @@ pub fn ClientTable(board: Board, origin: String) -> impl IntoView {
         <section class="card" aria-labelledby="clients-title">
             <div class="card-head">
                 <h2 id="clients-title">"Clients"</h2>
-                {part(move || if empty.get() { ().into_any() } else {
+                {part(move || if empty.get() || board.archived { ().into_any() } else {
                     view! { <p class="small">"Add one: " <code>{text(command)}</code></p> }.into_any()
                 })}
             </div>
-            {part(move || if empty.get() {
+            {part(move || if empty.get() && board.archived {
+                view! { <p class="muted">"No client had joined this run when it was archived."</p> }.into_any()
+            } else if empty.get() {
                 view! {
                     <div class="empty">
                         <p>"Nobody has joined yet. On any machine that reaches this one, run"</p>

@@ -91,7 +91,7 @@ pub fn Runs(runs: Vec<RunLine>, current: RunId) -> impl IntoView {
             <li>
                 <a href=format!("runs/{}", line.run) rel="external" aria-current=here>
                     <span>{line.run.to_string()}</span>
-                    <span class="muted small">{line.phase.to_string()} {best.map(|best| format!(" · {best}"))}</span>
+                    <span class="muted small">{if line.archived_ms.is_some() { "archived" } else { line.phase.as_str() }} {best.map(|best| format!(" · {best}"))}</span>
                 </a>
             </li>
         }

@@ -245,6 +245,7 @@ fn an_archived_run_can_be_read_and_unarchived_and_nothing_else() {
     let (status, html) = render("/", true, archived);
     assert_eq!(status, 200);
     assert!(html.contains("This run is archived") && html.contains(">Unarchive<"), "{html}");
+    assert!(!html.contains("fedlearn join"), "{html}");
     for control in ["autorun-start", "config-edit", "admit", "kick"] {
         assert!(!html.contains(&format!(r#"data-testid="{control}""#)), "{control}");
     }

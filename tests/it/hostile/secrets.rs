@@ -102,7 +102,7 @@ async fn nothing_changes_without_a_token() {
             tried += 1;
         }
     }
-    assert_eq!(tried, 17, "every operation that changes something");
+    assert_eq!(tried, 18, "every operation that changes something");
     assert_eq!(coordinator.snapshot("tiny").await, before);
 }
 
