@@ -123,7 +123,7 @@ pub enum Task {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         rejected: Option<Rejection>,
     },
-    /// The operator has banned this client: it need not ask again.
+    /// The operator has banned this client, or has archived, renamed or deleted its run: it need not ask again.
     Stop {
         /// Why, for a person.
         reason: String,
