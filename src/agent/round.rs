@@ -270,6 +270,7 @@ fn cancels(answer: Result<StatusReply, CallError>) -> bool {
                     | ErrorCode::NotAdmitted
                     | ErrorCode::Unauthorized
                     | ErrorCode::NotFound
+                    | ErrorCode::Conflict // the run is archived
             )
         ),
     }
