@@ -9,7 +9,7 @@ use crate::digest::Sha256Digest;
 use crate::round::Command;
 use crate::store::Token;
 use app::api::{
-    ClientId, ClientPatch, ErrorBody, ErrorCode, RegisterReply, RegisterRequest, RunId, StatusReply, StatusReport, Task,
+    ClientId, ClientPatch, ErrorCode, RegisterReply, RegisterRequest, RunId, StatusReply, StatusReport, Task,
 };
 use axum::Json;
 use axum::extract::{FromRequestParts, Request, State};
@@ -26,9 +26,7 @@ const MAX_ERROR_CHARS: usize = 500;
     post, path = "/runs/{run}/clients", tag = "client", security(()), params(("run" = RunId, Path)),
     request_body = RegisterRequest,
     responses(
-        (status = 201, body = RegisterReply), (status = 403, body = ErrorBody), (status = 404, body = ErrorBody),
-        (status = 422, body = ErrorBody), (status = 429, body = ErrorBody), (status = 503, body = ErrorBody),
-    ),
+        (status = 201, body = RegisterReply), (status = 403), (status = 429)),
 )]
 pub async fn register(
     State(state): State<AppState>,
@@ -68,7 +66,7 @@ pub async fn register(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct TaskQuery {
-    /// How long to wait for something to do, in seconds: at most 60.
+    /// How long to wait for something to do, in seconds; more than 30 is taken as 30.
     #[serde(default)]
     wait_s: u32,
     /// The round that the client works for. Then this waits for the end of that work: it is answered as soon as no update
@@ -89,9 +87,7 @@ pub struct TaskQuery {
     params(("run" = RunId, Path), ("id" = ClientId, Path), TaskQuery),
     responses(
         (status = 200, body = Task, headers(("Retry-After" = u32, description = "seconds, with `wait` only"))),
-        (status = 401, body = ErrorBody), (status = 403, body = ErrorBody), (status = 429, body = ErrorBody),
-        (status = 503, body = ErrorBody),
-    ),
+        (status = 403)),
 )]
 pub async fn task(
     State(state): State<AppState>,
@@ -121,7 +117,7 @@ fn ask_again_s(clients: usize) -> u64 {
 #[utoipa::path(
     put, path = "/runs/{run}/clients/{id}/status", tag = "client",
     params(("run" = RunId, Path), ("id" = ClientId, Path)), request_body = StatusReport,
-    responses((status = 200, body = StatusReply), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody)),
+    responses((status = 200, body = StatusReply), (status = 403)),
 )]
 pub async fn status(
     Client { run, id }: Client,
@@ -137,11 +133,7 @@ pub async fn status(
     patch, path = "/runs/{run}/clients/{id}", tag = "client",
     params(("run" = RunId, Path), ("id" = ClientId, Path)), request_body = ClientPatch,
     responses(
-        (status = 204, description = "the number is stored"), (status = 400, body = ErrorBody),
-        (status = 401, body = ErrorBody), (status = 403, body = ErrorBody), (status = 404, body = ErrorBody),
-        (status = 415, body = ErrorBody), (status = 422, body = ErrorBody), (status = 429, body = ErrorBody),
-        (status = 503, body = ErrorBody),
-    ),
+        (status = 204, description = "the number is stored"), (status = 403)),
 )]
 pub async fn change(Client { run, id }: Client, ApiJson(patch): ApiJson<ClientPatch>) -> ApiResult<StatusCode> {
     let problems = patch.problems();
@@ -155,7 +147,8 @@ pub async fn change(Client { run, id }: Client, ApiJson(patch): ApiJson<ClientPa
 /// Leave (with the client's token), or be removed (with the operator's).
 #[utoipa::path(
     delete, path = "/runs/{run}/clients/{id}", tag = "client", params(("run" = RunId, Path), ("id" = ClientId, Path)),
-    responses((status = 204, description = "it is gone"), (status = 401, body = ErrorBody)),
+    security(("client" = []), ("admin" = []), ("session" = [])),
+    responses((status = 204, description = "it is gone"), (status = 403)),
 )]
 pub async fn leave(
     State(state): State<AppState>,

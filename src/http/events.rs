@@ -4,7 +4,7 @@ use super::AppState;
 use super::extract::Run;
 use super::runs::json;
 use crate::coordinator::{Published, View};
-use app::api::{ErrorBody, Event, RunId};
+use app::api::{Event, RunId};
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderName, header};
@@ -26,8 +26,9 @@ const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 #[utoipa::path(
     get, path = "/runs/{run}/events", tag = "read", security(()), params(("run" = RunId, Path)),
     responses(
-        (status = 200, content_type = "text/event-stream", body = Event), (status = 404, body = ErrorBody),
-    ),
+        (status = 200, content_type = "text/event-stream", body = Event,
+            headers(("X-Accel-Buffering" = String, description = "`no`, so that proxies send each event at once"))),
+        (status = 429)),
 )]
 pub async fn events(State(state): State<AppState>, Run(run): Run) -> impl IntoResponse {
     // Open streams would keep the server from stopping.

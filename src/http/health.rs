@@ -11,14 +11,14 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 /// The process lives.
-#[utoipa::path(get, path = "/healthz", tag = "health", security(()), responses((status = 200, body = String)))]
+#[utoipa::path(get, path = "/healthz", tag = "health", security(()), responses((status = 200, content_type = "text/plain", body = String)))]
 pub async fn healthz() -> &'static str {
     "ok\n"
 }
 
 /// The database can be written, no run is stuck or unreadable, and what is sent to them can be stored.
 #[utoipa::path(
-    get, path = "/readyz", tag = "health", security(()), responses((status = 200, body = String), (status = 503)),
+    get, path = "/readyz", tag = "health", security(()), responses((status = 200, content_type = "text/plain", body = String), (status = 503)),
 )]
 pub async fn readyz(State(state): State<AppState>) -> ApiResult<&'static str> {
     let unwritable = |error: Arc<StoreError>| ApiError::new(ErrorCode::Unavailable, error.to_string());
@@ -30,7 +30,7 @@ pub async fn readyz(State(state): State<AppState>) -> ApiResult<&'static str> {
 }
 
 /// Gauges of every open run, in Prometheus' text format 0.0.4.
-#[utoipa::path(get, path = "/metrics", tag = "health", security(()), responses((status = 200, body = String)))]
+#[utoipa::path(get, path = "/metrics", tag = "health", security(()), responses((status = 200, content_type = "text/plain", body = String)))]
 pub async fn metrics(State(state): State<AppState>) -> impl IntoResponse {
     let lines = state.coordinator.lines().into_iter().filter(|line| line.archived_ms.is_none());
     let runs: Vec<_> = lines.filter_map(|line| state.coordinator.run(&line.run)).collect();

@@ -19,10 +19,7 @@ pub struct RunPath {
 #[utoipa::path(
     delete, path = "/runs/{run}", tag = "admin", params(("run" = RunId, Path), ForceQuery),
     responses(
-        (status = 204, description = "the run is deleted"), (status = 401, body = ErrorBody),
-        (status = 404, body = ErrorBody), (status = 409, body = ErrorBody, description = "clients are at work on a round"),
-        (status = 503, body = ErrorBody),
-    ),
+        (status = 204, description = "the run is deleted"), (status = 409, body = ErrorBody, description = "clients are at work on a round")),
 )]
 pub async fn delete(
     _: Admin,
@@ -39,10 +36,7 @@ pub async fn delete(
 #[utoipa::path(
     post, path = "/runs/{run}/archive", tag = "admin", params(("run" = RunId, Path), ForceQuery),
     responses(
-        (status = 204, description = "the run is archived"), (status = 401, body = ErrorBody),
-        (status = 404, body = ErrorBody), (status = 409, body = ErrorBody, description = "clients are at work on a round"),
-        (status = 503, body = ErrorBody),
-    ),
+        (status = 204, description = "the run is archived"), (status = 409, body = ErrorBody, description = "clients are at work on a round")),
 )]
 pub async fn archive(
     _: Admin,
@@ -58,10 +52,7 @@ pub async fn archive(
 #[utoipa::path(
     post, path = "/runs/{run}/unarchive", tag = "admin", params(("run" = RunId, Path)),
     responses(
-        (status = 204, description = "the run is open"), (status = 401, body = ErrorBody), (status = 404, body = ErrorBody),
-        (status = 409, body = ErrorBody, description = "as many runs are open as --max-runs allows"),
-        (status = 503, body = ErrorBody),
-    ),
+        (status = 204, description = "the run is open"), (status = 409, body = ErrorBody, description = "as many runs are open as --max-runs allows")),
 )]
 pub async fn unarchive(
     _: Admin,
@@ -77,11 +68,7 @@ pub async fn unarchive(
     post, path = "/runs/{run}/rename", tag = "admin", params(("run" = RunId, Path), ForceQuery),
     request_body = RenameRequest,
     responses(
-        (status = 204, description = "the run has the new name, which Location gives"), (status = 401, body = ErrorBody),
-        (status = 404, body = ErrorBody),
-        (status = 409, body = ErrorBody, description = "the name is taken, or clients are at work on a round"),
-        (status = 422, body = ErrorBody), (status = 503, body = ErrorBody),
-    ),
+        (status = 204, description = "the run has the new name, which Location gives"), (status = 409, body = ErrorBody, description = "the name is taken, or clients are at work on a round")),
 )]
 pub async fn rename(
     _: Admin,

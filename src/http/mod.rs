@@ -8,6 +8,7 @@ mod cap;
 mod clients;
 mod connections;
 mod control;
+mod description;
 mod error;
 mod events;
 mod extract;
@@ -52,7 +53,6 @@ use tower_http::map_request_body::MapRequestBodyLayer;
 use tower_http::set_header::SetResponseHeaderLayer;
 use tower_http::trace::TraceLayer;
 use utoipa::OpenApi;
-use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -93,6 +93,8 @@ impl FromRef<AppState> for LeptosOptions {
     info(
         title = "fedlearn",
         description = "Federated learning over plain REST. Clients: register, then repeat: task, model, status, update.",
+        version = env!("CARGO_PKG_VERSION"),
+        license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
     ),
     tags(
         (name = "client", description = "With the client's token"),
@@ -100,21 +102,21 @@ impl FromRef<AppState> for LeptosOptions {
         (name = "read", description = "Open to everybody who reaches the coordinator"),
         (name = "health", description = "For those who operate it"),
     ),
-    security(("bearer" = []), ("session" = [])),
+    components(schemas(app::api::ErrorBody)),
     servers((url = "..", description = "the coordinator's root, seen from this document")),
 )]
 struct ApiDoc;
 
-/// Everything that the coordinator serves. A request whose body has not come within `body_timeout` is ended. So many may
-/// watch the events: anybody may, and holds a connection with it.
-pub fn router(state: AppState, body_timeout: Duration, watchers: usize) -> Router {
+/// The REST resources, with their description. A JSON body must come within `body_timeout`, and at most within 30 s. At most
+/// `watchers` requests may watch the events at once: anybody may, and holds a connection with it.
+fn documented_routes(body_timeout: Duration, watchers: usize) -> OpenApiRouter<AppState> {
     let most = watchers.clamp(1, Semaphore::MAX_PERMITS);
     let watchers = Arc::new(Semaphore::new(most));
     let watched = middleware::from_fn(move |request, next| {
         let too_many = move || format!("{most} watch the events already, the most at once");
         connections::at_most(watchers.clone(), too_many, request, next)
     });
-    let control = OpenApiRouter::with_openapi(ApiDoc::openapi())
+    let control = OpenApiRouter::new()
         // the client plane
         .routes(routes!(runs::clients, clients::register))
         .routes(routes!(clients::task))
@@ -144,17 +146,17 @@ pub fn router(state: AppState, body_timeout: Duration, watchers: usize) -> Route
         .routes(routes!(runs::list, runs::create))
         .layer(DefaultBodyLimit::disable())
         .layer(MapRequestBodyLayer::new(linger::linger));
-    let (api, mut document) = OpenApiRouter::new()
+    OpenApiRouter::with_openapi(ApiDoc::openapi())
         .nest("/api/v1", control.merge(bodies))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
         .routes(routes!(health::metrics))
-        .split_for_parts();
-    if let Some(components) = &mut document.components {
-        components.add_security_scheme("bearer", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
-        let cookie = SecurityScheme::ApiKey(ApiKey::Cookie(ApiKeyValue::new(auth::SESSION_COOKIE)));
-        components.add_security_scheme("session", cookie);
-    }
+}
+
+/// Everything that the coordinator serves. A request whose body has not come within `body_timeout` is ended.
+pub fn router(state: AppState, body_timeout: Duration, watchers: usize) -> Router {
+    let (api, document) = documented_routes(body_timeout, watchers).split_for_parts();
+    let document = description::completed(document);
     let fixed = |name: HeaderName, value| SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value));
     let api = api
         .route("/api/openapi.json", axum::routing::get(move || async move { Json(document) }))

@@ -6,7 +6,7 @@ use super::extract::{ApiPath, ApiQuery};
 use super::header_text;
 use crate::coordinator::{EncodedModel, ModelError, RunHandle};
 use crate::wire::{self, ModelFormat};
-use app::api::{Encoding, ErrorBody, ErrorCode, RunId};
+use app::api::{Encoding, ErrorCode, RunId};
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
@@ -25,16 +25,26 @@ pub struct ModelQuery {
 /// A version of the global model; `latest` redirects to the current one, `best` to the one with the highest test accuracy.
 #[utoipa::path(
     get, path = "/runs/{run}/models/{version}", tag = "client",
-    params(("run" = RunId, Path), ("version" = String, Path, description = "a version, `latest` or `best`"), ModelQuery),
+    params(("run" = RunId, Path), ("version" = String, Path, description = "a version, `latest` or `best`"), ModelQuery,
+        ("If-None-Match" = Option<String>, Header, description = "the ETag of what the client has"),
+        ("Range" = Option<String>, Header, description = "one range of bytes, such as `bytes=1000-`"),
+        ("If-Range" = Option<String>, Header, description = "the ETag that the range belongs to"),
+    ),
+    security(("client" = []), ("admin" = []), ("session" = [])),
     responses(
         (status = 200, content(
-            (Vec<u8> = "application/vnd.fedlearn.params"), (Vec<u8> = "application/vnd.safetensors"),
+            (Vec<u8> = "application/vnd.safetensors"), (Vec<u8> = "application/vnd.fedlearn.params"),
+        ), headers(
+            ("ETag" = String, description = "names this body"),
+            ("Content-Encoding" = String, description = "`zstd`, where the client accepts it for safetensors"),
         )),
-        (status = 206, description = "the range asked for"), (status = 304, description = "what you have is current"),
-        (status = 307, description = "from `latest` or `best` to that version"), (status = 401, body = ErrorBody),
-        (status = 403, body = ErrorBody), (status = 404, body = ErrorBody), (status = 406, body = ErrorBody),
-        (status = 416, description = "the range is outside of the body"), (status = 503, body = ErrorBody),
-    ),
+        (status = 206, description = "the range asked for", content(
+            (Vec<u8> = "application/vnd.safetensors"), (Vec<u8> = "application/vnd.fedlearn.params"),
+        ), headers(("Content-Range" = String, description = "where it lies in the whole body"))), (status = 304, description = "what you have is current"),
+        (status = 307, description = "from `latest` or `best` to that version", headers(
+            ("Location" = String, description = "the version, relative to this address"),
+        )), (status = 403), (status = 406),
+        (status = 416, headers(("Content-Range" = String, description = "how long the body is")))),
 )]
 pub async fn get_model(
     ModelReader(run): ModelReader,

@@ -11,8 +11,8 @@ use crate::coordinator::{Origin, View};
 use crate::store::{BlobError, Expanded, Spool};
 use crate::wire::{self, BodyFormat, Parameters, Plan, ReadError};
 use app::api::{
-    ClientId, ClientView, CreateRun, CreateRunQuery, Encoding, ErrorBody, ErrorCode, ListRunsQuery, RoundSummary,
-    RunConfig, RunId, RunLine, RunSnapshot,
+    ClientId, ClientView, CreateRun, CreateRunQuery, Encoding, ErrorCode, ListRunsQuery, RoundSummary, RunConfig,
+    RunId, RunLine, RunSnapshot,
 };
 use axum::Json;
 use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Request, State};
@@ -24,7 +24,7 @@ use std::fmt::Write;
 /// The open runs, or the archived ones.
 #[utoipa::path(
     get, path = "/runs", tag = "read", security(()), params(ListRunsQuery),
-    responses((status = 200, body = Vec<RunLine>), (status = 400, body = ErrorBody)),
+    responses((status = 200, body = Vec<RunLine>)),
 )]
 pub async fn list(
     State(state): State<AppState>,
@@ -38,14 +38,14 @@ pub async fn list(
 #[utoipa::path(
     post, path = "/runs", tag = "admin",
     params(
-        ("run" = Option<RunId>, Query, description = "with safetensors"),
-        ("encoding" = Option<Encoding>, Query, description = "with safetensors: of the run's updates"),
+        ("run" = Option<RunId>, Query, description = "the run's name, with safetensors"),
+        ("encoding" = Option<Encoding>, Query, description = "of the run's updates, with safetensors"),
+        ("Content-Encoding" = Option<String>, Header, description = "`zstd`, of compressed safetensors"),
     ),
     request_body(content((CreateRun = "application/json"), (Vec<u8> = "application/vnd.safetensors"))),
     responses(
-        (status = 201, body = RunSnapshot), (status = 401, body = ErrorBody), (status = 409, body = ErrorBody),
-        (status = 415, body = ErrorBody), (status = 422, body = ErrorBody),
-    ),
+        (status = 201, body = RunSnapshot, headers(("Location" = String, description = "the run, relative to this address"))),
+        (status = 409)),
 )]
 pub async fn create(_: Admin, State(state): State<AppState>, mut request: Request) -> ApiResult<impl IntoResponse> {
     let content_type = header_text(request.headers(), header::CONTENT_TYPE)?.unwrap_or_default();
@@ -77,7 +77,7 @@ pub async fn create(_: Admin, State(state): State<AppState>, mut request: Reques
 /// Everything there is to see of a run. Its ETag is the version of its configuration.
 #[utoipa::path(
     get, path = "/runs/{run}", tag = "read", security(()), params(("run" = RunId, Path)),
-    responses((status = 200, body = RunSnapshot), (status = 404, body = ErrorBody)),
+    responses((status = 200, body = RunSnapshot, headers(("ETag" = String, description = "the version of its configuration")))),
 )]
 pub async fn snapshot(Run(run): Run) -> impl IntoResponse {
     let told = run.published().tell(View::Snapshot, json);
@@ -101,12 +101,12 @@ pub(super) fn json(value: &impl Serialize) -> Vec<u8> {
 /// `max_strikes`).
 #[utoipa::path(
     patch, path = "/runs/{run}", tag = "admin",
-    params(("run" = RunId, Path), ("If-Match" = String, Header, description = "the ETag of the run")),
-    request_body = RunConfig,
+    params(("run" = RunId, Path), ("If-Match" = String, Header, description = "the ETag of the run, or `*` for any version")),
+    request_body = ref("#/components/schemas/RunConfigPatch"),
     responses(
-        (status = 200, body = RunSnapshot), (status = 401, body = ErrorBody), (status = 412, body = ErrorBody),
-        (status = 422, body = ErrorBody), (status = 428, body = ErrorBody),
-    ),
+        (status = 200, body = RunSnapshot, headers(("ETag" = String, description = "the version of its configuration"))),
+        (status = 412),
+        (status = 428)),
 )]
 pub async fn configure(
     _: Admin,
@@ -114,6 +114,9 @@ pub async fn configure(
     headers: HeaderMap,
     ApiJson(patch): ApiJson<serde_json::Value>,
 ) -> ApiResult<impl IntoResponse> {
+    if !patch.is_object() {
+        return Err(ApiError::new(ErrorCode::Invalid, "a patch of the configuration is a JSON object"));
+    }
     let known = header_text(&headers, header::IF_MATCH)?.ok_or_else(|| {
         ApiError::new(ErrorCode::PreconditionRequired, "If-Match is missing: send the ETag that GET of the run has")
     })?;
@@ -127,9 +130,6 @@ pub async fn configure(
             ApiError::new(ErrorCode::PreconditionFailed, message)
         })?
     };
-    if !patch.is_object() {
-        return Err(ApiError::new(ErrorCode::Invalid, "a patch of the configuration is a JSON object"));
-    }
     run.configure(expected, patch).await?;
     let snapshot = run.published().snapshot();
     Ok(([(header::ETAG, etag(snapshot.config_version))], Json(snapshot)))
@@ -154,7 +154,7 @@ fn read_parameters(body: Spool, format: BodyFormat, max_bytes: u64) -> ApiResult
 /// The rounds that are over.
 #[utoipa::path(
     get, path = "/runs/{run}/rounds", tag = "read", security(()), params(("run" = RunId, Path)),
-    responses((status = 200, body = Vec<RoundSummary>), (status = 404, body = ErrorBody)),
+    responses((status = 200, body = Vec<RoundSummary>)),
 )]
 pub async fn rounds(Run(run): Run) -> impl IntoResponse {
     ([JSON], run.published().tell(View::Rounds, |snapshot| json(&snapshot.rounds)).bytes)
@@ -163,7 +163,7 @@ pub async fn rounds(Run(run): Run) -> impl IntoResponse {
 /// The roster.
 #[utoipa::path(
     get, path = "/runs/{run}/clients", tag = "read", security(()), params(("run" = RunId, Path)),
-    responses((status = 200, body = Vec<ClientView>), (status = 404, body = ErrorBody)),
+    responses((status = 200, body = Vec<ClientView>)),
 )]
 pub async fn clients(Run(run): Run) -> impl IntoResponse {
     ([JSON], run.published().tell(View::Clients, |snapshot| json(&snapshot.clients)).bytes)
@@ -172,7 +172,10 @@ pub async fn clients(Run(run): Run) -> impl IntoResponse {
 /// The rounds as CSV, a row each.
 #[utoipa::path(
     get, path = "/runs/{run}/export.csv", tag = "read", security(()), params(("run" = RunId, Path)),
-    responses((status = 200, content_type = "text/csv", body = String), (status = 404, body = ErrorBody)),
+    responses((
+        status = 200, content_type = "text/csv", body = String,
+        headers(("Content-Disposition" = String, description = "a file name for browsers")),
+    )),
 )]
 pub async fn export(Run(run): Run) -> impl IntoResponse {
     let csv = run.published().tell(View::Export, |snapshot| csv(&snapshot.rounds).into_bytes()).bytes;

@@ -4,7 +4,7 @@ use super::AppState;
 use super::auth::{Admin, SESSION_COOKIE, is_operators};
 use super::error::{ApiError, ApiResult};
 use super::guesses::{self, Holder, Peer};
-use app::api::{ErrorBody, ErrorCode, LoginRequest};
+use app::api::{ErrorCode, LoginRequest};
 use axum::extract::{FromRequest, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
@@ -20,9 +20,9 @@ const SESSION_DAYS: u64 = 30;
     post, path = "/session", tag = "admin", security(()),
     request_body(content((LoginRequest = "application/json"), (LoginRequest = "application/x-www-form-urlencoded"))),
     responses(
-        (status = 204, description = "the session cookie is set"), (status = 401, body = ErrorBody),
-        (status = 429, body = ErrorBody),
-    ),
+        (status = 204, description = "to JSON: the session cookie is set", headers(("Set-Cookie" = String, description = "the session"))),
+        (status = 303, description = "to a form: to the dashboard, or back to the form where the token is wrong"),
+        (status = 401), (status = 415), (status = 429), (status = 500), (status = 503)),
 )]
 pub async fn log_in(
     State(state): State<AppState>,
@@ -66,7 +66,7 @@ pub async fn log_in(
 /// Log out.
 #[utoipa::path(
     delete, path = "/session", tag = "admin",
-    responses((status = 204, description = "the session is over"), (status = 401, body = ErrorBody)),
+    responses((status = 204, description = "the session is over")),
 )]
 pub async fn log_out(_: Admin, State(state): State<AppState>, jar: CookieJar) -> ApiResult<impl IntoResponse> {
     if let Some(cookie) = jar.get(SESSION_COOKIE) {

@@ -11,7 +11,7 @@ use crate::digest::Sha256Digest;
 use crate::round::Reject;
 use crate::store::Spool;
 use crate::wire::{self, BodyFormat};
-use app::api::{ClientId, ErrorBody, ErrorCode, RunId, UpdateQuery, UpdateReply, UploadView};
+use app::api::{ClientId, ErrorCode, RunId, UpdateQuery, UpdateReply, UploadView};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
@@ -25,18 +25,16 @@ use tokio_util::sync::CancellationToken;
 /// connection broke can be gone on with, at an `offset`.
 #[utoipa::path(
     put, path = "/runs/{run}/rounds/{round}/updates/{id}", tag = "client",
-    params(("run" = RunId, Path), ("round" = u64, Path), ("id" = ClientId, Path), UpdateQuery),
+    params(("run" = RunId, Path), ("round" = u64, Path), ("id" = ClientId, Path), UpdateQuery,
+        ("Content-Encoding" = Option<String>, Header, description = "`zstd`, of compressed safetensors"),
+    ),
     request_body(content(
-        (Vec<u8> = "application/vnd.fedlearn.params"), (Vec<u8> = "application/vnd.safetensors"),
+        (Vec<u8> = "application/vnd.safetensors"), (Vec<u8> = "application/vnd.fedlearn.params"),
+        (Vec<u8> = "application/octet-stream"),
     )),
     responses(
-        (status = 202, body = UpdateReply), (status = 200, body = UpdateReply), (status = 400, body = ErrorBody),
-        (status = 401, body = ErrorBody), (status = 403, body = ErrorBody), (status = 404, body = ErrorBody),
-        (status = 408, body = ErrorBody), (status = 409, body = ErrorBody),
-        (status = 410, body = ErrorBody), (status = 413, body = ErrorBody), (status = 415, body = ErrorBody),
-        (status = 422, body = ErrorBody), (status = 425, body = ErrorBody), (status = 429, body = ErrorBody),
-        (status = 503, body = ErrorBody),
-    ),
+        (status = 202, body = UpdateReply), (status = 200, body = UpdateReply), (status = 403), (status = 409),
+        (status = 410), (status = 425)),
 )]
 pub async fn put_update(
     State(state): State<AppState>,
@@ -223,8 +221,7 @@ async fn count(
     get, path = "/runs/{run}/rounds/{round}/updates/{id}", tag = "client",
     params(("run" = RunId, Path), ("round" = u64, Path), ("id" = ClientId, Path)),
     responses(
-        (status = 200, body = UploadView), (status = 401, body = ErrorBody), (status = 404, body = ErrorBody),
-    ),
+        (status = 200, body = UploadView)),
 )]
 pub async fn get_update(
     State(state): State<AppState>,

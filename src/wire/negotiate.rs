@@ -11,6 +11,8 @@ use app::api::Encoding;
 pub const CONTAINER: &str = "application/vnd.fedlearn.params";
 /// The media type of safetensors.
 pub const SAFETENSORS: &str = "application/vnd.safetensors";
+/// Bytes of no stated format, as generated clients send them: read as safetensors.
+const BYTES: &str = "application/octet-stream";
 /// The one `Content-Encoding` known here.
 pub const ZSTD: &str = "zstd";
 
@@ -128,7 +130,7 @@ pub fn body_format(
     let (media_type, parameters) = given.split_once(';').unwrap_or((given, ""));
     let media_type = media_type.trim();
     let container = media_type.eq_ignore_ascii_case(CONTAINER);
-    if !container && !media_type.eq_ignore_ascii_case(SAFETENSORS) {
+    if !container && ![SAFETENSORS, BYTES].iter().any(|known| media_type.eq_ignore_ascii_case(known)) {
         return Err(UnsupportedMediaType::Type(given.to_owned()));
     }
     let coding = content_encoding.unwrap_or_default().trim();
@@ -363,6 +365,7 @@ mod tests {
     #[test]
     fn an_upload_of_another_kind_is_unsupported() {
         use UnsupportedMediaType as U;
+        assert_eq!(body_format(Some("application/octet-stream"), None), Ok(BodyFormat::Safetensors { zstd: false }));
         assert_eq!(body_format(None, None), Err(U::NoType));
         assert_eq!(body_format(Some("application/json"), None), Err(U::Type("application/json".into())));
         assert_eq!(body_format(Some(SAFETENSORS), Some("gzip")), Err(U::Encoding("gzip".into())));

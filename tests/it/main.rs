@@ -4,6 +4,7 @@
 mod asynchronous;
 mod broken_links;
 mod cancels;
+mod description;
 mod encodings;
 mod events;
 mod exact;

@@ -37,11 +37,14 @@ word!(
 pub struct RegisterRequest {
     /// Shown to the operator, in sentences too: 1 to 64 letters, digits, spaces and `.` `_` `@` `+` `-`, no space at either
     /// end.
+    #[cfg_attr(feature = "ssr", schema(max_length = 64))]
     pub name: String,
     /// How many training images the client holds.
+    #[cfg_attr(feature = "ssr", schema(minimum = 1, maximum = 1_000_000_000_000_i64))]
     pub samples: u64,
     /// What it trains on, for the operator: `cpu`, `cuda:0`.
     #[serde(default)]
+    #[cfg_attr(feature = "ssr", schema(min_length = 1, max_length = 64))]
     pub device: String,
     /// The run's join secret, where the coordinator asks for one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -242,6 +245,7 @@ pub struct StatusReply {
 #[serde(deny_unknown_fields)]
 pub struct UpdateQuery {
     /// Images trained on: the weight of this update.
+    #[cfg_attr(feature = "ssr", param(minimum = 1, maximum = 1_000_000_000_000_i64))]
     pub samples: u64,
     /// Mean training loss of the last local epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -249,6 +253,7 @@ pub struct UpdateQuery {
     /// SHA-256 of the whole body, hexadecimal. With it, an upload whose connection breaks can be gone on with: what has come
     /// is kept until the round is over, or so many others were broken off later that there is no room.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "ssr", param(pattern = "^[0-9a-fA-F]{64}$"))]
     pub sha256: Option<String>,
     /// Where in the whole body this one begins: at most as many bytes as `GET` says are here. Needs `sha256`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

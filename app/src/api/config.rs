@@ -90,16 +90,21 @@ impl CohortSize {
 #[serde(deny_unknown_fields, default)]
 pub struct TrainConfig {
     /// Passes over the client's own data.
+    #[cfg_attr(feature = "ssr", schema(minimum = 1, maximum = 1_000))]
     pub local_epochs: u32,
     /// Images a step.
+    #[cfg_attr(feature = "ssr", schema(minimum = 1, maximum = 65_536))]
     pub batch_size: u32,
     /// The local optimizer.
     pub optimizer: Optimizer,
     /// Its step size.
+    #[cfg_attr(feature = "ssr", schema(exclusive_minimum = 0, maximum = 1_000))]
     pub learning_rate: f64,
     /// Momentum of `sgd`; `adam` ignores it.
+    #[cfg_attr(feature = "ssr", schema(minimum = 0, maximum = 0.999_999))]
     pub momentum: f64,
     /// L2 penalty on the parameters.
+    #[cfg_attr(feature = "ssr", schema(minimum = 0, maximum = 10))]
     pub weight_decay: f64,
     /// Random crops (padding 4) and horizontal flips.
     pub augment: bool,
@@ -132,36 +137,46 @@ pub struct RunConfig {
     /// How many clients a round asks.
     pub cohort: CohortSize,
     /// Quorum: a round opens with at least so many eligible clients and is aggregated with at least so many updates.
+    #[cfg_attr(feature = "ssr", schema(minimum = 1, maximum = 1_000_000))]
     pub min_clients: u32,
     /// Share of clients asked on top of the cohort, 0 to 10: the round closes once as many updates are in as without them,
     /// so that it need not wait for the slowest. Of `sync` only.
+    #[cfg_attr(feature = "ssr", schema(minimum = 0, maximum = 10))]
     pub over_selection: f64,
     /// Seconds from a round's opening until it closes without the missing ones.
+    #[cfg_attr(feature = "ssr", schema(minimum = 1, maximum = 604_800))]
     pub deadline_s: u32,
     /// What becomes of a round that has too few updates by then.
     pub below_quorum: BelowQuorum,
     /// How rounds take the work of their clients.
     pub mode: Mode,
     /// Of `async`: updates that close a round.
+    #[cfg_attr(feature = "ssr", schema(minimum = 1, maximum = 1_000_000))]
     pub buffer_size: u32,
     /// Of `async`: how many versions the one that an update was trained from may be behind, 0 to 10.
+    #[cfg_attr(feature = "ssr", schema(minimum = 0, maximum = 10))]
     pub max_staleness: u32,
     /// How parameters travel in our container.
     pub encoding: Encoding,
     /// Of the encoding `topk`: the share of a tensor's values that an update changes, 0.000001 to 1; of each at
     /// least 1,024.
+    #[cfg_attr(feature = "ssr", schema(minimum = 0.000_001, maximum = 1))]
     pub topk_fraction: f64,
     /// The largest L2 norm of (update - base version) that is accepted. `None` means any finite one.
+    #[cfg_attr(feature = "ssr", schema(exclusive_minimum = 0))]
     pub max_update_norm: Option<f64>,
     /// The largest norm relative to the median of the round's updates, at least 1. It is applied when the round closes; larger
     /// updates are left out, without a strike. `None` means no such bound.
+    #[cfg_attr(feature = "ssr", schema(minimum = 1))]
     pub max_norm_ratio: Option<f64>,
     /// The largest share of a round's weight that one client has, 0.01 to 1: in rounds of three or more updates heavier weights
     /// are lowered to it. 1 switches this off: each update weighs what its samples say.
     pub max_weight_share: f64,
     /// The most images that a client may say it has.
+    #[cfg_attr(feature = "ssr", schema(minimum = 1, maximum = 1_000_000_000_000_i64))]
     pub max_samples: u64,
     /// Updates of a client that may be refused until it is in quarantine.
+    #[cfg_attr(feature = "ssr", schema(minimum = 1, maximum = 1_000_000))]
     pub max_strikes: u32,
     /// What clients do.
     pub train: TrainConfig,

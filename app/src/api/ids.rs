@@ -21,10 +21,10 @@ impl fmt::Display for BadId {
 impl std::error::Error for BadId {}
 
 macro_rules! id {
-    ($(#[$doc:meta])* $name:ident, $kind:literal, $max_len:literal) => {
+    ($(#[$doc:meta])* $name:ident, $kind:literal, $max_len:literal, $pattern:literal) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[cfg_attr(feature = "ssr", derive(utoipa::ToSchema), schema(value_type = String))]
+        #[cfg_attr(feature = "ssr", derive(utoipa::ToSchema), schema(value_type = String, pattern = $pattern))]
         #[serde(try_from = "String", into = "String")]
         pub struct $name(String);
 
@@ -70,11 +70,11 @@ macro_rules! id {
 
 id!(
     /// Names a run; chosen by the operator. `default` is made at first start.
-    RunId, "run", 64
+    RunId, "run", 64, "^[a-z0-9-]{1,64}$"
 );
 id!(
     /// Names a client within its run: random, says nothing of who it is.
-    ClientId, "client", 32
+    ClientId, "client", 32, "^[a-z0-9-]{1,32}$"
 );
 
 #[cfg(test)]

@@ -112,8 +112,10 @@ pub struct ModelSpec {
     #[serde(default = "ModelSpec::default_stem")]
     pub stem: Stem,
     /// Channels of the input images.
+    #[cfg_attr(feature = "ssr", schema(minimum = 1, maximum = 4_096))]
     pub channels: u32,
     /// Classes told apart.
+    #[cfg_attr(feature = "ssr", schema(minimum = 2, maximum = 100_000))]
     pub classes: u32,
     /// Seed of the initial parameters.
     #[serde(default)]

@@ -140,6 +140,7 @@ pub struct LoweredWeights {
 #[serde(deny_unknown_fields)]
 pub struct Autorun {
     /// Rounds still to complete, the open one included.
+    #[cfg_attr(feature = "ssr", schema(minimum = 1, maximum = 100_000))]
     pub rounds: u32,
 }
 
