@@ -1,6 +1,6 @@
 # `make demo` and `make test` are all that a newcomer needs: each does the set-up first, which is quick when nothing is
 # missing. After it plain `cargo leptos serve`, `cargo leptos watch` and `cargo test` work too.
-.PHONY: help setup build install check-windows serve demo test lint absences test-python test-rust test-installed test-api test-browser soak bench fuzz fuzz-corpus wasm-size
+.PHONY: help setup build install check-windows serve demo test lint absences test-python test-rust test-installed test-api test-attacks test-browser soak bench fuzz fuzz-corpus wasm-size
 .DEFAULT_GOAL := help
 
 # What a browser on a slow line (4 Mbit/s) loads in 0.9 s. 394,163 before runs could be managed from the page; the design allows 600 kB.
@@ -44,7 +44,7 @@ serve: build ## the coordinator alone, on http://127.0.0.1:3000
 demo: build ## coordinator and three agents on Fashion-MNIST, ten rounds; Ctrl-C ends it
 	@exec target/release/fedlearn demo
 
-test: setup lint absences test-python test-rust test-browser test-installed test-api ## everything that must pass
+test: setup lint absences test-python test-rust test-browser test-installed test-api test-attacks ## everything that must pass
 
 lint:
 	cargo fmt --all --check
@@ -65,6 +65,12 @@ test-rust:
 test-api: build # the description is valid, the coordinator keeps to it, and a client generated from it works
 	PYTHONPATH=.tools/api python3 tests/api/conformance.py target/release/fedlearn
 	PYTHONPATH=.tools/api python3 tests/api/generated.py target/release/fedlearn
+
+ATTACK = PYTHONPATH=.tools/python python3 tests/attacks
+test-attacks: build # credentials, hostile bodies, hostile texts and floods
+	$(ATTACK)/auth.py --binary target/release/fedlearn
+	$(ATTACK)/bodies.py --binary target/release/fedlearn
+	$(ATTACK)/poison.py --binary target/release/fedlearn
 
 test-installed: build
 	tests/installed.sh

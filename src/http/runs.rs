@@ -169,7 +169,7 @@ pub async fn clients(Run(run): Run) -> impl IntoResponse {
     ([JSON], run.published().tell(View::Clients, |snapshot| json(&snapshot.clients)).bytes)
 }
 
-/// The rounds as CSV, a row each.
+/// The rounds as CSV, a row each. An apostrophe stands before a text that a spreadsheet would take for a formula.
 #[utoipa::path(
     get, path = "/runs/{run}/export.csv", tag = "read", security(()), params(("run" = RunId, Path)),
     responses((
@@ -181,6 +181,13 @@ pub async fn export(Run(run): Run) -> impl IntoResponse {
     let csv = run.published().tell(View::Export, |snapshot| csv(&snapshot.rounds).into_bytes()).bytes;
     let name = format!("attachment; filename=\"{}.csv\"", run.run());
     ([(header::CONTENT_TYPE, "text/csv; charset=utf-8".to_owned()), (header::CONTENT_DISPOSITION, name)], csv)
+}
+
+/// A text as it stands between the quotes of a CSV cell. Before one that a spreadsheet would take for a formula stands an
+/// apostrophe, which spreadsheets hide; to read the text back, remove one leading apostrophe.
+fn text(text: &str) -> String {
+    let guard = if text.starts_with(['=', '+', '-', '@', '\t', '\r', '\'']) { "'" } else { "" };
+    format!("{guard}{}", text.replace('"', "\"\""))
 }
 
 fn csv(rounds: &[RoundSummary]) -> String {
@@ -216,8 +223,22 @@ fn csv(rounds: &[RoundSummary]) -> String {
             r.opened_ms,
             r.ended_ms,
             lowered(r),
-            r.reason.replace('"', "\"\""),
+            text(&r.reason),
         );
     }
     csv
+}
+
+#[cfg(test)]
+mod tests {
+    use super::text;
+
+    #[test]
+    fn no_text_of_an_export_is_a_formula_and_none_is_lost() {
+        for formula in ["+1+1", "-2+3", "=1+1", "@SUM(1)", "\tx", "\rx", "'quoted"] {
+            let cell = text(formula);
+            assert_eq!(cell.strip_prefix('\''), Some(formula), "one apostrophe more, and nothing else");
+        }
+        assert_eq!(text("all updates in (3), \"a\" too"), "all updates in (3), \"\"a\"\" too");
+    }
 }
