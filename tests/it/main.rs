@@ -12,6 +12,7 @@ mod federated;
 mod gate;
 mod harness;
 mod hostile;
+mod nginx;
 mod other_clients;
 mod page;
 mod patience;
