@@ -87,7 +87,7 @@ impl<W: World> Conductor<W> {
         let banned = self.machine.is_banned(&client.name);
         self.persist(|| Record::Client { client, banned }).await?;
         let detail = match (&client.error, what) {
-            (Some(error), Standing::Rejected | Standing::Struck | Standing::Quarantined) => {
+            (Some(error), Standing::Failed | Standing::Rejected | Standing::Struck | Standing::Quarantined) => {
                 format!("{}: {error}", client.name)
             }
             _ => client.name.clone(),

@@ -330,6 +330,8 @@ pub enum Standing {
     Kicked,
     /// It has another number of training images.
     SamplesChanged,
+    /// It reported that it cannot deliver its update.
+    Failed,
     /// An update of it was rejected.
     Rejected,
     /// An update of it was rejected that cannot be an honest mistake.
@@ -345,6 +347,7 @@ impl Standing {
             Self::Admitted => "admitted",
             Self::Kicked => "kicked",
             Self::SamplesChanged => "samples changed",
+            Self::Failed => "client failed",
             Self::Rejected => "update rejected",
             Self::Struck => "strike",
             Self::Quarantined => "quarantined",

@@ -6,7 +6,7 @@ use super::current::{CurrentRound, Outcome, Verdict, deadline_ms};
 use super::machine::{Course, Pause, VOID_PAUSE_MS};
 use super::restored::RestoredRound;
 use super::roster::{OFFLINE_AFTER_MS, is_eligible, is_out};
-use super::waiting::counted;
+use super::words::counted;
 use super::{Effect, RoundMachine, UnixMs};
 use app::api::{Autorun, ClientId, ClientState, ClientView, CohortStep, LoweredWeights, Mode, OpenRound, Rejection};
 use std::collections::BTreeMap;
@@ -66,7 +66,7 @@ impl RoundMachine {
                 self.close(Closed { at_ms: now, reason, by_operator: false, rejected: BTreeMap::new() })
             }
             Verdict::Void(reason) => {
-                let rejections = self.round.as_ref().map(|round| self.rejections(round)).unwrap_or_default();
+                let rejections = self.round.as_ref().map(|round| self.failures(round)).unwrap_or_default();
                 self.end(now, Err(reason + &rejections));
             }
         }

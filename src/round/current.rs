@@ -2,8 +2,8 @@
 
 use super::command::{Assignment, Closed, Counted};
 use super::roster::is_eligible;
-use super::waiting::counted;
 use super::weights::Weights;
+use super::words::{counted, shortened};
 use super::{UnixMs, time};
 use app::api::{
     BelowQuorum, ClientId, ClientState, CohortStep, LoweredWeights, Mode, OpenRound, RoundOutcome, RoundSummary,
@@ -41,8 +41,8 @@ pub(super) struct CurrentRound {
     /// Those of them who are offline while a later client has their name: most likely the same program under a new id, so
     /// that no update of theirs is to be expected.
     replaced: BTreeSet<ClientId>,
-    /// Why the last update of a client was rejected, of those whose update is not in.
-    rejections: BTreeMap<ClientId, String>,
+    /// Why clients whose update is not in have failed in this round: what follows their name in a sentence.
+    failures: BTreeMap<ClientId, String>,
     /// What those work on who began in an earlier round; all others work on this one.
     earlier: BTreeMap<ClientId, Assignment>,
     /// Of `async`: who has taken its task, and so may still be at it when the round closes.
@@ -67,7 +67,7 @@ impl CurrentRound {
             absent: BTreeSet::new(),
             failed: BTreeSet::new(),
             replaced: BTreeSet::new(),
-            rejections: BTreeMap::new(),
+            failures: BTreeMap::new(),
             earlier,
             at_work,
             counted: BTreeMap::new(),
@@ -211,19 +211,27 @@ impl CurrentRound {
         self.absent.remove(id);
         self.failed.remove(id);
         self.replaced.remove(id);
-        self.rejections.remove(id);
+        self.failures.remove(id);
         self.counted.insert(id.clone(), update);
     }
 
-    /// Notes why an update was rejected.
-    pub fn reject(&mut self, id: &ClientId, reason: String) {
-        self.rejections.insert(id.clone(), reason);
+    /// The update of a client was rejected, for that reason.
+    pub fn reject(&mut self, id: &ClientId, reason: &str) {
+        self.failures.insert(id.clone(), format!("'s update was rejected: {}", shortened(reason)));
     }
 
-    /// The clients that have failed in this round because their update was rejected, and why it was.
-    pub fn rejections(&self) -> impl Iterator<Item = (&ClientId, &str)> {
-        let rejections = self.rejections.iter().filter(|(id, _)| self.failed.contains(*id));
-        rejections.map(|(id, reason)| (id, reason.as_str()))
+    /// A client has reported that it cannot deliver. False if a failure of it is known already: the first says more than what
+    /// follows from it.
+    pub fn fail(&mut self, id: &ClientId, error: &str) -> bool {
+        let is_new = !self.failures.contains_key(id);
+        self.failures.entry(id.clone()).or_insert_with(|| format!(" reported an error: {}", shortened(error)));
+        is_new
+    }
+
+    /// The clients that have failed in this round, and what follows their name in a sentence about why.
+    pub fn failures(&self) -> impl Iterator<Item = (&ClientId, &str)> {
+        let failures = self.failures.iter().filter(|(id, _)| self.failed.contains(*id));
+        failures.map(|(id, failure)| (id, failure.as_str()))
     }
 
     /// Takes an update out again, before it is combined. False if there is none.

@@ -4,38 +4,13 @@
 //! updates of that very round: what its majority agrees on is never rejected for an older number.
 
 use super::current::CurrentRound;
-use super::waiting::counted;
+use super::words::{counted, significant};
 use super::{Reject, RoundMachine};
 use app::api::{ClientId, Mode};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 /// A median of fewer norms means nothing: an attacker could be half of them.
 pub(super) const ENOUGH: usize = 3;
-
-/// Norms of earlier rounds that are kept, one a client.
-pub const RECENT_NORMS: usize = 9;
-
-/// The last norm of each of the clients that sent one most recently, newest first. They help to judge a round of one or two
-/// updates, and are forgotten when the configuration changes: another learning rate makes other norms.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct RecentNorms(VecDeque<(ClientId, f64)>);
-
-impl RecentNorms {
-    /// Takes in an update's norm, newer than all that are here.
-    pub fn push(&mut self, client: &ClientId, norm: f64) {
-        self.0.retain(|(id, _)| id != client);
-        self.0.push_front((client.clone(), norm));
-        self.0.truncate(RECENT_NORMS);
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    pub(super) fn clear(&mut self) {
-        self.0.clear();
-    }
-}
 
 impl RoundMachine {
     /// Why an update of that many images, at that L2 distance from its base version, is rejected when it arrives; `None` if
@@ -54,11 +29,15 @@ impl RoundMachine {
         }
         // Comparisons with NaN are false.
         if !norm.is_finite() {
-            return Some(format!("its distance from the base version is {norm}"));
+            return Some(format!(
+                "its norm (the distance from the base version) is {norm}: training has diverged, a smaller learning_rate \
+                 can help"
+            ));
         }
         match config.max_update_norm {
             Some(limit) if norm > limit => Some(format!(
-                "its norm (the distance from the base version) is {}, max_update_norm is {limit}",
+                "its norm (the distance from the base version) is {}, max_update_norm is {limit}; if it is honest, the \
+                 operator can raise max_update_norm",
                 significant(norm)
             )),
             _ => None,
@@ -95,7 +74,7 @@ impl RoundMachine {
         if count >= ENOUGH {
             return by_itself();
         }
-        let others = self.recent_norms.0.iter().filter(|(id, norm)| !norms.contains_key(id) && *norm > 0.0);
+        let others = self.recent_norms.iter().filter(|(id, norm)| !norms.contains_key(id) && *norm > 0.0);
         let together: Vec<f64> = own.iter().copied().chain(others.map(|(_, norm)| *norm)).collect();
         let what = format!("this round's and recent updates ({})", together.len());
         let together = lower_median(together).map(|median| (median, what));
@@ -125,28 +104,9 @@ fn lower_median(mut norms: Vec<f64>) -> Option<f64> {
     norms.get(norms.len().checked_sub(1)? / 2).copied()
 }
 
-/// Four digits that count, however small or large the number is.
-fn significant(value: f64) -> String {
-    if (1e-3..1e6).contains(&value) {
-        let decimals = (3 - value.log10().floor() as i32).clamp(0, 6) as usize;
-        format!("{value:.decimals$}")
-    } else {
-        format!("{value:.3e}")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_number_keeps_four_digits_that_count() {
-        let cases = [(0.002, "0.002000"), (0.06, "0.06000"), (1.5, "1.500"), (1234.56, "1235"), (2.4e-7, "2.400e-7")];
-        for (value, text) in cases {
-            assert_eq!(significant(value), text);
-        }
-        assert_eq!(significant(2e31), "2.000e31");
-    }
 
     #[test]
     fn the_lower_median_of_an_even_number_is_the_smaller_of_the_two_in_the_middle() {

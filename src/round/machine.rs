@@ -2,7 +2,7 @@
 
 use super::command::{Assignment, Closed, Counted};
 use super::current::{CurrentRound, Outcome};
-use super::gate::RecentNorms;
+use super::recent_norms::RecentNorms;
 use super::roster::Roster;
 use super::{Command, Effect, Reject, Restored, UnixMs};
 use app::api::{Admission, Autorun, ClientId, ClientState, CohortStep, Phase, RunConfig};

@@ -131,7 +131,7 @@ impl RoundMachine {
         let is_last = is_strike && strikes >= self.config.max_strikes;
         let is_news = is_strike || view.error.as_ref() != Some(&reason);
         if let Some(round) = self.round.as_mut().filter(|_| is_awaited) {
-            round.reject(id, reason.clone());
+            round.reject(id, &reason);
         }
         self.change(id, |c| {
             c.strikes = strikes;
@@ -277,16 +277,15 @@ impl RoundMachine {
         let has_failed = report.state == ReportedState::Error && !is_cancelled;
         let is_given_up = has_failed && self.carried.remove(id).is_some();
         let is_idle = resting == ClientState::Finish || is_cancelled || is_given_up;
+        let error = report.error.map(|text| text.chars().take(MAX_ERROR_CHARS).collect::<String>());
+        let error = error.filter(|_| report.state == ReportedState::Error);
         self.change(id, |c| {
             c.seen_ms = c.seen_ms.max(now);
             if matches!(c.state, ClientState::Pending | ClientState::Quarantine) {
                 return;
             }
             c.progress = None;
-            c.error = None;
-            if report.state == ReportedState::Error {
-                c.error = report.error.map(|text| text.chars().take(MAX_ERROR_CHARS).collect());
-            }
+            c.error.clone_from(&error);
             c.state = match report.state {
                 _ if is_idle => resting,
                 ReportedState::Error => ClientState::Error,
@@ -298,6 +297,12 @@ impl RoundMachine {
                 }
             };
         });
+        // Noted once a round, so that a client which repeats itself costs nothing.
+        let has_failed = self.roster.get(id).is_some_and(|client| client.state == ClientState::Error);
+        let round = self.round.as_mut().filter(|round| has_failed && round.was_asked(id) && !round.has_update(id));
+        if round.zip(error).is_some_and(|(round, error)| round.fail(id, &error)) {
+            self.store(id, Standing::Failed);
+        }
         Ok(())
     }
 }

@@ -11,6 +11,7 @@ mod current;
 mod gate;
 mod machine;
 mod members;
+mod recent_norms;
 mod restored;
 mod roster;
 #[cfg(test)]
@@ -19,10 +20,11 @@ pub(crate) mod time;
 mod view;
 mod waiting;
 mod weights;
+mod words;
 
 pub use command::{Assignment, Closed, Command, Counted, Effect, Reject, Standing, UnixMs};
-pub use gate::{RECENT_NORMS, RecentNorms};
 pub use machine::{RoundMachine, VOID_PAUSE_MS};
+pub use recent_norms::{RECENT_NORMS, RecentNorms};
 pub use restored::{Restored, RestoredClient, RestoredRound};
 pub use roster::{HEARTBEAT_INTERVAL_S, MAX_CLIENTS, OFFLINE_AFTER_MS};
 pub use view::Part;

@@ -2,7 +2,7 @@
 
 use super::UnixMs;
 use super::command::{Assignment, Closed, Counted};
-use super::gate::RecentNorms;
+use super::recent_norms::RecentNorms;
 use app::api::{Autorun, ClientId, ClientView, OpenRound, RunConfig};
 use std::collections::BTreeMap;
 

@@ -1,14 +1,13 @@
 //! Why is it waiting: one sentence for people. Who is missing, since when, what happens next, and at what second.
 
 use super::current::CurrentRound;
+use super::words::counted;
 use super::{RoundMachine, time};
 use app::api::{ClientId, ClientState, ClientView};
 use std::collections::BTreeSet;
 
 /// So many clients are named, the others are counted.
 const NAMED: usize = 3;
-/// Characters of a reason in a sentence; the client's row shows more of it.
-const REASON_CHARS: usize = 200;
 
 impl RoundMachine {
     /// What the run waits for, and what happens next: one sentence. Times are of the day in UTC, so that it stays true while
@@ -47,7 +46,7 @@ impl RoundMachine {
             missing +=
                 &format!("; the coordinator was restarted, they have until {} to come back", time::of_day(until));
         }
-        missing += &self.rejections(round);
+        missing += &self.failures(round);
         let target = self.needed_to_judge(round).max(round.open.target as usize);
         let is = if target == 1 { "is" } else { "are" };
         let sooner = if target < asked {
@@ -99,19 +98,13 @@ impl RoundMachine {
         )
     }
 
-    /// Whose updates were rejected, and why: the end of a sentence; empty where there are none.
-    pub(super) fn rejections(&self, round: &CurrentRound) -> String {
-        let all = round.rejections().count();
-        let mut end: String = round
-            .rejections()
-            .take(NAMED)
-            .filter_map(|(id, reason)| {
-                let (name, reason) = (&self.client(id)?.name, reason.chars().take(REASON_CHARS).collect::<String>());
-                Some(format!("; {name}'s update was rejected: {reason}"))
-            })
-            .collect();
+    /// Who has failed in this round, and why: the end of a sentence; empty where nobody has.
+    pub(super) fn failures(&self, round: &CurrentRound) -> String {
+        let all = round.failures().count();
+        let named = round.failures().take(NAMED);
+        let mut end: String = named.filter_map(|(id, why)| Some(format!("; {}{why}", self.client(id)?.name))).collect();
         if all > NAMED {
-            end += &format!("; so were {} more", all - NAMED);
+            end += &format!("; {} more failed", all - NAMED);
         }
         end
     }
@@ -145,10 +138,4 @@ impl RoundMachine {
         }
         list
     }
-}
-
-/// `1 client`, `2 clients`.
-pub(super) fn counted(count: usize, what: &str) -> String {
-    let s = if count == 1 { "" } else { "s" };
-    format!("{count} {what}{s}")
 }

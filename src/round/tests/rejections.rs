@@ -26,6 +26,29 @@ fn a_rejected_update_is_shown_and_its_client_is_asked_for_no_other_in_this_round
 }
 
 #[test]
+fn an_error_that_a_client_reports_is_stored_once_a_round_and_said_in_what_the_run_waits_for() {
+    let failed = |error: &str| {
+        let (state, error) = (ReportedState::Error, Some(error.to_owned()));
+        Command::Status { client: id("alice"), report: StatusReport { state, round: Some(1), progress: None, error } }
+    };
+    let mut world = World::in_round(quorum(1), &["alice", "bob"]);
+    // When a proxy has refused its update, which the coordinator never saw, and the client says so,
+    let effects = world.ok(failed("nginx rejected the body as too large"));
+    assert!(effects.contains(&store("alice", Standing::Failed)), "{effects:?}");
+    let waiting = world.machine.waiting();
+    assert!(waiting.contains("; alice reported an error: nginx rejected the body as too large; at "), "{waiting}");
+    // then repeating it, in other words or after training again, stores nothing,
+    world.ok(report("alice", ReportedState::Training, Some(1)));
+    let effects = world.ok(failed("once more"));
+    assert!(!effects.contains(&store("alice", Standing::Failed)), "{effects:?}");
+    // and the next round knows nothing of it.
+    world.ok(update("bob", 1));
+    world.ok(committed(1));
+    world.ok(Command::StartRound);
+    assert!(!world.machine.waiting().contains("reported"), "{}", world.machine.waiting());
+}
+
+#[test]
 fn a_sound_update_is_accepted_after_one_that_was_rejected() {
     let mut world = World::in_round(quorum(1), &["alice", "bob"]);
     world.ok(rejected("alice", 1, TOO_LARGE, None));
@@ -115,5 +138,5 @@ fn of_many_rejected_updates_the_first_few_are_named() {
         world.ok(rejected(name, 1, "NaN", None));
     }
     let waiting = world.machine.waiting();
-    assert!(waiting.contains("; c's update was rejected: NaN; so were 2 more; at "), "{waiting}");
+    assert!(waiting.contains("; c's update was rejected: NaN; 2 more failed; at "), "{waiting}");
 }

@@ -302,7 +302,7 @@ fn a_round_that_too_many_have_failed_at_is_void_at_once() {
         world.ok(report("bob", ReportedState::Error, Some(1)));
         world
     };
-    let reason = "at most 1 of 2 updates can still come, 1 failed, min_clients is 2";
+    let reason = "at most 1 of 2 updates can still come, 1 failed, min_clients is 2; bob reported an error: no memory";
     assert_eq!(at_once(quorum(2)).last(), (RoundOutcome::Void, reason));
     let mut asynchronous = at_once(RunConfig { min_clients: 2, ..asynchronous(2) });
     assert_eq!(asynchronous.last(), (RoundOutcome::Void, reason));
