@@ -9,7 +9,6 @@ use crate::round::Command as RoundCommand;
 use crate::store::Store;
 use app::api::RunId;
 use rustix::process::{Pid, Signal, kill_process};
-use std::path::Path;
 use std::time::Duration;
 use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
@@ -27,10 +26,7 @@ pub(super) async fn run(settings: &DemoSettings, stop: CancellationToken) -> Exi
         Ok(_) => return Exit::Failed,
         Err(stop) => return stop.report(),
     };
-    if let Err(error) = Store::remove(Path::new(DATA_DIR)) {
-        return failed(&error, Exit::Failed); // most likely that of a demo which still runs
-    }
-    let server = match Server::start(&serve).await {
+    let server = match Server::start_with(&serve, Store::remove).await {
         Ok(server) => server,
         Err(error) => return failed(&error, Exit::Failed),
     };

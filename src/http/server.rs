@@ -71,6 +71,15 @@ impl Server {
     /// # Errors
     /// See [`ServeError`].
     pub async fn start(settings: &ServeSettings) -> Result<Self, ServeError> {
+        Self::start_with(settings, |_| Ok(())).await
+    }
+
+    /// The same, after `prepare` has prepared the data folder. It runs once the address is taken, so that a coordinator that
+    /// cannot listen changes no data.
+    pub(crate) async fn start_with(
+        settings: &ServeSettings,
+        prepare: impl FnOnce(&Path) -> Result<(), StoreError>,
+    ) -> Result<Self, ServeError> {
         let device = settings.device.find()?;
         let first = settings.first_run.create().map_err(ServeError::Settings)?;
         let listener = TcpListener::bind(settings.listen).await;
@@ -78,6 +87,7 @@ impl Server {
         let listener = listener.map_err(listen_failed)?;
         let address = listener.local_addr().map_err(listen_failed)?;
 
+        prepare(&settings.data_dir)?;
         let store = Store::open(&settings.data_dir).await?;
         let paths = Dataset::ALL.iter().filter_map(|d| Some((*d, settings.dataset_path(*d)?))).collect();
         let max_runs = settings.max_runs as usize;

@@ -19,6 +19,22 @@ fn join(served: &Served, folder: &Path, part: usize) -> Program {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_demo_whose_address_is_taken_keeps_the_data_of_the_last_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let kept = folder.path().join("data/demo/kept");
+    std::fs::create_dir_all(kept.parent().unwrap()).unwrap();
+    std::fs::write(&kept, "of the last demo").unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = taken.local_addr().unwrap().to_string();
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_fedlearn"));
+    let demo = demo.args(["demo", "--listen", &listen]).current_dir(folder.path()).kill_on_drop(true);
+    let output = soon("the demo ends", demo.output()).await.unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("cannot listen on"), "{output:?}");
+    assert!(kept.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn coordinator_and_agents_as_processes_survive_a_crash_and_end_in_good_order() {
     let folder = tempfile::tempdir().unwrap();
     let data = fedlearn::model::dataset::default_path(app::api::Dataset::FashionMnist).unwrap().canonicalize().unwrap();
