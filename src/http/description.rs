@@ -115,10 +115,7 @@ fn common_refusals(path: &str, method: &str, operation: &Value) -> Vec<&'static 
         }
     }
     if operation["requestBody"].is_object() {
-        statuses.extend(["400", "408", "413", "422"]);
-        if operation["requestBody"]["required"] == true {
-            statuses.push("415");
-        }
+        statuses.extend(["400", "408", "413", "415", "422"]);
     }
     statuses
 }
@@ -173,14 +170,18 @@ fn join_parts(variant: &mut Value, schemas: &Value) {
     *variant = json!({"type": "object", "description": description, "required": required, "properties": properties});
 }
 
-/// What utoipa says less exactly than OpenAPI can: integers that cannot be negative (`int64` is one bit too few), and the one
+/// What utoipa says less exactly than OpenAPI can: integers that cannot be negative (`int64` is one bit too few) and their largest value, and the one
 /// word of a tag (generators make a type of an `enum`).
 fn correct(schema: &mut Value) {
     if schema.get("minimum").and_then(Value::as_f64).is_some_and(|least| least >= 0.0) {
-        match schema.get("format").and_then(Value::as_str) {
-            Some("int32") => schema["format"] = json!("uint32"),
-            Some("int64") => schema["format"] = json!("uint64"),
-            _ => {}
+        let unsigned = match schema.get("format").and_then(Value::as_str) {
+            Some("int32") => Some(("uint32", u64::from(u32::MAX))),
+            Some("int64") => Some(("uint64", u64::MAX)),
+            _ => None,
+        };
+        if let (Some((format, most)), Some(fields)) = (unsigned, schema.as_object_mut()) {
+            fields.insert("format".to_owned(), json!(format));
+            fields.entry("maximum").or_insert_with(|| json!(most));
         }
     }
     let word =

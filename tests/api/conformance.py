@@ -19,6 +19,7 @@ with coordinator(sys.argv[1]) as api:
     document.write_bytes(api.call_bytes("/api/openapi.json"))
     subprocess.run([tools / "openapi-spec-validator", document], check=True)
     tokens = {"CLIENT_TOKEN": api.client, "CLIENT_ID": api.client_id, "ADMIN_TOKEN": api.admin}
+    tokens |= {"LEAVER_TOKEN": api.leaver, "LEAVER_ID": api.leaver_id}
     command = [tools / "schemathesis", "--config-file", here / "schemathesis.toml", "run", document]
     done = subprocess.run([*command, "--url", f"http://127.0.0.1:{port}"], env=os.environ | tokens)
     sys.exit(done.returncode)

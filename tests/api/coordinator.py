@@ -33,12 +33,15 @@ class Coordinator:
             return reply.read()
 
     def open_round(self):
-        """A run `tiny` with one client, and its first round open; and a run `spare`."""
+        """A run `tiny` whose first round is open and stays so: `client` and one that is to leave are in it, and one that never
+        sends an update. And runs that may be lost, each named like the operation that may take it."""
         run = "/api/v1/runs/tiny"
-        self.call("POST", "/api/v1/runs?run=tiny", safetensors(0.0), self.admin, Content_Type="application/vnd.safetensors")
-        self.call("POST", "/api/v1/runs?run=spare", safetensors(0.0), self.admin, Content_Type="application/vnd.safetensors")
-        client = self.call("POST", run + "/clients", {"name": "client", "samples": 100})
+        for name in ("tiny", "archive", "unarchive", "rename", "delete"):
+            self.call("POST", "/api/v1/runs?run=" + name, safetensors(0.0), self.admin, Content_Type="application/vnd.safetensors")
+        self.call("PATCH", run, {"max_strikes": 1000}, self.admin, If_Match="*")
+        client, leaver, _ = [self.call("POST", run + "/clients", {"name": name, "samples": 100}) for name in ("client", "leaver", "silent")]
         self.client_id, self.client = client["client_id"], client["token"]
+        self.leaver_id, self.leaver = leaver["client_id"], leaver["token"]
         self.call("POST", run + "/rounds", None, self.admin)
 
 
