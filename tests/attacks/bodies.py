@@ -48,6 +48,7 @@ refuse("65,537 tensors", head({f"t{i}": {"dtype": "F32", "shape": [0], "data_off
 for name, bits in {"NaN": 0x7fc00000, "signalling NaN": 0x7f800001, "inf": 0x7f800000, "-inf": 0xff800000}.items():
     refuse(name, head(good, struct.pack("<I", bits) + D[4:]))
 refuse("largest float everywhere", head(good, floats(*[3.4028234e38] * N) + D[4 * N:]))
+refuse("octet-stream is read as safetensors", head(good, D), "application/octet-stream", ok=(202,))
 for kind in ("application/json", "text/html", "multipart/form-data; boundary=x", "application/vnd.safetensors; charset=utf-8", "", "x" * 5000): refuse("content type " + kind[:40], head(good, D), kind, ok=(400, 415, 422, 431) + ((202, 200) if "charset" in kind else ()))
 try:
     import zstandard as z
