@@ -1,6 +1,6 @@
 //! Why a call did not succeed, in words that name what to do about it.
 
-use super::network_error::{NetworkError, proxy_of};
+use super::network_error::{NetworkError, origin, proxy_of};
 use app::api::ErrorCode;
 use reqwest::{Response, StatusCode, Url, header};
 use serde::Deserialize;
@@ -137,11 +137,6 @@ fn foreign(status: StatusCode, server: Option<&str>, url: &Url) -> String {
         404 => format!("{who} knows no coordinator at {}: check the address", origin(url)),
         _ => format!("{who} refused a request to {}", origin(url)),
     }
-}
-
-/// Scheme, host and port, without credentials.
-pub(super) fn origin(url: &Url) -> String {
-    url.origin().ascii_serialization()
 }
 
 /// The answer as JSON, up to its last byte.

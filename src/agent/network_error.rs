@@ -35,7 +35,7 @@ impl From<reqwest::Error> for NetworkError {
         let url = error.url().cloned();
         let error = error.without_url();
         let proxy = url.as_ref().and_then(proxy_of);
-        let target = url.as_ref().map_or_else(|| "the coordinator".to_owned(), super::call_error::origin);
+        let target = url.as_ref().map_or_else(|| "the coordinator".to_owned(), origin);
         let via = proxy.as_ref().map(|proxy| format!(" by {proxy}")).unwrap_or_default();
         let finding = Causes(&error).finding(&error, url.as_ref(), proxy.as_ref());
         let Finding { what, remedy, is_passing } = finding;
@@ -66,6 +66,11 @@ pub(super) fn proxy_of(url: &Url) -> Option<Proxy> {
     let is_set = |name: &&str| std::env::var(name).is_ok_and(|value| !value.is_empty());
     let variable = variables.into_iter().find(is_set)?;
     Some(Proxy { url: proxy.uri().to_string().trim_end_matches('/').to_owned(), variable })
+}
+
+/// Scheme, host and port, without credentials.
+pub(super) fn origin(url: &Url) -> String {
+    url.origin().ascii_serialization()
 }
 
 /// What a person needs to know.

@@ -5,7 +5,7 @@ use app::api::Encoding;
 use fedlearn::agent::{self, AgentError, AgentSettings, IdentityFile, Work};
 use fedlearn::model::Images;
 use fedlearn::model::dataset::{self, Split, default_path};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -30,19 +30,24 @@ pub struct Agent {
 impl Agent {
     /// Starts it.
     pub fn start(coordinator: &Coordinator, name: &str, images: Images) -> Self {
-        Self::with(coordinator.origin(), name, None, Work::Train { device: tch::Device::Cpu, images }, None)
+        Self::with(coordinator.origin(), name, None, Work::Train { device: tch::Device::Cpu, images }, None, None)
     }
 
     /// Starts one that adds noise, and sends it in that encoding.
     pub fn noise(origin: String, name: &str, encoding: Encoding) -> Self {
-        Self::with(origin, name, Some(encoding), Work::Noise(0.01), None)
+        Self::with(origin, name, Some(encoding), Work::Noise(0.01), None, None)
+    }
+
+    /// Starts one that adds noise, and trusts that authority.
+    pub fn trusting(origin: String, name: &str, ca_cert: PathBuf) -> Self {
+        Self::with(origin, name, None, Work::Noise(0.01), None, Some(ca_cert))
     }
 
     /// Starts one that is the client of that identity file.
     pub fn resume(coordinator: &Coordinator, identity: &Path, images: Images) -> Self {
         let origin = coordinator.origin();
         let identity = IdentityFile::open(identity, &origin, &"default".parse().unwrap()).unwrap();
-        Self::with(origin, "resumed", None, Work::Train { device: tch::Device::Cpu, images }, Some(identity))
+        Self::with(origin, "resumed", None, Work::Train { device: tch::Device::Cpu, images }, Some(identity), None)
     }
 
     fn with(
@@ -51,6 +56,7 @@ impl Agent {
         encoding: Option<Encoding>,
         work: Work,
         identity: Option<IdentityFile>,
+        ca_cert: Option<PathBuf>,
     ) -> Self {
         let settings = AgentSettings {
             coordinator_url,
@@ -58,7 +64,7 @@ impl Agent {
             name: name.to_owned(),
             join_secret: None,
             encoding,
-            ca_cert: None,
+            ca_cert,
             work,
             identity,
         };
