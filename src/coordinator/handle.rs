@@ -205,7 +205,7 @@ impl RunHandle {
         self.published().read(|run| run.archived_ms.is_some())
     }
 
-    /// Ends the run's task and all that works beside it, and waits for that. From then on whoever asks is told why.
+    /// Ends the run's task and all that works beside it, and waits for that. From then on each request for it is rejected with the reason.
     ///
     /// # Errors
     /// A round is in work, and `force` is false; or the run cannot answer, then with `force` it ends all the same.

@@ -17,8 +17,8 @@ pub enum LifecycleError {
     NoRun(RunId),
     /// Its clients train.
     #[error(
-        "clients of run '{run}' are at work on round {round}: wait for its end, stop it with \
-         DELETE /runs/{run}/rounds/current, or add force=true"
+        "clients of run '{run}' are at work on round {round}: wait until it ends, cancel it, or force this change \
+         (?force=true in the API, --force on the command line)"
     )]
     InWork {
         /// Which run.
@@ -39,7 +39,7 @@ pub enum LifecycleError {
 
 impl Coordinator {
     /// Archives a run: it takes no clients and opens no rounds, its name stays taken, and it can still be read. A round that
-    /// is open goes on once the run is unarchived. Archiving an archived run changes nothing.
+    /// is open resumes once the run is unarchived. Archiving an archived run changes nothing.
     ///
     /// # Errors
     /// Its clients are at work, and `force` is false; or the store.
@@ -51,10 +51,12 @@ impl Coordinator {
         self.end_task(run, force, format!("the operator has archived run '{run}'")).await?;
         let stored = self.store.set_archived(run, Some(self.clock.now_ms())).await;
         drop(splits);
-        self.host_again(run, stored).await
+        self.host_again(run, stored).await?;
+        tracing::info!(%run, "run archived");
+        Ok(())
     }
 
-    /// Takes a run out of the archive: it goes on where it was.
+    /// Takes a run out of the archive: a round that was open resumes.
     ///
     /// # Errors
     /// As many runs are open as may be; or the store.
@@ -79,7 +81,7 @@ impl Coordinator {
             self.store.set_archived(run, handle.published().read(|run| run.archived_ms)).await?;
             self.host_again(run, Ok(())).await?;
         }
-        hosted
+        hosted.inspect(|()| tracing::info!(%run, "run unarchived"))
     }
 
     /// Gives a run another name. Its clients must register again, or use the new name.
@@ -98,7 +100,10 @@ impl Coordinator {
         let renamed = self.store.rename_run(run, to).await;
         drop(splits);
         match renamed {
-            Ok(true) => self.host_again(to, Ok(())).await,
+            Ok(true) => {
+                tracing::info!(%run, %to, "run renamed");
+                self.host_again(to, Ok(())).await
+            }
             Ok(false) => {
                 self.host_again(run, Ok(())).await?;
                 Err(StartError::Exists(to.clone()).into())
@@ -119,12 +124,15 @@ impl Coordinator {
         let deleted = self.store.delete_run(run).await;
         drop(splits);
         match deleted {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                tracing::info!(%run, "run deleted");
+                Ok(())
+            }
             Err(error) => self.host_again(run, Err(error)).await,
         }
     }
 
-    /// Ends the task of a run, with all that works beside it, and hosts the run no more. Clients that wait are told why.
+    /// Ends the task of a run, with all that works beside it, and hosts the run no more. Clients that wait receive `stop` with the reason.
     async fn end_task(&self, run: &RunId, force: bool, reason: String) -> Result<(), LifecycleError> {
         let handle = self.run(run).ok_or_else(|| LifecycleError::NoRun(run.clone()))?;
         if !handle.is_archived() {

@@ -275,6 +275,7 @@ impl Coordinator {
             return Err(StartError::Exists(run));
         }
         let NewRun { run, model, dataset, config, sha256, created_ms } = new;
+        tracing::info!(%run, "run created");
         let stored = StoredRun {
             run,
             created_ms,

@@ -31,7 +31,7 @@ impl RunTask {
                 }
             };
             tokio::select! {
-                biased; // a run that is told to end does nothing more
+                biased; // a run that must end does nothing more
                 () = world.halt.cancelled() => break,
                 message = self.inbox.recv() => match message {
                     Some(message) => self.receive(message).await,

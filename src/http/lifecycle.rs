@@ -31,8 +31,8 @@ pub async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Archive a run: it can be read, takes no clients, opens no rounds, and is not counted among the open runs. Its clients are
-/// told to stop.
+/// Archive a run: it can be read, takes no clients, opens no rounds, and is not counted among the open runs. Its clients
+/// receive `stop`.
 #[utoipa::path(
     post, path = "/runs/{run}/archive", tag = "admin", params(("run" = RunId, Path), ForceQuery),
     responses(
@@ -63,7 +63,7 @@ pub async fn unarchive(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Rename a run. Its clients are told to stop; they can join under the new name.
+/// Rename a run. Its clients receive `stop`; they can join under the new name.
 #[utoipa::path(
     post, path = "/runs/{run}/rename", tag = "admin", params(("run" = RunId, Path), ForceQuery),
     request_body = RenameRequest,

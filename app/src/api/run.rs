@@ -108,7 +108,7 @@ pub struct RoundSummary {
     pub received_bytes: u64,
     /// Of asynchronous runs: how many versions behind they were, on average.
     pub mean_staleness: Option<f64>,
-    /// Where `max_weight_share` lowered weights; none: nowhere.
+    /// Where `max_weight_share` lowered weights; `None` where it lowered none.
     pub lowered_weights: Option<LoweredWeights>,
     /// Their mean training loss, weighted as they are.
     pub train_loss: Option<f64>,
