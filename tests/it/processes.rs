@@ -1,6 +1,6 @@
 //! The program itself, as processes of their own: what it prints, what it logs, how it ends.
 
-use crate::harness::{Program, Served, soon, take};
+use crate::harness::{Program, Served, safetensors, soon, take, with};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -136,6 +136,13 @@ async fn exit_codes_mean_something() {
     let (refused, said) = code(&["join", &served.origin, "--run", "none"]).await;
     assert_eq!(refused, Some(3), "{said}");
     assert!(said.contains("there is no run 'none'"), "{said}");
+    let create = reqwest::Client::new().post(format!("{}/api/v1/runs?run=own", served.origin));
+    let create =
+        create.bearer_auth(served.token.as_ref().unwrap()).header("content-type", "application/vnd.safetensors");
+    take(201, create.body(safetensors(&with(0.0)))).await;
+    let (_, said) = code(&["join", &served.origin, "--run", "own"]).await;
+    assert!(said.contains("run 'own' began with parameters of somebody's own"), "{said}");
+    assert!(said.contains("take part with a client of your own") && !said.contains("--dataset"), "{said}");
     assert_eq!(served.program.ends().await, Some(0));
 }
 
