@@ -40,6 +40,17 @@ test("a log-in by address leaves no token in it and brings the controls", async 
   assert.deepEqual([cookie.httpOnly, cookie.sameSite], [true, "Strict"]);
 });
 
+test("an address with the token logs in where the page for it is open already", async () => {
+  const page = await world.page();
+  await page.goto(`${world.url}/login`);
+  await hydrated(page);
+  await page.evaluate((token) => { location.hash = token; }, world.token);
+  await page.waitForURL(`${world.url}/`);
+  await hydrated(page);
+  assert.deepEqual(page.problems, []);
+  await page.context().close();
+});
+
 test("a visitor sees everything and can change nothing", async () => {
   const visitor = await world.page();
   await visitor.goto(world.url);

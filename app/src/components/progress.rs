@@ -1,6 +1,7 @@
 //! What the run does now, what it waits for, and how far the open round is.
 
 use super::erased::{part, text};
+use crate::api::Phase;
 use crate::board::{Board, RoundNow};
 use crate::format;
 use leptos::prelude::*;
@@ -20,7 +21,7 @@ pub fn Progress(board: Board) -> impl IntoView {
                 </span>
                 <p class="waiting" data-testid="waiting" aria-live="polite">{text(waiting)}</p>
             </div>
-            {part(move || if open.get() { view! { <Cohort board round/> }.into_any() } else { ().into_any() })}
+            {part(move || if open.get() { view! { <Cohort board phase round/> }.into_any() } else { ().into_any() })}
         </section>
     }
     .into_any()
@@ -28,10 +29,11 @@ pub fn Progress(board: Board) -> impl IntoView {
 
 /// Stays in place while updates come in: only its numbers change.
 #[component]
-fn Cohort(board: Board, round: Memo<Option<RoundNow>>) -> impl IntoView {
+fn Cohort(board: Board, phase: Memo<Phase>, round: Memo<Option<RoundNow>>) -> impl IntoView {
     let of = move |what: fn(&RoundNow) -> String| text(move || round.get().as_ref().map(what).unwrap_or_default());
     let deadline_ms = Memo::new(move |_| round.get().map_or(0, |round| round.deadline_ms));
     let left = move || match deadline_ms.get().saturating_sub(board.now_ms.get()) {
+        _ if phase.get() == Phase::Aggregating => String::new(), // it has closed already
         0 => "deadline reached".to_owned(),
         ms => format!("closes in {} at the latest", format::duration(ms)),
     };

@@ -6,7 +6,7 @@
 use crate::action::{Request, in_words, send};
 use crate::components::Header;
 use crate::page::{PageData, Wanted};
-use leptos::ev::SubmitEvent;
+use leptos::ev::{self, SubmitEvent};
 use leptos::html;
 use leptos::prelude::*;
 use leptos_meta::Title;
@@ -34,10 +34,16 @@ pub fn Login() -> impl IntoView {
             enter(field.value().trim().to_owned());
         }
     };
-    Effect::new(move |_| {
+    let enter_by_address = move || {
         if let Some(token) = take_fragment() {
             enter(token);
         }
+    };
+    // When the page is loaded, and when the address is pasted where the page is open already.
+    Effect::new(move |_| {
+        enter_by_address();
+        let listening = window_event_listener(ev::hashchange, move |_| enter_by_address());
+        on_cleanup(move || listening.remove());
     });
     view! {
         <Title text="Log in · fedlearn"/>

@@ -185,6 +185,26 @@ fn the_progress_of_a_round_is_measured_by_what_closes_it() {
 }
 
 #[test]
+fn a_round_that_has_closed_shows_no_deadline() {
+    let round = OpenRound {
+        number: 1,
+        base_version: 0,
+        config_version: 1,
+        opened_ms: 0,
+        deadline_ms: 60_000,
+        target: 1,
+        updated: Vec::new(),
+        cohort: Vec::new(),
+    };
+    let html = |phase| {
+        let snapshot = RunSnapshot { phase, round: Some(round.clone()), ..snapshot(Vec::new(), Vec::new()) };
+        render("/", false, snapshot).1
+    };
+    assert!(html(Phase::Training).contains("closes in 48 s at the latest"), "{}", html(Phase::Training));
+    assert!(!html(Phase::Aggregating).contains("at the latest"), "{}", html(Phase::Aggregating));
+}
+
+#[test]
 fn the_history_marks_where_the_configuration_changed_and_how_stale_updates_were() {
     let with =
         |number, config_version, mean_staleness| RoundSummary { config_version, mean_staleness, ..round(number, 0.5) };
