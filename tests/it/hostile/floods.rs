@@ -257,7 +257,7 @@ async fn a_connection_without_a_head_is_closed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_does_not_read_what_it_asked_for_is_cut_off() {
     // Given a model that is more than a socket takes (32 MB),
-    let coordinator = Coordinator::tiny(&["--head-timeout-s", "1", "--max-connections", "4"]).await;
+    let coordinator = Coordinator::tiny(&["--head-timeout-s", "3", "--max-connections", "4"]).await;
     let spec = TensorSpec { name: "w".into(), dtype: Dtype::F32, shape: vec![8 << 20] };
     let schema = Arc::new(Schema::new(vec![spec]).unwrap());
     let large = safetensors(&Parameters::new(schema, vec![Values::F32(vec![1.0; 8 << 20])]));
