@@ -1,67 +1,14 @@
 //! Blobs: files named by the SHA-256 of what is in them, written whole or not at all.
 
+use super::blob_error::{BlobError, failed};
 use super::spool::SpoolFile;
 use super::{Store, StoreError, blocking};
 use crate::digest::Sha256Digest;
-use crate::wire::DecodeError;
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-
-/// Why a blob could not be written or read.
-#[derive(Debug, thiserror::Error)]
-pub enum BlobError {
-    /// The file system.
-    #[error("cannot {what} {path}: {source}")]
-    Io {
-        /// What was tried.
-        what: &'static str,
-        /// On which file.
-        path: PathBuf,
-        /// What came of it.
-        source: io::Error,
-    },
-    /// A body that was received.
-    #[error("cannot read or write a received body: {0}")]
-    Body(io::Error),
-    /// The file is not what its name says.
-    #[error("{path} is damaged: its SHA-256 is {found}")]
-    Damaged {
-        /// Which file.
-        path: PathBuf,
-        /// The hash of what is in it.
-        found: Sha256Digest,
-    },
-    /// The file is what its name says, but nothing that this program can read.
-    #[error("the model {digest} cannot be read: {source}")]
-    NoModel {
-        /// Its name.
-        digest: Sha256Digest,
-        /// What is wrong with it.
-        source: Box<DecodeError>,
-    },
-}
-
-impl BlobError {
-    /// Whether reading it again may do better. Else what it held is lost: the bytes are others, or there is no such file
-    /// in a folder that is there.
-    pub fn is_passing(&self) -> bool {
-        match self {
-            Self::Io { path, source, .. } if source.kind() == io::ErrorKind::NotFound => {
-                !path.parent().is_some_and(Path::is_dir)
-            }
-            Self::Io { source, .. } | Self::Body(source) => source.kind() != io::ErrorKind::UnexpectedEof,
-            Self::Damaged { .. } | Self::NoModel { .. } => false,
-        }
-    }
-}
-
-pub(super) fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BlobError {
-    let path = path.to_owned();
-    move |source| BlobError::Io { what, path, source }
-}
 
 impl Store {
     /// Writes a global model, as `write` does, and returns its name once it is durable. Blocking.
@@ -89,6 +36,14 @@ impl Store {
     /// The file is missing, unreadable or damaged.
     pub fn open_model(&self, digest: &Sha256Digest) -> Result<SpoolFile, BlobError> {
         open_checked(self.models.join(digest.to_string()), digest)
+    }
+
+    /// Checks that a body which was kept is what was received. Blocking.
+    ///
+    /// # Errors
+    /// The file is missing, unreadable or damaged.
+    pub fn check_received(&self, name: &str, sha256: &Sha256Digest) -> Result<(), BlobError> {
+        open_checked(self.incoming.join(name), sha256).map(|_| ())
     }
 
     /// Removes a global model's file, unless a version of some run has that model, or will have it in a moment; that it is gone
@@ -174,7 +129,7 @@ impl Drop for Removal {
 }
 
 /// Opens a file that must hold what has this hash. Blocking.
-pub(super) fn open_checked(path: PathBuf, digest: &Sha256Digest) -> Result<SpoolFile, BlobError> {
+fn open_checked(path: PathBuf, digest: &Sha256Digest) -> Result<SpoolFile, BlobError> {
     let file = File::open(&path).map_err(failed("read", &path))?;
     let mut hash = Hashing { hash: Sha256::new(), to: io::sink() };
     let bytes = io::copy(&mut &file, &mut hash).map_err(failed("read", &path))?;

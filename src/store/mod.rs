@@ -4,6 +4,7 @@
 //! contributions and its new version in one transaction. Refuses to know why anything happens: no rounds are opened,
 //! no clients judged here. Row types stay private; what goes in and out are types of `app::api`.
 
+mod blob_error;
 mod blobs;
 mod clients;
 mod contributions;
@@ -19,7 +20,7 @@ mod tests;
 mod token;
 mod transaction;
 
-pub use blobs::BlobError;
+pub use blob_error::BlobError;
 pub use clients::{Standing, StoredClient};
 pub use contributions::{NewContribution, StoredContribution, StoredUpdate};
 pub use rounds::{NewVersion, StoredRound};

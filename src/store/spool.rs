@@ -1,6 +1,6 @@
 //! Bodies on their way in: on disk rather than in memory, so that memory does not grow with the number of clients.
 
-use super::blobs::{BlobError, failed, open_checked};
+use super::blob_error::{BlobError, failed};
 use super::{Store, blocking};
 use crate::digest::Sha256Digest;
 use crate::wire::{self, BlockSource, ReadError};
@@ -80,14 +80,6 @@ impl Store {
         let file = File::open(&path).map_err(failed("read", &path))?;
         let bytes = file.metadata().map_err(failed("read", &path))?.len();
         Ok((path, SpoolFile::new(Arc::new(file), bytes)))
-    }
-
-    /// Checks that a body which was kept is what was received. Blocking.
-    ///
-    /// # Errors
-    /// The file is missing, unreadable or damaged.
-    pub fn check_received(&self, name: &str, sha256: &Sha256Digest) -> Result<(), BlobError> {
-        open_checked(self.incoming.join(name), sha256).map(|_| ())
     }
 
     /// Removes bodies that were kept; that one is gone already is fine.

@@ -1,11 +1,64 @@
-//! Whole bodies in a negotiated format.
+//! Bodies in a negotiated format: their heads, and whole ones.
 
 use super::error::{DecodeError, EncodeError};
 use super::negotiate::{BodyFormat, ModelFormat};
-use super::plan::Base;
+use super::plan::{Base, BlockSource, Plan, ReadError};
 use super::tensor::{Parameters, Schema, Values};
-use super::{bf16, container, limits, safe};
+use super::{bf16, container, header, limits, safe};
 use app::api::Encoding;
+
+impl Plan {
+    /// How many bytes the head has, from the body's first bytes; none if these are too few to say.
+    ///
+    /// # Errors
+    /// It is no body of that format, or its head is over the limit.
+    pub fn head_bytes(format: BodyFormat, first: &[u8]) -> Result<Option<usize>, DecodeError> {
+        match format {
+            BodyFormat::Container => header::head_bytes(first),
+            BodyFormat::Safetensors { .. } => safe::head_bytes(first),
+        }
+    }
+
+    /// Reads the head: as many bytes as [`Self::head_bytes`] says. Of safetensors with zstd, expanded.
+    ///
+    /// # Errors
+    /// Whatever is wrong with it.
+    pub fn read(format: BodyFormat, head: &[u8]) -> Result<Self, DecodeError> {
+        match format {
+            BodyFormat::Container => header::read_head(head),
+            BodyFormat::Safetensors { .. } => safe::read_head(head),
+        }
+    }
+
+    /// The plan of a body that is in memory as a whole.
+    ///
+    /// # Errors
+    /// Whatever is wrong with its head, or its length.
+    pub fn of(format: BodyFormat, body: &[u8]) -> Result<Self, DecodeError> {
+        let found = body.len() as u64;
+        let head = Self::head_bytes(format, body)?.unwrap_or(header::PRELUDE_BYTES);
+        let head = body.get(..head).ok_or(DecodeError::Truncated { expected: head as u64, found })?;
+        let plan = Self::read(format, head)?;
+        plan.expect_length(found)?;
+        Ok(plan)
+    }
+
+    /// The plan of a body of `found` bytes that is there as a whole, wherever it is.
+    ///
+    /// # Errors
+    /// Whatever is wrong with its head, or its length; or it is not to be had.
+    pub fn of_source(format: BodyFormat, source: &(impl BlockSource + ?Sized), found: u64) -> Result<Self, ReadError> {
+        let mut scratch = Vec::new();
+        let first = source.read(0..found.min(header::PRELUDE_BYTES as u64), &mut scratch)?;
+        let head = Self::head_bytes(format, first)?.unwrap_or(header::PRELUDE_BYTES) as u64;
+        if head > found {
+            return Err(DecodeError::Truncated { expected: head, found }.into());
+        }
+        let plan = Self::read(format, source.read(0..head, &mut scratch)?)?;
+        plan.expect_length(found)?;
+        Ok(plan)
+    }
+}
 
 impl BodyFormat {
     /// Reads a body of exactly these tensors, in an encoding that needs no base.

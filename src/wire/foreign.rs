@@ -1,7 +1,9 @@
 //! Formats that people send by mistake, known by their first bytes.
 
 use super::error::DecodeError;
-use super::header;
+
+/// First a byte that is no text, last what transfers in text mode would change: the idea of PNG's signature.
+pub(super) const SIGNATURE: [u8; 8] = *b"\x89FLP\r\n\x1a\n";
 
 /// First bytes, what begins so, and what to do about it.
 const KNOWN: [(&[u8], &str); 6] = [
@@ -18,7 +20,7 @@ const KNOWN: [(&[u8], &str); 6] = [
     (b"\x28\xb5\x2f\xfd", "zstd; send safetensors that are compressed so with Content-Encoding: zstd"),
     (b"\x1f\x8b", "gzip; send it uncompressed, or safetensors with zstd and Content-Encoding: zstd"),
     (b"\x89HDF", "HDF5, such as a Keras .h5 file; send its weights as safetensors"),
-    (&header::SIGNATURE, "application/vnd.fedlearn.params; send it with that Content-Type"),
+    (&SIGNATURE, "application/vnd.fedlearn.params; send it with that Content-Type"),
 ];
 
 /// What a body that is not of the expected format looks like.

@@ -7,7 +7,7 @@
 //! that follow. Where a body needs an identity (ETag, file name), that is its SHA-256, outside of it.
 
 use super::error::{DecodeError, EncodeError};
-use super::foreign;
+use super::foreign::{self, SIGNATURE};
 use super::layout::{self, TensorEncoding, block_count};
 use super::limits::{MAX_BLOCK_VALUES, MAX_BLOCKS, MAX_HEADER_BYTES};
 use super::plan::{Plan, PlannedBlock};
@@ -16,8 +16,6 @@ use app::api::Encoding;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// First a byte that is no text, last what transfers in text mode would change: the idea of PNG's signature.
-pub(super) const SIGNATURE: [u8; 8] = *b"\x89FLP\r\n\x1a\n";
 /// The version of the format that is written and read here.
 pub(super) const VERSION: u32 = 1;
 /// Bytes before the header: signature, version, the header's length.
