@@ -2,41 +2,11 @@
 //!
 //! Decides method, address and body. Refuses to know how a request is sent: see `rest`.
 
-use crate::api::{Autorun, ClientId, ErrorBody, KickRequest, LoginRequest, RenameRequest, RunId};
+use crate::api::{Autorun, ClientId, KickRequest, RenameRequest, RunId};
 use crate::board::{Board, Notice};
+use crate::rest::{Request, in_words, send};
 use leptos::prelude::*;
-use serde::Serialize;
 use std::time::Duration;
-
-/// A request of the admin plane.
-#[derive(Clone, PartialEq, Eq)]
-#[cfg_attr(test, derive(Debug))]
-pub struct Request {
-    pub method: &'static str,
-    /// From the coordinator's root, which is the base of every page.
-    pub path: String,
-    /// JSON.
-    pub body: Option<String>,
-    /// The version that is to be changed, and no later one.
-    pub if_match: Option<u64>,
-}
-
-impl Request {
-    fn new(method: &'static str, path: String, body: Option<&impl Serialize>) -> Self {
-        let body = body.map(|body| serde_json::to_string(body).expect("plain structs always serialize"));
-        Self { method, path, body, if_match: None }
-    }
-
-    /// Exchanges the admin token for a session cookie.
-    pub fn login(token: String) -> Self {
-        Self::new("POST", "api/v1/session".to_owned(), Some(&LoginRequest { token }))
-    }
-
-    /// Ends the session.
-    pub fn logout() -> Self {
-        Self::new("DELETE", "api/v1/session".to_owned(), None::<&()>)
-    }
-}
 
 /// What can be done to a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,32 +95,6 @@ pub fn say_done(board: Board, text: String) {
     };
     set_timeout(clear, DONE_SHOWN);
 }
-
-/// What came of a request.
-pub type Outcome = Result<(), ErrorBody>;
-
-/// A refusal in one line, with all that is wrong.
-pub fn in_words(refusal: ErrorBody) -> String {
-    match refusal.problems.as_slice() {
-        [] => refusal.message,
-        problems => format!("{}: {}", refusal.message, problems.join("; ")),
-    }
-}
-
-/// Sends the request and hands on what came of it.
-pub fn send(request: Request, then: impl FnOnce(Outcome) + 'static) {
-    send_boxed(request, Box::new(then));
-}
-
-/// Boxed, so that the browser gets the code of a request once.
-#[cfg(feature = "hydrate")]
-fn send_boxed(request: Request, then: Box<dyn FnOnce(Outcome)>) {
-    leptos::task::spawn_local(async move { then(crate::rest::send(request).await) });
-}
-
-/// The server renders buttons and never presses them.
-#[cfg(not(feature = "hydrate"))]
-fn send_boxed(_: Request, _: Box<dyn FnOnce(Outcome)>) {}
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

@@ -8,7 +8,7 @@ use crate::api::{
     Autorun, BestVersion, Change, ClientId, ClientState, ClientView, Event, OpenRound, Phase, RoundSummary, RunConfig,
     RunId, RunSnapshot,
 };
-use crate::page::PageData;
+use crate::page_data::PageData;
 use leptos::prelude::*;
 
 /// How the page is kept up to date.

@@ -22,12 +22,16 @@ mod live;
 #[cfg(feature = "ui")]
 mod page;
 #[cfg(feature = "ui")]
+mod page_data;
+#[cfg(feature = "ui")]
 mod pages;
-#[cfg(feature = "hydrate")]
+#[cfg(feature = "ui")]
 mod rest;
 
 #[cfg(feature = "ui")]
-pub use page::{App, FindRun, ServerContext, shell};
+pub use page::{App, shell};
+#[cfg(feature = "ui")]
+pub use page_data::{FindRun, ServerContext};
 
 /// What the browser calls once the WASM is loaded: takes over the page that the coordinator rendered.
 #[cfg(feature = "hydrate")]

@@ -5,7 +5,7 @@ use crate::action::{Action, perform};
 use crate::api::{ClientState, ClientView};
 use crate::board::{Board, ClientRow};
 use crate::format;
-use crate::page::coordinator_address;
+use crate::page_data::coordinator_address;
 use leptos::prelude::*;
 
 /// A row a client; on a narrow screen, a card a client.

@@ -3,10 +3,11 @@
 //! The server draws the form as text, and the browser gets no code for it: as views, twenty inputs cost 30 kB of the WASM,
 //! compressed. What is typed is kept where it is typed, in the page, and this reads it from there and writes notes beside it.
 
-use crate::action::{Action, say_done, send};
+use crate::action::{Action, say_done};
 use crate::api::{ErrorBody, ErrorCode};
 use crate::board::{Board, Settings};
 use crate::config_form::{Field, fields, patch};
+use crate::rest::send;
 use leptos::html;
 use leptos::prelude::*;
 use leptos::wasm_bindgen::{JsCast, JsValue};

@@ -1,10 +1,10 @@
 //! The top of every page: where one is, whether it is live, and the way in or out.
 
 use super::erased::text;
-use crate::action::{Request, in_words, send};
 use crate::api::{RunId, RunLine, RunSnapshot};
 use crate::board::{Board, Link, Notice};
 use crate::format;
+use crate::rest::{Request, in_words, send};
 use leptos::prelude::*;
 
 /// Name, run and model; badge; log in or out. Without a board, only the name.

@@ -1,8 +1,9 @@
 //! What the operator can do to the run as a whole: archive, rename and delete it.
 
 use super::erased::flag;
-use crate::action::{Action, in_words, send};
+use crate::action::Action;
 use crate::board::{Board, Notice};
+use crate::rest::{in_words, send};
 use leptos::ev::SubmitEvent;
 use leptos::html;
 use leptos::prelude::*;

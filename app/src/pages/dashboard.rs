@@ -7,7 +7,7 @@ use crate::components::{
     Chart, ClientTable, ConfigPanel, Controls, Figures, Header, History, KickDialog, Progress, RunMenu, Runs,
 };
 use crate::format;
-use crate::page::{PageData, Wanted};
+use crate::page_data::{PageData, Wanted};
 use leptos::prelude::*;
 use leptos_meta::Title;
 use leptos_router::hooks::use_params_map;

@@ -3,9 +3,9 @@
 //! Three ways, one endpoint: the form as a script sends it, the same form without a script, and an address
 //! `/login#TOKEN`, whose fragment no server log ever sees and which is taken out of the address at once.
 
-use crate::action::{Request, in_words, send};
 use crate::components::Header;
-use crate::page::{PageData, Wanted};
+use crate::page_data::{PageData, Wanted};
+use crate::rest::{Request, in_words, send};
 use leptos::ev::{self, SubmitEvent};
 use leptos::html;
 use leptos::prelude::*;

@@ -9,7 +9,7 @@ pub use dashboard::Dashboard;
 pub use login::Login;
 
 use crate::components::Header;
-use crate::page::say_not_found;
+use crate::page_data::say_not_found;
 use leptos::prelude::*;
 use leptos_meta::Title;
 
