@@ -31,7 +31,8 @@ pub(super) async fn without_damaged(store: &Store, mut stored: StoredRun) -> Res
     Ok(stored)
 }
 
-pub(super) fn restored(stored: &StoredRun, now_ms: u64) -> Restored {
+/// What the round machine of a stored run starts from.
+pub fn restored(stored: &StoredRun, now_ms: u64) -> Restored {
     let last = stored.last.as_ref();
     Restored {
         config: stored.config.clone(),

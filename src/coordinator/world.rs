@@ -5,14 +5,15 @@ use super::clock::Clock;
 use super::evaluator::Evaluator;
 use super::handle::Message;
 use super::incoming::Body;
+use super::ledger;
 use super::models::blocking;
 use super::published::Published;
 use super::trouble::Sent;
-use crate::conductor::{Aggregation, Made, Record, World};
+use crate::conductor::{Aggregation, Made, Record, Update, World};
 use crate::digest::Sha256Digest;
 use crate::model::Device;
-use crate::round::{Closed, UnixMs, time};
-use crate::store::{BlobError, NewContribution, NewVersion, Store, StoreError, StoredUpdate};
+use crate::round::{UnixMs, time};
+use crate::store::{BlobError, Store, StoreError, StoredUpdate};
 use app::api::{Change, ClientId, RunId};
 use bytes::Bytes;
 use std::ops::ControlFlow;
@@ -140,56 +141,15 @@ impl World for Real {
 impl Real {
     /// Stores one thing, see [`World::save`].
     async fn write(&self, record: Record<'_, Self>) -> Result<(), StoreError> {
-        let (run, store) = (&self.run, &self.store);
-        match record {
-            Record::Joined { client, token } => store.add_client(run, client, token).await,
-            Record::Client { client, banned } => store.update_client(run, client, banned).await,
-            Record::HeartbeatsBegan { client } => store.heartbeats_began(run, client).await,
-            Record::Left { client } => store.remove_client(run, client).await,
-            Record::RoundOpened { round, assignments } => {
-                let cohort = round.cohort.iter().zip(assignments).map(|(id, a)| (id.clone(), a.round, a.version));
-                store.open_round(run, round, cohort.collect::<Vec<_>>()).await
-            }
-            Record::Asked { round, client, assignment } => {
-                store.ask(run, round, client, assignment.round, assignment.version).await
-            }
-            Record::Update { round, update, at_ms } => {
-                let stored = StoredUpdate {
-                    sha256: update.sha256,
-                    file: update.body.spool.name(),
-                    format: update.body.format.as_str().to_owned(),
-                    bytes: update.bytes,
-                    samples: update.samples,
-                    loss: update.loss,
-                    norm: update.norm,
-                };
-                let new = NewContribution { round, client: &update.client, update: stored, received_ms: at_ms };
-                store.add_contribution(run, new).await?;
-                update.body.spool.keep();
-                Ok(())
-            }
-            Record::Dropped { round, client, is_open } => store.drop_contribution(run, round, client, is_open).await,
-            Record::Deadline { round, deadline_ms } => store.move_deadline(run, round, deadline_ms).await,
-            Record::Closed { round, closed: Closed { at_ms, reason, by_operator, rejected } } => {
-                store.close_round(run, round, *at_ms, reason, *by_operator, rejected).await
-            }
-            Record::RoundEnded { summary, model, autorun_rounds } => {
-                let version = model.zip(summary.version).map(|((model, is_best), version)| NewVersion {
-                    version,
-                    sha256: model.sha256,
-                    test_accuracy: summary.test_accuracy,
-                    is_best,
-                });
-                store.end_round(run, summary, version, autorun_rounds).await
-            }
-            Record::Autorun { rounds } => store.set_autorun(run, rounds).await,
-            Record::Config { version, config, at_ms } => store.add_config(run, version, config, at_ms).await,
-            Record::Event { kind, client, round, detail, at_ms } => {
-                tracing::info!(run = %run, client = client.map(tracing::field::display), round, detail, "{kind}");
-                let noted = store.log_event(run, at_ms, kind, client, round, detail).await;
-                noted.inspect_err(|error| tracing::warn!(run = %run, %error, "cannot note an event"))
-            }
+        if let Record::Event { kind, client, round, detail, .. } = &record {
+            let (run, client) = (&self.run, client.map(tracing::field::display));
+            tracing::info!(%run, client, round, detail, "{kind}");
         }
+        ledger::save(&self.store, &self.run, &record, stored_update, |model| model.sha256).await?;
+        if let Record::Update { update, .. } = record {
+            update.body.spool.keep();
+        }
+        Ok(())
     }
 
     /// Combines updates. A panic over that is a failure like others: the round would wait for its end for ever.
@@ -257,5 +217,17 @@ impl Real {
             () = self.halt.cancelled() => ControlFlow::Break(()),
             () = tokio::time::sleep(pause) => ControlFlow::Continue(()),
         }
+    }
+}
+
+fn stored_update(update: &Update<Body>) -> StoredUpdate {
+    StoredUpdate {
+        sha256: update.sha256,
+        file: update.body.spool.name(),
+        format: update.body.format.as_str().to_owned(),
+        bytes: update.bytes,
+        samples: update.samples,
+        loss: update.loss,
+        norm: update.norm,
     }
 }

@@ -109,8 +109,9 @@ impl Database {
             Record::Asked { round, client, assignment } => {
                 let row = ContributionRow { asked: *assignment, update: None };
                 self.rounds.get_mut(round).unwrap().contributions.insert((*client).clone(), row);
+                self.clients.get_mut(*client).unwrap().asked = *round;
             }
-            Record::Update { round, update, .. } => {
+            Record::Update { round, update, at_ms } => {
                 let row = self.rounds.get_mut(round).unwrap();
                 assert!(row.ended.is_none() && row.closed.is_none(), "an update for round {round}, which is over");
                 let contribution = row.contributions.get_mut(&update.client).unwrap();
@@ -122,6 +123,7 @@ impl Database {
                 contribution.update = Some(UpdateRow { sha256: update.sha256.0, counted });
                 let view = &mut self.clients.get_mut(&update.client).unwrap().view;
                 view.rounds += 1;
+                view.seen_ms = view.seen_ms.max(*at_ms);
                 view.sent_bytes += bytes;
                 view.last_loss = loss.or(view.last_loss);
                 view.error = None;

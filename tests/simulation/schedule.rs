@@ -4,8 +4,8 @@ use super::Tally;
 use super::chance::random_config;
 use super::client::{Answer, Client, Request};
 use super::database::{Database, Model};
-use super::world::Simulated;
-use app::api::{ClientId, ClientState, RunSnapshot};
+use super::world::{Simulated, Twin};
+use app::api::{ClientId, ClientState, RunConfig, RunSnapshot};
 use fedlearn::conductor::{Aggregation, Conductor, Made};
 use fedlearn::round::{Command, Restored, RoundMachine};
 use rand::{RngExt, SeedableRng};
@@ -86,7 +86,12 @@ impl std::fmt::Debug for Schedule {
 impl Schedule {
     /// Everything that comes of that seed.
     pub fn run(seed: u64) -> Self {
-        let mut this = Self::new(seed);
+        Self::run_beside(seed, |_| None)
+    }
+
+    /// The same, with another ledger beside the simulated one, which begins with that configuration.
+    pub fn run_beside(seed: u64, twin: impl FnOnce(&RunConfig) -> Option<Box<dyn Twin>>) -> Self {
+        let mut this = Self::new(seed, twin);
         for _ in 0..EVENTS {
             this.step();
         }
@@ -95,12 +100,14 @@ impl Schedule {
         this
     }
 
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, twin: impl FnOnce(&RunConfig) -> Option<Box<dyn Twin>>) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let config = random_config(&mut rng);
         let database = Database::new(config.clone());
+        let twin = twin(&config);
         let machine = RoundMachine::new(Restored::fresh(config, 7));
         let world = Simulated::new(seed, START_MS, database.clone(), snapshot(&machine, &database));
+        world.lock().twin = twin;
         let count = rng.random_range(2..=6);
         let clients = (0..count)
             .map(|n| Client::new(format!("client-{n}"), rng.random_bool(0.2), rng.random_bool(0.4)))
@@ -260,7 +267,11 @@ impl Schedule {
         let machine = {
             let mut shared = self.world.lock();
             shared.now_ms = shared.now_ms.saturating_sub(set_back_ms).max(START_MS);
-            let machine = RoundMachine::new(shared.database.restored(shared.now_ms));
+            let restored = shared.database.restored(shared.now_ms);
+            if let Some(twin) = &shared.twin {
+                assert_eq!(twin.restored(shared.now_ms), restored, "the other ledger has another run");
+            }
+            let machine = RoundMachine::new(restored);
             shared.shown = snapshot(&machine, &shared.database);
             machine
         };

@@ -5,10 +5,18 @@ use super::database::{Database, Model};
 use app::api::{Change, ClientId, Event, RunSnapshot};
 use fedlearn::conductor::{Aggregation, Record, World};
 use fedlearn::digest::Sha256Digest;
+use fedlearn::round::Restored;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard};
+
+/// Another ledger beside the simulated one: it is given the same records, and must have the same run after each crash.
+pub trait Twin: Send + std::fmt::Debug {
+    fn save(&self, record: &Record<'_, Simulated>);
+    /// What a coordinator finds that starts now.
+    fn restored(&self, now_ms: u64) -> Restored;
+}
 
 /// What the schedule, the judge and the conductor share. One thread, so never contended.
 #[derive(Debug)]
@@ -26,6 +34,7 @@ pub struct Shared {
     /// Of a hundred writes, so many fail.
     pub failing: u32,
     pub is_stuck: bool,
+    pub twin: Option<Box<dyn Twin>>,
     rng: ChaCha8Rng,
 }
 
@@ -55,6 +64,7 @@ impl Simulated {
             crash_at: None,
             failing: 0,
             is_stuck: false,
+            twin: None,
             rng,
         })))
     }
@@ -100,6 +110,9 @@ impl World for Simulated {
                 return Err(DiskFull);
             }
             shared.database.save(&record);
+            if let Some(twin) = &shared.twin {
+                twin.save(&record);
+            }
         }
         if self.dies(true) {
             std::future::pending::<()>().await;
