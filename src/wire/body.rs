@@ -46,7 +46,7 @@ impl Plan {
     /// The plan of a body of `found` bytes that is there as a whole, wherever it is.
     ///
     /// # Errors
-    /// Whatever is wrong with its head, or its length; or it is not to be had.
+    /// Whatever is wrong with its head, or its length; or it cannot be read.
     pub fn of_source(format: BodyFormat, source: &(impl BlockSource + ?Sized), found: u64) -> Result<Self, ReadError> {
         let mut scratch = Vec::new();
         let first = source.read(0..found.min(header::PRELUDE_BYTES as u64), &mut scratch)?;
