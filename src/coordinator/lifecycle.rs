@@ -132,7 +132,8 @@ impl Coordinator {
         }
     }
 
-    /// Ends the task of a run, with all that works beside it, and hosts the run no more. Clients that wait receive `stop` with the reason.
+    /// Ends the task of a run, with all that works beside it, and hosts the run no more. Clients that wait receive `stop` with
+    /// the reason.
     async fn end_task(&self, run: &RunId, force: bool, reason: String) -> Result<(), LifecycleError> {
         let handle = self.run(run).ok_or_else(|| LifecycleError::NoRun(run.clone()))?;
         if !handle.is_archived() {

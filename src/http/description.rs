@@ -170,8 +170,8 @@ fn join_parts(variant: &mut Value, schemas: &Value) {
     *variant = json!({"type": "object", "description": description, "required": required, "properties": properties});
 }
 
-/// What utoipa says less exactly than OpenAPI can: integers that cannot be negative (`int64` is one bit too few) and their largest value, and the one
-/// word of a tag (generators make a type of an `enum`).
+/// Corrects what utoipa describes less exactly than OpenAPI can: integers that cannot be negative (`int64` is one bit too few),
+/// their largest value, and the one word of a tag (generators make a type of an `enum`).
 fn correct(schema: &mut Value) {
     if schema.get("minimum").and_then(Value::as_f64).is_some_and(|least| least >= 0.0) {
         let unsigned = match schema.get("format").and_then(Value::as_str) {

@@ -55,7 +55,7 @@ print("  ", [send(trio[0], 0.01, 100), send(trio[1], 0.01, 100), send(trio[2], -
 s, h, m = c.call("GET", "/api/v1/runs/own/models/1", None, {"Accept": ST}, token=trio[0].token)
 value = struct.unpack("<f", m[-16:-12])[0] if s == 200 else None
 r.check("in the first round one of three who claims 10 million samples and sends -500,000 does not decide the model", value is not None and abs(value) < 1, f"w = {value}")
-# The second round is void for the attacker, and its record says so.
+# The attacker's error makes the second round void. The round's record names the attacker.
 number = trio[2].train()["round"]
 s, _, b = c.call("PUT", f"/api/v1/runs/own/clients/{trio[2].id}/status", {"state": "error", "round": number, "error": "=1+1"}, token=trio[2].token); print("  ", s, b)
 for _ in range(50):

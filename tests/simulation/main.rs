@@ -3,7 +3,8 @@
 //! coordinator crashes between any two steps. A judge that keeps books of its own holds every step against the rules.
 //!
 //! Each schedule comes from its seed alone. `SIM_SCHEDULES=1000000` runs more of them, `SIM_SEED=17` begins at that seed,
-//! `SIM_MINUTES=10` runs that long, `SIM_LEDGERS=200` runs more of those beside the real database, `SIM_TRACE=1` tells all that happens.
+//! `SIM_MINUTES=10` runs that long, `SIM_LEDGERS=200` runs more of those beside the real database,
+//! `SIM_TRACE=1` prints all that happens.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod chance;

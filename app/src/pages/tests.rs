@@ -160,19 +160,24 @@ fn strikes_are_not_taken_for_the_reason_of_another_error() {
     assert!(html.contains(">1 strike<"), "{html}");
 }
 
-#[test]
-fn the_progress_of_a_round_is_measured_by_what_closes_it() {
-    let ids = ["a", "b", "c", "d", "e", "f"].map(|id| id.parse().unwrap()).to_vec();
-    let round = OpenRound {
+/// The first round, which nobody has been asked in.
+fn open_round() -> OpenRound {
+    OpenRound {
         number: 1,
         base_version: 0,
         config_version: 1,
         opened_ms: 0,
         deadline_ms: 60_000,
-        target: 5,
-        updated: ids[..3].to_vec(),
-        cohort: ids,
-    };
+        target: 1,
+        updated: Vec::new(),
+        cohort: Vec::new(),
+    }
+}
+
+#[test]
+fn the_progress_of_a_round_is_measured_by_what_closes_it() {
+    let ids = ["a", "b", "c", "d", "e", "f"].map(|id| id.parse().unwrap()).to_vec();
+    let round = OpenRound { target: 5, updated: ids[..3].to_vec(), cohort: ids, ..open_round() };
     let html = |target| {
         let round = OpenRound { target, ..round.clone() };
         render("/", false, RunSnapshot { round: Some(round), ..snapshot(Vec::new(), Vec::new()) }).1
@@ -186,18 +191,8 @@ fn the_progress_of_a_round_is_measured_by_what_closes_it() {
 
 #[test]
 fn a_round_that_has_closed_shows_no_deadline() {
-    let round = OpenRound {
-        number: 1,
-        base_version: 0,
-        config_version: 1,
-        opened_ms: 0,
-        deadline_ms: 60_000,
-        target: 1,
-        updated: Vec::new(),
-        cohort: Vec::new(),
-    };
     let html = |phase| {
-        let snapshot = RunSnapshot { phase, round: Some(round.clone()), ..snapshot(Vec::new(), Vec::new()) };
+        let snapshot = RunSnapshot { phase, round: Some(open_round()), ..snapshot(Vec::new(), Vec::new()) };
         render("/", false, snapshot).1
     };
     assert!(html(Phase::Training).contains("closes in 48 s at the latest"), "{}", html(Phase::Training));

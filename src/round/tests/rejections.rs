@@ -32,7 +32,7 @@ fn an_error_that_a_client_reports_is_stored_once_a_round_and_said_in_what_the_ru
         Command::Status { client: id("alice"), report: StatusReport { state, round: Some(1), progress: None, error } }
     };
     let mut world = World::in_round(quorum(1), &["alice", "bob"]);
-    // When a proxy has refused its update, which the coordinator never saw, and the client says so,
+    // When a client reports that a proxy rejected its update, which never reached the coordinator,
     let effects = world.ok(failed("nginx rejected the body as too large"));
     assert!(effects.contains(&store("alice", Standing::Failed)), "{effects:?}");
     let waiting = world.machine.waiting();
