@@ -86,13 +86,15 @@ soak: setup ## random schedules for SOAK_MINUTES (10), then the real program kil
 
 # CIFAR-10, where you have it: make bench SIZES="--dataset cifar10 --data PATH"
 SIZES ?=
+BENCH := target/release/fedlearn-bench
 bench: build ## what docs/measured.md shows: sizes, convergence, speed, exchange, memory, load (25 minutes)
-	target/release/fedlearn bench sizes $(SIZES)
-	target/release/fedlearn bench convergence
-	cargo bench --bench wire --no-default-features
-	target/release/fedlearn bench exchange --encoding bf16,bf16-delta,q8,q4,topk,f32
-	target/release/fedlearn bench memory
-	target/release/fedlearn bench load
+	cargo build --release -p fedlearn-bench
+	$(BENCH) sizes $(SIZES)
+	$(BENCH) convergence
+	cargo bench -p fedlearn-bench --no-default-features
+	$(BENCH) exchange --encoding bf16,bf16-delta,q8,q4,topk,f32
+	$(BENCH) memory
+	$(BENCH) load
 
 fuzz: ## each fuzz target for FUZZ_SECONDS (60), from its corpus; ends at the first failure
 	@.ci/setup fuzz

@@ -1,6 +1,6 @@
 //! How fast bodies are written and read, on one core and on two: bytes are those of the values as f32.
 //!
-//! `cargo bench --bench wire --no-default-features`. The values are normal with the deviations of a ResNet-18's layers, 11.2
+//! `cargo bench -p fedlearn-bench --no-default-features`. The values are normal with the deviations of a ResNet-18's layers, 11.2
 //! million of them; an update moves each by about a hundredth of its deviation. Beside them, measured in the same run: copying
 //! the values, and zstd on the bytes of the planes.
 #![allow(missing_docs)] // divan's macros

@@ -8,9 +8,9 @@ mod layers;
 #[allow(clippy::unwrap_used)]
 mod tests;
 
-#[cfg(feature = "server")]
-use crate::config::{BenchSettings, DemoSettings, ServeSettings, TokenSettings};
 use crate::config::{CommonSettings, JoinSettings, LogFormat, RunsSettings};
+#[cfg(feature = "server")]
+use crate::config::{DemoSettings, ServeSettings, TokenSettings};
 use clap::{Parser, Subcommand};
 use std::ffi::OsString;
 use std::io::IsTerminal;
@@ -59,10 +59,6 @@ pub enum Command {
     #[command(after_help = "Example: fedlearn demo --clients 5 --rounds 20")]
     #[cfg(feature = "server")]
     Demo(DemoSettings),
-    /// Measure on this machine what the README claims
-    #[command(after_help = "Example: fedlearn bench exchange --clients 2,8,32 --architecture resnet18")]
-    #[cfg(feature = "server")]
-    Bench(BenchSettings),
     /// List, archive, unarchive, rename and delete the runs of a coordinator that is running
     #[command(after_help = "Example: FEDLEARN_ADMIN_TOKEN=... fedlearn runs delete old-test")]
     Runs(RunsSettings),
@@ -80,8 +76,6 @@ impl Command {
             Self::Serve(settings) => &settings.common,
             #[cfg(feature = "server")]
             Self::Demo(settings) => &settings.common,
-            #[cfg(feature = "server")]
-            Self::Bench(settings) => &settings.common,
             Self::Runs(settings) => &settings.common,
             #[cfg(feature = "server")]
             Self::Token(settings) => &settings.common,
@@ -95,7 +89,7 @@ impl Command {
             #[cfg(feature = "server")]
             Self::Serve(settings) => settings.problems(),
             #[cfg(feature = "server")]
-            Self::Demo(_) | Self::Bench(_) | Self::Token(_) => Vec::new(),
+            Self::Demo(_) | Self::Token(_) => Vec::new(),
         }
     }
 }

@@ -348,57 +348,6 @@ pub struct TokenSettings {
     pub common: CommonSettings,
 }
 
-/// What `fedlearn bench` measures.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Benchmark {
-    /// Rounds of agents that skip training: seconds, CPU, memory, bytes
-    Exchange,
-    /// Thousands of clients that wait, hundreds that send, and large updates at once: seconds, CPU, memory
-    Load,
-    /// Peak memory of the coordinator while clients upload at once, as CSV
-    Memory,
-    /// Bytes of an update in every encoding, after real training
-    Sizes,
-    /// Accuracy after ten rounds with every encoding
-    Convergence,
-}
-
-/// Settings of `fedlearn bench`.
-#[derive(Debug, Clone, Args)]
-pub struct BenchSettings {
-    /// What to measure
-    #[arg(required = true)]
-    pub benchmark: Benchmark,
-    /// Numbers of clients [default: 2,8,32 for exchange, 1,8,32,64,128 for memory, 3 for convergence, and for load
-    /// 5000,500: those that wait, those that send]
-    #[arg(long, value_delimiter = ',', value_parser = value_parser!(u32).range(1..=20_000))]
-    pub clients: Vec<u32>,
-    /// Numbers of large updates that come in at once, for load
-    #[arg(long, value_delimiter = ',', default_value = "8,64,128", value_parser = value_parser!(u32).range(1..=512))]
-    pub uploads: Vec<u32>,
-    /// How long each of the three turns is in which load's clients wait, in seconds
-    #[arg(long, value_name = "SECONDS", default_value = "25", value_parser = value_parser!(u32).range(1..=3_600))]
-    pub turn_s: u32,
-    /// Network of exchange, memory and load's large updates
-    #[arg(long, alias = "arch", value_name = "NETWORK", default_value = "resnet18", value_parser = words(Architecture::ALL))]
-    pub architecture: Architecture,
-    /// Encodings of exchange and convergence [default: bf16 for exchange, all for convergence]
-    #[arg(long, value_name = "ENCODING", value_delimiter = ',', value_parser = words(Encoding::ALL))]
-    pub encoding: Vec<Encoding>,
-    /// Rounds [default: 6 for exchange, 10 for convergence and load]
-    #[arg(long, value_parser = value_parser!(u32).range(1..=1_000))]
-    pub rounds: Option<u32>,
-    /// What to train on for sizes [default: cifar10 where it is found, else fashion-mnist]
-    #[arg(long, value_parser = words(Dataset::ALL))]
-    pub dataset: Option<Dataset>,
-    /// Its folder or archive [default: where `make setup` or Debian puts it]
-    #[arg(long = "data", value_name = "PATH")]
-    pub path: Option<PathBuf>,
-    /// File and logs.
-    #[command(flatten)]
-    pub common: CommonSettings,
-}
-
 /// Settings of `fedlearn demo`.
 #[derive(Debug, Clone, Args)]
 pub struct DemoSettings {

@@ -1,8 +1,6 @@
 //! What each subcommand does, from its settings to its exit code.
 
 #[cfg(feature = "server")]
-mod bench;
-#[cfg(feature = "server")]
 mod demo;
 mod join;
 mod runs;
@@ -28,8 +26,6 @@ pub async fn run(command: Command) -> Exit {
         Command::Serve(settings) => serve::run(&settings, stop).await,
         #[cfg(feature = "server")]
         Command::Demo(settings) => demo::run(&settings, stop).await,
-        #[cfg(feature = "server")]
-        Command::Bench(settings) => bench::run(&settings, stop).await,
         Command::Runs(settings) => runs::run(&settings, stop).await,
         #[cfg(feature = "server")]
         Command::Token(settings) => serve::renew_token(&settings).await,

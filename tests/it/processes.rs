@@ -197,37 +197,3 @@ async fn nobody_needs_to_read_where_the_dashboard_is() {
     kill_process(pid, Signal::TERM).unwrap();
     assert_eq!(soon("the end of a process", child.wait()).await.unwrap().code(), Some(0));
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_benchmark_runs_real_rounds_and_leaves_nothing_running() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut bench = Command::new(env!("CARGO_BIN_EXE_fedlearn"));
-    bench.args(["bench", "exchange", "--arch", "cnn", "--clients", "2", "--rounds", "2", "--encoding", "f32,q8"]);
-    bench.current_dir(folder.path()).stdin(Stdio::null()).kill_on_drop(true);
-    let output = soon("the end of the benchmark", bench.output()).await.unwrap();
-    let (said, complained) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{said}{complained}");
-    let rows = said.lines().filter(|line| line.starts_with("| f32 |") || line.starts_with("| q8 |"));
-    let megabytes: Vec<f64> = rows.map(|row| row.split('|').nth(6).unwrap().trim().parse().unwrap()).collect();
-    // 206,922 values: 0.83 MB as f32, about a quarter of it as q8.
-    assert!(matches!(megabytes[..], [0.82..0.84, 0.15..0.25]), "{said}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_coordinator_answers_and_counts_many_clients_at_once() {
-    // Given 300 clients that wait for an order at once, 30 that take part in 3 rounds, and 16 updates that come in at once,
-    let folder = tempfile::tempdir().unwrap();
-    let mut bench = Command::new(env!("CARGO_BIN_EXE_fedlearn"));
-    bench.args(["bench", "load", "--clients", "300,30", "--rounds", "3", "--uploads", "16", "--arch", "cnn"]);
-    bench.args(["--turn-s", "1"]).current_dir(folder.path()).stdin(Stdio::null()).kill_on_drop(true);
-    let output = soon("the end of the benchmark", bench.output()).await.unwrap();
-    let (said, complained) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8_lossy(&output.stderr));
-    // then the order reaches all, every update counts, and nobody is told to come back.
-    assert!(output.status.success(), "{said}{complained}");
-    let rows = said.lines().filter(|line| line.starts_with('|') && line.contains(char::is_numeric));
-    let rows: Vec<Vec<&str>> = rows.map(|row| row.trim_matches('|').split('|').map(str::trim).collect()).collect();
-    let row = |clients| rows.iter().find(|row| row[0] == clients).unwrap_or_else(|| panic!("no {clients}: {said}"));
-    assert_eq!(row("300").last(), Some(&"0"), "{said}");
-    assert_eq!((&row("30")[1..3], row("30").last()), (&["3", "90"][..], Some(&"0")), "{said}");
-    assert_eq!(row("16").len(), 4, "{said}");
-}
