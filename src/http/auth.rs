@@ -4,15 +4,13 @@ use super::AppState;
 use super::connections::is_known;
 use super::error::ApiError;
 use super::extract::Run;
-use super::guesses::{self, Holder, Peer};
 use crate::coordinator::RunHandle;
 use crate::digest::Sha256Digest;
-use app::api::{ClientId, ClientState, DASHBOARD_HEADER, ErrorCode, RunId};
+use app::api::{ClientId, ClientState, DASHBOARD_HEADER, ErrorCode};
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use axum_extra::extract::CookieJar;
-use std::time::Instant;
 
 /// Name of the dashboard's session cookie.
 pub const SESSION_COOKIE: &str = "fedlearn_session";
@@ -31,20 +29,15 @@ fn unauthorized(message: &str) -> ApiError {
     ApiError::new(ErrorCode::Unauthorized, message)
 }
 
-/// What came with the request is wrong: the address has that much less to guess with.
-fn was_wrong(state: &AppState, peer: Peer) {
-    state.guesses.was_wrong(peer, guesses::TOKEN, Instant::now());
-}
-
-/// Whether the request comes from the operator. A token that is not the operator's may be a client's: only the caller can
-/// tell whether it is wrong.
+/// Whether the request has the operator's token or an open session. Reads the store each time: another process can make both
+/// void.
 ///
 /// # Errors
-/// The store; the session cookie comes with a change that another site may have sent; or the address was wrong too often.
+/// The store; or a change whose session cookie another site may have sent.
 pub async fn is_admin(parts: &Parts, state: &AppState) -> Result<bool, ApiError> {
-    let peer = Peer::of(&parts.extensions);
+    let store = state.coordinator.store();
     if let Some(token) = bearer(&parts.headers) {
-        return is_operators(state, token, false, peer).await;
+        return Ok(store.is_admin_token(token).await?);
     }
     let jar = CookieJar::from_headers(&parts.headers);
     let Some(cookie) = jar.get(SESSION_COOKIE) else { return Ok(false) };
@@ -55,45 +48,7 @@ pub async fn is_admin(parts: &Parts, state: &AppState) -> Result<bool, ApiError>
         );
         return Err(ApiError::new(ErrorCode::CrossSite, message));
     }
-    let is_session = is_operators(state, cookie.value(), true, peer).await?;
-    if !is_session {
-        was_wrong(state, peer);
-    }
-    Ok(is_session)
-}
-
-/// Whether that is the admin token, or else an open session. Asked of the store each time: both can be made void, also
-/// by another process.
-///
-/// # Errors
-/// The store; or it is not known, and the address was wrong too often.
-pub async fn is_operators(state: &AppState, secret: &str, is_session: bool, peer: Peer) -> Result<bool, ApiError> {
-    let (store, digest) = (state.coordinator.store(), Sha256Digest::of(secret));
-    match state.guesses.holder(&digest) {
-        Some(Holder::Client(..)) => return Ok(false),
-        Some(Holder::Operator) => {}
-        None => state.guesses.may_try(peer, guesses::TOKEN, Instant::now())?,
-    }
-    let is_right = if is_session {
-        store.is_session(secret, state.coordinator.clock().now_ms()).await?
-    } else {
-        store.is_admin_token(secret).await?
-    };
-    if is_right {
-        state.guesses.was_right(&digest, Holder::Operator);
-    }
-    Ok(is_right)
-}
-
-/// The client of that run whose token this is known to be, if it is on the roster still: who has left is not. Who was
-/// kicked is, and is told so.
-fn known_client(state: &AppState, run: &RunHandle, token: &Sha256Digest) -> Option<ClientId> {
-    match state.guesses.holder(token)? {
-        Holder::Client(its_run, id) if its_run == *run.run() => {
-            run.published().read(|snapshot| snapshot.client(&id).is_some()).then_some(id)
-        }
-        _ => None,
-    }
+    Ok(store.is_session(cookie.value(), state.coordinator.clock().now_ms()).await?)
 }
 
 /// Whether the dashboard's own script sent this request.
@@ -117,9 +72,6 @@ impl FromRequestParts<AppState> for Admin {
         if is_admin(parts, state).await? {
             is_known(&parts.extensions);
             return Ok(Self);
-        }
-        if bearer(&parts.headers).is_some() {
-            was_wrong(state, Peer::of(&parts.extensions));
         }
         Err(unauthorized(NEEDS_ADMIN))
     }
@@ -146,23 +98,13 @@ impl FromRequestParts<AppState> for Client {
         let token = bearer(&parts.headers).ok_or_else(|| {
             unauthorized("this needs the token that the client got when it registered, as Authorization: Bearer TOKEN")
         })?;
-        let digest = Sha256Digest::of(token);
-        if known_client(state, &run, &digest).as_ref() == Some(&id) {
-            is_known(&parts.extensions);
-            return Ok(Self { run, id });
-        }
-        state.guesses.may_try(Peer::of(&parts.extensions), guesses::TOKEN, Instant::now())?;
-        // An unknown client is answered as a wrong token is: who is on the roster is nobody else's business.
+        // An unknown client gets the same answer as a wrong token: the roster is not public.
         match state.coordinator.store().client_token(run.run(), &id).await? {
-            Some(kept) if kept == digest => {
-                state.guesses.was_right(&digest, Holder::Client(run.run().clone(), id.clone()));
+            Some(kept) if kept == Sha256Digest::of(token) => {
                 is_known(&parts.extensions);
                 Ok(Self { run, id })
             }
-            _ => {
-                was_wrong(state, Peer::of(&parts.extensions));
-                Err(unauthorized("this is not the token of that client"))
-            }
+            _ => Err(unauthorized("this is not the token of that client")),
         }
     }
 }
@@ -175,15 +117,19 @@ impl FromRequestParts<AppState> for ModelReader {
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
         let Run(run) = Run::from_request_parts(parts, state).await?;
-        let known = bearer(&parts.headers).and_then(|token| known_client(state, &run, &Sha256Digest::of(token)));
-        let id = match known {
-            Some(id) => id,
-            None if is_admin(parts, state).await? => return Ok(Self(run)),
-            None => {
-                let token = bearer(&parts.headers)
-                    .ok_or_else(|| unauthorized("this needs the token of a client of this run, or the admin token"))?;
-                client_with(state, run.run(), token, Peer::of(&parts.extensions)).await?
-            }
+        let token = bearer(&parts.headers);
+        let client = match token {
+            Some(token) => state.coordinator.store().has_client_token(run.run(), token).await?,
+            None => None,
+        };
+        let Some(id) = client else {
+            return if is_admin(parts, state).await? {
+                Ok(Self(run))
+            } else if token.is_some() {
+                Err(unauthorized("this is neither the token of a client of this run nor the admin token"))
+            } else {
+                Err(unauthorized("this needs the token of a client of this run, or the admin token"))
+            };
         };
         match run.published().read(|snapshot| snapshot.client(&id).map(|c| c.state)) {
             Some(ClientState::Kicked) => {
@@ -193,21 +139,6 @@ impl FromRequestParts<AppState> for ModelReader {
                 Err(ApiError::new(ErrorCode::NotAdmitted, format!("client {id} awaits admission")))
             }
             _ => Ok(Self(run)),
-        }
-    }
-}
-
-/// The client of that run with this token.
-async fn client_with(state: &AppState, run: &RunId, token: &str, peer: Peer) -> Result<ClientId, ApiError> {
-    state.guesses.may_try(peer, guesses::TOKEN, Instant::now())?;
-    match state.coordinator.store().has_client_token(run, token).await? {
-        Some(id) => {
-            state.guesses.was_right(&Sha256Digest::of(token), Holder::Client(run.clone(), id.clone()));
-            Ok(id)
-        }
-        None => {
-            was_wrong(state, peer);
-            Err(unauthorized("this is neither the token of a client of this run nor the admin token"))
         }
     }
 }

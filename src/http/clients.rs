@@ -4,7 +4,7 @@ use super::AppState;
 use super::auth::{Client, is_admin};
 use super::error::{ApiError, ApiResult};
 use super::extract::{ApiJson, ApiPath, ApiQuery, Run};
-use super::guesses::{self, Holder, Peer};
+use super::proxies::Peer;
 use crate::digest::Sha256Digest;
 use crate::round::Command;
 use crate::store::Token;
@@ -14,7 +14,7 @@ use app::api::{
 use axum::Json;
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The longest that a long-poll waits: a client is heard when it asks, and must not be `offline` while it waits.
 const MAX_WAIT_S: u32 = 30;
@@ -35,11 +35,9 @@ pub async fn register(
     ApiJson(request): ApiJson<RegisterRequest>,
 ) -> ApiResult<(StatusCode, Json<RegisterReply>)> {
     if let Some(wanted) = &state.join_secret {
-        // Also with the right one: else it could be found by who may not try any more.
-        state.guesses.may_try(peer, guesses::SECRET, Instant::now())?;
+        state.auth_limiter.count_try(peer)?;
         let given = Sha256Digest::of(request.join_secret.as_deref().unwrap_or_default());
         if given != *wanted {
-            state.guesses.was_wrong(peer, guesses::SECRET, Instant::now());
             return Err(ApiError::new(
                 ErrorCode::WrongSecret,
                 "the join secret is missing or wrong: ask the operator for it, and give it as join_secret (`fedlearn join`: \
@@ -55,7 +53,6 @@ pub async fn register(
     let id = format!("c{:016x}", rand::random::<u64>());
     let client_id: ClientId = id.parse().map_err(|e| ApiError::new(ErrorCode::Internal, format!("{e}")))?;
     let standing = run.register(client_id.clone(), token.digest(), request).await?;
-    state.guesses.was_right(&token.digest(), Holder::Client(run.run().clone(), client_id.clone()));
     let model = run.published().read(|snapshot| snapshot.model.clone());
     let reply = RegisterReply { client_id, token: token.reveal().to_owned(), state: standing, model };
     Ok((StatusCode::CREATED, Json(reply)))

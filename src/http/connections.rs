@@ -5,7 +5,7 @@
 //! all are busy is it told to come back. Thousands of idle connections keep nobody out, then, whoever's they are.
 
 use super::error::ApiError;
-use super::guesses::Peer;
+use super::proxies::Peer;
 use super::room::MAX_UPLOADS;
 use crate::coordinator::MAX_PARKED;
 use app::api::ErrorCode;

@@ -29,7 +29,7 @@ const REFUSALS: [(&str, &str); 18] = [
     ("422", "`invalid`: the request was read and is not acceptable; `problems` lists each reason"),
     ("425", "`too_early`: the round has not opened yet"),
     ("428", "`precondition_required`: the header If-Match is missing"),
-    ("429", "`too_many`: too many requests of this kind, or too many wrong tokens from this address"),
+    ("429", "`too_many`: too many requests of this kind at once"),
     ("500", "`internal`: a defect of the coordinator"),
     ("503", "`unavailable`: temporary, such as a database that cannot be written, or a run that cannot be read"),
 ];
@@ -109,7 +109,7 @@ fn common_refusals(path: &str, method: &str, operation: &Value) -> Vec<&'static 
         }
     }
     if !is_open {
-        statuses.extend(["401", "429", "500", "503"]);
+        statuses.extend(["401", "500", "503"]);
         if has_session && method != "get" {
             statuses.push("403");
         }

@@ -4,6 +4,7 @@
 //! stored: each handler parses, asks the coordinator, and answers.
 
 mod auth;
+mod auth_limiter;
 mod cap;
 mod clients;
 mod connections;
@@ -12,7 +13,6 @@ mod description;
 mod error;
 mod events;
 mod extract;
-mod guesses;
 mod health;
 mod lifecycle;
 mod linger;
@@ -28,8 +28,8 @@ mod updates;
 pub use error::{ApiError, ApiResult};
 pub use server::{ServeError, Server};
 
+use auth_limiter::AuthLimiter;
 use cap::Cap;
-use guesses::Guesses;
 use page::options as leptos_options;
 use room::UploadRoom;
 
@@ -72,8 +72,8 @@ pub struct AppState {
     pub join_secret: Option<Sha256Digest>,
     /// The largest body accepted, whatever the model.
     pub upload_cap: Cap,
-    /// Who was wrong too often.
-    pub guesses: Arc<Guesses>,
+    /// Limits join secrets and log-ins by address.
+    pub auth_limiter: Arc<AuthLimiter>,
     /// How many uploads are received at once.
     pub uploads: Arc<UploadRoom>,
     /// Under which path a proxy serves this, where that was said.

@@ -1,15 +1,42 @@
 //! What proxies in front of the coordinator do to a request: their own address takes the place of the client's, and a path
 //! may stand before the request's own.
 
-use super::guesses::Peer;
 use crate::config::{BasePath, Network};
 use axum::Router;
-use axum::extract::Request;
-use axum::http::{HeaderMap, Uri};
+use axum::extract::{FromRequestParts, Request};
+use axum::http::request::Parts;
+use axum::http::{Extensions, HeaderMap, Uri};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Redirect};
-use std::net::IpAddr;
+use std::convert::Infallible;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
+
+/// Where a request comes from: the address of its connection, or the one that a trusted proxy names.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer(pub IpAddr);
+
+impl Peer {
+    fn of(extensions: &Extensions) -> Self {
+        extensions.get().copied().unwrap_or(Self(IpAddr::V6(Ipv6Addr::UNSPECIFIED)))
+    }
+
+    /// The key of limits by address: the holder of one IPv6 address has the other 2^64 of its network.
+    pub fn network(self) -> IpAddr {
+        match self.0.to_canonical() {
+            IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
+            address => address,
+        }
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Peer {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self::of(&parts.extensions))
+    }
+}
 
 /// Serves the router also below the base path, and has it see the client's address where a trusted proxy names it.
 pub fn behind(router: Router, base_path: BasePath, trusted: Vec<Network>) -> Router {

@@ -1,16 +1,15 @@
 //! The dashboard's login.
 
 use super::AppState;
-use super::auth::{Admin, SESSION_COOKIE, is_operators};
+use super::auth::{Admin, SESSION_COOKIE};
 use super::error::{ApiError, ApiResult};
-use super::guesses::{self, Holder, Peer};
+use super::proxies::Peer;
 use app::api::{ErrorCode, LoginRequest};
 use axum::extract::{FromRequest, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum_extra::extract::CookieJar;
 use axum_extra::extract::cookie::{Cookie, SameSite};
-use std::time::Instant;
 
 /// How long a login lasts at most; the cookie itself ends with the browser.
 const SESSION_DAYS: u64 = 30;
@@ -40,9 +39,9 @@ pub async fn log_in(
     let LoginRequest { token } = read.map_err(|error| {
         error.in_words("a login is the field 'token' alone, as application/json or application/x-www-form-urlencoded")
     })?;
-    if !is_operators(&state, token.trim(), false, peer).await? {
-        state.guesses.was_wrong(peer, guesses::TOKEN, Instant::now());
-        tracing::warn!("a login with a wrong admin token");
+    state.auth_limiter.count_try(peer)?;
+    if !state.coordinator.store().is_admin_token(token.trim()).await? {
+        tracing::warn!("log-in rejected: wrong admin token");
         if is_form {
             return Ok(Redirect::to("../../login?refused").into_response());
         }
@@ -53,7 +52,6 @@ pub async fn log_in(
     }
     let now = state.coordinator.clock().now_ms();
     let session = state.coordinator.store().open_session(now, now + SESSION_DAYS * 86_400_000).await?;
-    state.guesses.was_right(&session.digest(), Holder::Operator);
     let jar = jar.add(session_cookie(session.reveal().to_owned(), &state));
     // From here to the root: nobody knows under which path a proxy serves it.
     Ok(if is_form {

@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
     )),
     responses(
         (status = 202, body = UpdateReply), (status = 200, body = UpdateReply), (status = 403), (status = 409),
-        (status = 410), (status = 425)),
+        (status = 410), (status = 425), (status = 429)),
 )]
 pub async fn put_update(
     State(state): State<AppState>,
