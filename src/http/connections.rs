@@ -1,39 +1,40 @@
-//! Connections: as many as there is room for, and what becomes of the rest.
+//! Connections: how many there may be, of all addresses and of one, and how long they may be idle.
 //!
-//! Who is connected and says nothing holds a seat that somebody else could use. So a newcomer for whom there is none takes
-//! that of the connection which has been idle longest, first among those that have never shown a right token; only when
-//! all are busy is it told to come back. Thousands of idle connections keep nobody out, then, whoever's they are.
+//! hyper closes a connection whose next request does not come in time. One address has three quarters of the connections at
+//! most, so that it cannot keep all others out.
 
 use super::error::ApiError;
 use super::proxies::Peer;
-use super::room::MAX_UPLOADS;
+use super::shares::{Exhausted, Shares};
+use super::upload_limit::MAX_UPLOADS;
+use crate::config::Network;
 use crate::coordinator::MAX_PARKED;
 use app::api::ErrorCode;
 use axum::Router;
-use axum::body::{Body, HttpBody};
+use axum::body::Body;
 use axum::extract::Request;
-use axum::http::{Extensions, HeaderValue, header};
-use axum::middleware::{self, Next};
+use axum::http::{HeaderValue, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
-use http_body::{Frame, SizeHint};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
+use futures::StreamExt;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustix::net::sockopt::set_tcp_user_timeout;
-use std::collections::BTreeMap;
-use std::pin::Pin;
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use tower_http::add_extension::AddExtension;
+use tokio_util::task::TaskTracker;
 
-/// How long running requests may take to end once the coordinator is told to stop: uploads are told to come back after 5 s.
+/// How long running requests may take to end once the coordinator stops: uploads are answered with 503 after 5 s.
 const DRAIN: Duration = Duration::from_secs(6);
 /// What a connection may hold of a request that is not dealt with yet: its head at the least, which browsers and proxies
 /// keep far below that. Many clients upload at once.
@@ -42,20 +43,51 @@ const BUFFER_BYTES: usize = 128 << 10;
 const SMALL_BUFFER_BYTES: usize = 16 << 10;
 /// See [`SMALL_BUFFER_BYTES`].
 const MANY: usize = 1_024;
-/// Connections that are being told at the same time that there is no room; more are just closed.
-const REFUSALS: usize = 64;
-/// How long who is told so may take to ask.
-const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections that are being rejected with an answer at the same time; more are closed without one.
+const REJECTIONS: usize = 64;
+const REJECTION_TIMEOUT: Duration = Duration::from_secs(5);
 /// Files that are neither a connection nor an upload: database, blobs, the page's, logs.
 const OTHER_FILES: u64 = 256;
 
 /// How many connections, and for how long.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Limits {
     /// The most at once.
     pub connections: usize,
     /// How long a head may take to come, a connection be idle, and what is sent be left unread.
     pub patience: Duration,
+    /// They may have all connections: many clients come by each of them.
+    pub trusted_proxies: Vec<Network>,
+}
+
+impl Limits {
+    /// The most connections of one address.
+    fn of_one_address(&self) -> usize {
+        self.connections - self.connections / 4
+    }
+
+    /// The address whose connections are limited.
+    fn holder(&self, peer: Peer) -> Option<IpAddr> {
+        let is_proxy = self.trusted_proxies.iter().any(|network| network.contains(peer.0));
+        (!is_proxy).then(|| peer.network())
+    }
+
+    fn rejection(&self, exhausted: Exhausted) -> ApiError {
+        match exhausted {
+            Exhausted::All => ApiError::new(
+                ErrorCode::Unavailable,
+                "all connections are in use: try again, or raise --max-connections of the coordinator and its limit of open files",
+            ),
+            Exhausted::OfHolder => {
+                let most = self.of_one_address();
+                let message = format!(
+                    "this address has {most} connections, the most of one address: close some, raise --max-connections of the \
+                     coordinator, or name the address with --trusted-proxy if it is a proxy"
+                );
+                ApiError::new(ErrorCode::TooMany, message)
+            }
+        }
+    }
 }
 
 /// How many connections the limit of open files leaves, with the uploads that they bring and leave behind, which are files
@@ -66,293 +98,125 @@ pub fn room_in_files(files: Option<u64>) -> usize {
     usize::try_from(files.saturating_sub(OTHER_FILES + uploads).max(1)).unwrap_or(usize::MAX)
 }
 
-/// Serves connections until told to stop, then gives those that are busy time to end. Instead of `axum::serve`, which
-/// waits forever for a request's head, and for as many connections as come.
+/// Serves connections until `shutdown`, then lets running requests end. Instead of `axum::serve`, which limits neither the
+/// number of connections nor the time that a request's head may take.
 pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdown: CancellationToken) {
-    let (http, small) = (http(BUFFER_BYTES, limits.patience), http(SMALL_BUFFER_BYTES, limits.patience));
-    let router = router.layer(middleware::from_fn(stay_busy));
-    let (seats, connections) = (Arc::new(Seats::new(limits.connections)), GracefulShutdown::new());
-    let refusals = Arc::new(Semaphore::new(REFUSALS));
+    let router = TowerToHyperService::new(router);
+    let (shares, tasks) = (Shares::new(limits.connections, limits.of_one_address()), TaskTracker::new());
+    let rejections = Arc::new(Semaphore::new(REJECTIONS));
     loop {
         let (stream, address) = tokio::select! {
             () = shutdown.cancelled() => break,
             accepted = listener.accept() => match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    // Out of file descriptors, most likely: that passes as others hang up.
+                    // Out of file descriptors, most likely, which passes when other connections are closed.
                     tracing::warn!(%error, "cannot accept a connection");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     continue;
                 }
             },
         };
-        let Some(seat) = Seats::take(&seats) else {
-            if let Ok(permit) = refusals.clone().try_acquire_owned() {
-                tokio::spawn(async move {
-                    refuse(stream).await;
-                    drop(permit);
-                });
+        let peer = Peer(address.ip());
+        let share = match shares.take(limits.holder(peer)) {
+            Ok(share) => share,
+            Err(exhausted) => {
+                if let Ok(permit) = rejections.clone().try_acquire_owned() {
+                    let limits = limits.clone();
+                    tokio::spawn(async move {
+                        reject(stream, limits, exhausted).await;
+                        drop(permit);
+                    });
+                }
+                continue;
             }
-            continue;
         };
-        // A slower connection is still a connection.
+        // A connection without these options is slower, or is kept longer, and works.
         let _ = stream.set_nodelay(true);
         let _ = set_tcp_user_timeout(&stream, u32::try_from(limits.patience.as_millis()).unwrap_or(u32::MAX));
-        let http = if seats.taken() > MANY { &small } else { &http };
-        let service = AddExtension::new(AddExtension::new(router.clone(), Peer(address.ip())), seat.clone());
-        let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)).into_owned();
-        let connection = connections.watch(connection);
-        tokio::spawn(async move {
-            tokio::select! {
-                ended = connection => if let Err(error) = ended {
-                    tracing::debug!(error, "a connection broke");
-                },
-                () = seat.left.cancelled() => tracing::debug!("an idle connection made room"),
-            }
+        let is_one_of_many = limits.connections - shares.left() > MANY;
+        let http = http(if is_one_of_many { SMALL_BUFFER_BYTES } else { BUFFER_BYTES }, limits.patience);
+        let (router, shutdown) = (router.clone(), shutdown.clone());
+        tasks.spawn(async move {
+            converse(http, stream, peer, router, shutdown).await;
+            drop(share);
         });
     }
     drop(listener);
-    seats.clear_idle(); // one that has never asked anything would be waited for
-    if tokio::time::timeout(DRAIN, connections.shutdown()).await.is_err() {
+    tasks.close();
+    if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {
         tracing::warn!("requests still running after {} s are cut off", DRAIN.as_secs());
     }
 }
 
-fn http(buffer_bytes: usize, patience: Duration) -> auto::Builder<TokioExecutor> {
-    // Told which version it is, it does not wait without a limit for the first bytes to find that out.
-    let mut http = auto::Builder::new(TokioExecutor::new()).http1_only();
-    http.http1().timer(TokioTimer::new()).header_read_timeout(patience).max_buf_size(buffer_bytes);
+fn http(buffer_bytes: usize, patience: Duration) -> http1::Builder {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(patience).max_buf_size(buffer_bytes);
     http
 }
 
-/// Tells a connection that there is no room.
-async fn refuse(stream: TcpStream) {
-    let refusal = || async {
-        let refusal = ApiError::new(
-            ErrorCode::Unavailable,
-            "all connections are busy: try again, or raise --max-connections of the coordinator and its limit of open files",
-        );
-        ([(header::CONNECTION, HeaderValue::from_static("close"))], refusal)
+/// Answers the requests of a connection. Once the coordinator stops, the one that is running is the last.
+async fn converse(
+    http: http1::Builder,
+    stream: TcpStream,
+    peer: Peer,
+    router: TowerToHyperService<Router>,
+    shutdown: CancellationToken,
+) {
+    let has_asked = AtomicBool::new(false);
+    let service = service_fn(|mut request: hyper::Request<Incoming>| {
+        has_asked.store(true, Ordering::Relaxed);
+        request.extensions_mut().insert(peer);
+        router.call(request)
+    });
+    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        () = shutdown.cancelled() => {
+            if !has_asked.load(Ordering::Relaxed) {
+                return; // hyper would wait for its first request
+            }
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
     };
-    let service = TowerToHyperService::new(Router::new().fallback(refusal));
-    let http = http(SMALL_BUFFER_BYTES, REFUSAL_TIMEOUT);
-    let connection = http.serve_connection(TokioIo::new(stream), service);
-    let _ = tokio::time::timeout(2 * REFUSAL_TIMEOUT, connection).await;
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection broke");
+    }
 }
 
-/// Keeps a connection busy from a request's head to the last byte of its answer.
-async fn stay_busy(request: Request, next: Next) -> Response {
-    let busy = request.extensions().get::<Arc<Seat>>().map(Busy::on);
-    keeping(busy, next.run(request).await)
+/// Answers the first request of a connection with the reason, and closes it.
+async fn reject(stream: TcpStream, limits: Limits, exhausted: Exhausted) {
+    let service = service_fn(|_: hyper::Request<Incoming>| async {
+        let close = [(header::CONNECTION, HeaderValue::from_static("close"))];
+        Ok::<_, Infallible>((close, limits.rejection(exhausted)).into_response())
+    });
+    let connection = http(SMALL_BUFFER_BYTES, REJECTION_TIMEOUT).serve_connection(TokioIo::new(stream), service);
+    let _ = tokio::time::timeout(2 * REJECTION_TIMEOUT, connection).await;
 }
 
-/// Takes as many requests at once as there are permits, each from its head to the last byte of its answer. One more is told
-/// that there are too many.
+/// Answers as many requests at once as there are permits, each until the last byte of its answer. One more gets 429.
 pub async fn at_most(
     permits: Arc<Semaphore>,
     too_many: impl FnOnce() -> String,
     request: Request,
     next: Next,
 ) -> Response {
-    match permits.try_acquire_owned() {
-        Ok(permit) => keeping(permit, next.run(request).await),
-        Err(_) => ApiError::new(ErrorCode::TooMany, too_many()).into_response(),
-    }
-}
-
-/// The connection that this came by has shown a right token.
-pub fn is_known(extensions: &Extensions) {
-    if let Some(seat) = extensions.get::<Arc<Seat>>() {
-        seat.is_known.store(true, Ordering::Relaxed);
-    }
-}
-
-/// An answer that keeps something until it is sent, or given up.
-fn keeping(what: impl Send + Unpin + 'static, response: Response) -> Response {
-    response.map(|body| Body::new(Keeping { body, _what: what }))
-}
-
-struct Keeping<T> {
-    body: Body,
-    _what: T,
-}
-
-impl<T: Unpin> HttpBody for Keeping<T> {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// All seats.
-#[derive(Debug)]
-struct Seats {
-    most: usize,
-    table: Mutex<Table>,
-}
-
-#[derive(Debug, Default)]
-struct Table {
-    taken: usize,
-    /// Counts up.
-    turn: u64,
-    idle: BTreeMap<Turn, CancellationToken>,
-}
-
-/// Whose turn it is to make room: those of whom nothing is known come first, then who is idle longest.
-type Turn = (bool, u64);
-
-impl Table {
-    fn sit_idle(&mut self, is_known: bool, left: &CancellationToken) -> Turn {
-        self.turn += 1;
-        self.idle.insert((is_known, self.turn), left.clone());
-        (is_known, self.turn)
-    }
-
-    /// Has the connection leave that has been idle longest. Its seat is free at once.
-    fn make_room(&mut self) -> bool {
-        let Some((_, left)) = self.idle.pop_first() else { return false };
-        left.cancel();
-        self.taken -= 1;
-        true
-    }
-}
-
-/// A connection's place.
-#[derive(Debug)]
-struct Seat {
-    seats: Arc<Seats>,
-    /// Cancelled: it is somebody else's now.
-    left: CancellationToken,
-    /// It has shown a right token.
-    is_known: AtomicBool,
-    /// Its turn while it is idle. Locked under the table's lock only.
-    turn: Mutex<Option<Turn>>,
-}
-
-impl Seats {
-    fn new(most: usize) -> Self {
-        Self { most, table: Mutex::default() }
-    }
-
-    fn take(this: &Arc<Self>) -> Option<Arc<Seat>> {
-        let mut table = this.lock();
-        if table.taken >= this.most && !table.make_room() {
-            return None;
-        }
-        table.taken += 1;
-        let left = CancellationToken::new();
-        let turn = Mutex::new(Some(table.sit_idle(false, &left)));
-        Some(Arc::new(Seat { seats: this.clone(), left, is_known: AtomicBool::new(false), turn }))
-    }
-
-    fn taken(&self) -> usize {
-        self.lock().taken
-    }
-
-    fn clear_idle(&self) {
-        let mut table = self.lock();
-        while table.make_room() {}
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Seat {
-    fn turn(&self) -> MutexGuard<'_, Option<Turn>> {
-        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let mut table = self.seats.lock();
-        if !self.left.is_cancelled() {
-            self.turn().take().map(|turn| table.idle.remove(&turn));
-            table.taken -= 1;
-        }
-    }
-}
-
-/// A seat that is not idle as long as this lives. HTTP/1.1: a connection has one request at a time.
-struct Busy(Arc<Seat>);
-
-impl Busy {
-    fn on(seat: &Arc<Seat>) -> Self {
-        let mut table = seat.seats.lock();
-        seat.turn().take().map(|turn| table.idle.remove(&turn));
-        Self(seat.clone())
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        let mut table = self.0.seats.lock();
-        if !self.0.left.is_cancelled() {
-            *self.0.turn() = Some(table.sit_idle(self.0.is_known.load(Ordering::Relaxed), &self.0.left));
-        }
-    }
+    let Ok(permit) = permits.try_acquire_owned() else {
+        return ApiError::new(ErrorCode::TooMany, too_many()).into_response();
+    };
+    let response = next.run(request).await;
+    response.map(|body| {
+        Body::from_stream(body.into_data_stream().inspect(move |_| {
+            let _held = &permit;
+        }))
+    })
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-
-    fn take(seats: &Arc<Seats>) -> Arc<Seat> {
-        Seats::take(seats).expect("there is room")
-    }
-
-    #[test]
-    fn the_one_that_is_idle_longest_makes_room() {
-        let seats = Arc::new(Seats::new(3));
-        let [first, second, third] = [take(&seats), take(&seats), take(&seats)];
-        // Given that the first one was idle longest, but has asked something since,
-        drop(Busy::on(&first));
-        let fourth = take(&seats);
-        assert!(second.left.is_cancelled() && !first.left.is_cancelled() && !third.left.is_cancelled());
-        drop(take(&seats));
-        assert!(third.left.is_cancelled() && !fourth.left.is_cancelled());
-        assert_eq!(seats.taken(), 2, "who made room has no seat left to give back");
-    }
-
-    #[test]
-    fn who_has_shown_a_right_token_makes_room_last() {
-        let seats = Arc::new(Seats::new(2));
-        let [known, unknown] = [take(&seats), take(&seats)];
-        let busy = Busy::on(&known);
-        known.is_known.store(true, Ordering::Relaxed);
-        drop(busy);
-        let another = take(&seats);
-        assert!(unknown.left.is_cancelled());
-        let _busy = Busy::on(&another);
-        let _last = take(&seats);
-        assert!(known.left.is_cancelled());
-    }
-
-    #[test]
-    fn where_all_are_busy_there_is_no_room_until_one_is_done() {
-        let seats = Arc::new(Seats::new(2));
-        let (one, other) = (take(&seats), take(&seats));
-        let busy = [Busy::on(&one), Busy::on(&other)];
-        assert!(Seats::take(&seats).is_none());
-        drop(busy);
-        assert!(Seats::take(&seats).is_some());
-        assert!(one.left.is_cancelled());
-        drop((one, other));
-        assert_eq!(seats.taken(), 0);
-    }
 
     #[test]
     fn connections_are_no_more_than_the_files_leave() {
@@ -360,5 +224,39 @@ mod tests {
         assert_eq!(room_in_files(Some(1_024)), 427);
         assert_eq!(room_in_files(Some(0)), 1);
         assert_eq!(room_in_files(None), usize::MAX);
+    }
+
+    #[test]
+    fn one_address_has_three_quarters_of_the_connections_and_a_trusted_proxy_all() {
+        let trusted_proxies = vec!["10.0.0.0/8".parse().unwrap()];
+        let limits = Limits { connections: 10_000, patience: Duration::ZERO, trusted_proxies };
+        let holder = |address: &str| limits.holder(Peer(address.parse().unwrap())).map(|holder| holder.to_string());
+        assert_eq!(limits.of_one_address(), 7_500);
+        assert_eq!(holder("192.0.2.1"), Some("192.0.2.1".to_owned()));
+        assert_eq!(holder("2001:db8::1"), Some("2001:db8::".to_owned()), "a network is one holder");
+        assert_eq!(holder("10.1.2.3"), None);
+        let least = Limits { connections: 1, ..limits };
+        assert_eq!(least.of_one_address(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_stop_does_not_wait_for_connections_that_have_asked_nothing() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        // Given a connection with a half head, and one that is idle after its first request,
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
+        let limits = Limits { connections: 4, patience: Duration::from_secs(60), trusted_proxies: Vec::new() };
+        let serving = tokio::spawn(serve(listener, Router::new(), limits, stop.clone()));
+        let mut half = TcpStream::connect(address).await.unwrap();
+        half.write_all(b"GET / HTTP/1.1\r\nHost").await.unwrap();
+        let mut idle = TcpStream::connect(address).await.unwrap();
+        idle.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let mut answer = [0; 12];
+        idle.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 404");
+        // when the coordinator stops, then both are closed at once.
+        stop.cancel();
+        tokio::time::timeout(DRAIN, serving).await.expect("it waits for nothing").unwrap();
+        assert!(half.read_u8().await.is_err());
     }
 }

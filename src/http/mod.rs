@@ -19,11 +19,12 @@ mod linger;
 mod models;
 mod page;
 mod proxies;
-mod room;
 mod runs;
 mod server;
 mod session;
+mod shares;
 mod updates;
+mod upload_limit;
 
 pub use error::{ApiError, ApiResult};
 pub use server::{ServeError, Server};
@@ -31,7 +32,7 @@ pub use server::{ServeError, Server};
 use auth_limiter::AuthLimiter;
 use cap::Cap;
 use page::options as leptos_options;
-use room::UploadRoom;
+use upload_limit::UploadLimit;
 
 use crate::config::BasePath;
 use crate::coordinator::Coordinator;
@@ -74,8 +75,8 @@ pub struct AppState {
     pub upload_cap: Cap,
     /// Limits join secrets and log-ins by address.
     pub auth_limiter: Arc<AuthLimiter>,
-    /// How many uploads are received at once.
-    pub uploads: Arc<UploadRoom>,
+    /// Limits the uploads that are received at once.
+    pub uploads: Arc<UploadLimit>,
     /// Under which path a proxy serves this, where that was said.
     pub base_path: BasePath,
     /// Where the page's files are.

@@ -172,7 +172,7 @@ mod tests {
         let router = Router::new().route("/", get(page)).route("/login", get(page)).route_layer(limited);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let origin = format!("http://{}", listener.local_addr().unwrap());
-        let limits = Limits { connections: 10, patience: Duration::from_secs(30) };
+        let limits = Limits { connections: 10, patience: Duration::from_secs(30), trusted_proxies: Vec::new() };
         let serving = tokio::spawn(serve(listener, router, limits, stop.clone()));
         let _ = rustls::crypto::ring::default_provider().install_default();
         let ask = async |query| reqwest::get(format!("{origin}/{query}")).await.unwrap();

@@ -114,7 +114,8 @@ impl Server {
         let connections = connections(settings);
         let router = router(state, Duration::from_secs(settings.body_timeout_s.into()), connections / 4);
         let router = proxies::behind(router, settings.base_path.clone(), settings.trusted_proxies.clone());
-        let limits = Limits { connections, patience: Duration::from_secs(settings.head_timeout_s.into()) };
+        let patience = Duration::from_secs(settings.head_timeout_s.into());
+        let limits = Limits { connections, patience, trusted_proxies: settings.trusted_proxies.clone() };
         let serving = tokio::spawn(connections::serve(listener, router, limits, coordinator.shutdown().clone()));
         tracing::info!(%address, device = crate::model::describe(device), "coordinator started");
         let base_path = settings.base_path.clone();

@@ -9,7 +9,7 @@ use reqwest::{Method, RequestBuilder, header};
 use serde_json::json;
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 
 /// Far more than any budget.
@@ -41,18 +41,36 @@ async fn connect(coordinator: &Coordinator) -> TcpStream {
     TcpStream::connect(coordinator.authority()).await.unwrap()
 }
 
-async fn is_well(coordinator: &Coordinator) -> bool {
-    let health = coordinator.http.get(format!("{}/healthz", coordinator.origin())).send().await;
-    health.is_ok_and(|answer| answer.status().is_success())
+/// A connection from another address of this machine than that of the clients.
+async fn connect_from_elsewhere(authority: &str) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    socket.connect(authority.parse().unwrap()).await.unwrap()
 }
 
-async fn has_room(coordinator: &Coordinator) {
-    let well = async {
-        while !is_well(coordinator).await {
-            tokio::task::yield_now().await;
+/// Waits until that many new connections have an answer side by side.
+async fn has_room(coordinator: &Coordinator, connections: usize) {
+    let answered = async || {
+        let mut stream = connect(coordinator).await;
+        let _ = stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).await.is_ok_and(|_| &status == b"HTTP/1.1 200").then_some(stream)
+    };
+    let all = async {
+        loop {
+            let mut open = Vec::new();
+            while open.len() < connections {
+                match answered().await {
+                    Some(stream) => open.push(stream),
+                    None => break,
+                }
+            }
+            if open.len() == connections {
+                return;
+            }
         }
     };
-    soon("room", well).await;
+    soon("room for connections", all).await;
 }
 
 /// A connection that has sent the head of an update without an end, and is asked for the body.
@@ -183,45 +201,53 @@ async fn a_right_token_stays_right_only_as_long_as_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn idle_connections_make_room_for_those_who_have_something_to_say() {
+async fn idle_connections_of_one_address_keep_no_other_address_out() {
     let (coordinator, guest) = open_round(&["--max-connections", "16"]).await;
-    // Given far more connections than there is room for, some of which have said the half of something,
+    let elsewhere = async || connect_from_elsewhere(&coordinator.authority()).await;
+    // Given an address with as many connections as one may have, some of which have sent a half head,
     let mut idle = Vec::new();
-    for i in 0..200 {
-        let mut stream = connect(&coordinator).await;
+    for i in 0..12 {
+        let mut stream = elsewhere().await;
         if i % 2 == 0 {
             stream.write_all(b"PUT /api/v1/runs/tiny HTTP/1.1\r\nHost:").await.unwrap();
         }
         idle.push(stream);
     }
-    // then a round goes on and another one opens,
+    // when it opens another one, then that gets 429,
+    let mut stream = elsewhere().await;
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    let answer = read_to_end(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 429 ") && answer.contains("retry-after: 1"), "{answer}");
+    assert!(answer.contains("\"too_many\"") && answer.contains("12 connections"), "{answer}");
+    // and when it opens hundreds, then a round of another address ends, and the next one opens.
+    for _ in 0..200 {
+        idle.push(elsewhere().await);
+    }
+    has_room(&coordinator, 1).await;
     guest.sends(1, 1.0).await;
     coordinator.until("tiny", "the round is over", |run| run.version == 1).await;
     coordinator.order("/runs/tiny/rounds").await;
     assert_eq!(guest.asked().await.round, 2);
-    // and the oldest of them are gone.
-    for mut stream in idle.into_iter().take(150) {
-        assert_eq!(read_to_end(&mut stream).await, "");
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_all_connections_are_busy_the_next_one_is_told_to_come_back() {
-    // Given as many uploads as there is room for connections,
-    let (coordinator, guest) = open_round(&["--max-connections", "4"]).await;
-    let mut busy = Vec::new();
+async fn where_all_connections_are_in_use_the_next_one_gets_503() {
+    // Given as many idle connections as there may be, of a trusted proxy, which may have all of them,
+    let flags = ["--max-connections", "4", "--trusted-proxy", "127.0.0.1"];
+    let coordinator = Coordinator::tiny(&flags).await;
+    let mut idle = Vec::new();
     for _ in 0..4 {
-        busy.push(endless(&coordinator, &guest, 1).await);
+        idle.push(connect(&coordinator).await);
     }
-    // when one more connection comes, it is told so at once,
+    // when one more connection comes, then it gets 503 at once,
     let mut stream = connect(&coordinator).await;
     stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     let answer = read_to_end(&mut stream).await;
     assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("retry-after: 1"), "{answer}");
     assert!(answer.contains("\"unavailable\""), "{answer}");
-    // and has room as soon as one of them ends.
-    drop(busy);
-    has_room(&coordinator).await;
+    // and there is room as soon as they are closed.
+    drop(idle);
+    has_room(&coordinator, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -261,7 +287,8 @@ async fn a_connection_without_a_head_is_closed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_does_not_read_what_it_asked_for_is_cut_off() {
     // Given a model that is more than a socket takes (32 MB),
-    let coordinator = Coordinator::tiny(&["--head-timeout-s", "3", "--max-connections", "4"]).await;
+    let flags = ["--head-timeout-s", "3", "--max-connections", "4", "--trusted-proxy", "127.0.0.1"];
+    let coordinator = Coordinator::tiny(&flags).await;
     let spec = TensorSpec { name: "w".into(), dtype: Dtype::F32, shape: vec![8 << 20] };
     let schema = Arc::new(Schema::new(vec![spec]).unwrap());
     let large = safetensors(&Parameters::new(schema, vec![Values::F32(vec![1.0; 8 << 20])]));
@@ -279,8 +306,8 @@ async fn who_does_not_read_what_it_asked_for_is_cut_off() {
         soon("its first bytes", stream.readable()).await.unwrap();
         silent.push(stream);
     }
-    // when none of them ever reads it, then there is room again all the same.
-    has_room(&coordinator).await;
+    // when none of them ever reads it, then there is room for as many again.
+    has_room(&coordinator, 4).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -335,13 +362,13 @@ async fn rounds_go_on_while_all_of_it_comes_at_once() {
             .header(header::CONTENT_LENGTH, u64::MAX / 2)
             .body(reqwest::Body::wrap_stream(futures::stream::pending::<Result<Vec<u8>, std::io::Error>>()));
         refused(413, ErrorCode::TooLarge, huge).await;
-        // and somebody else opens one connection after the other and guesses tokens,
+        // and somebody else opens one connection after the other, keeps 1,000, and guesses tokens,
         let mut idle = JoinSet::new();
         let authority = coordinator.authority();
         idle.spawn(async move {
             let mut open = std::collections::VecDeque::new();
             loop {
-                let mut stream = TcpStream::connect(&authority).await.unwrap();
+                let mut stream = connect_from_elsewhere(&authority).await;
                 let _ = stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await;
                 let _ = stream.read(&mut [0; 1_024]).await; // no faster than it is dealt with
                 open.push_back(stream);
