@@ -12,6 +12,7 @@ mod control;
 mod description;
 mod error;
 mod events;
+mod export;
 mod extract;
 mod health;
 mod lifecycle;
@@ -138,7 +139,7 @@ fn documented_routes(body_timeout: Duration, watchers: usize) -> OpenApiRouter<A
         .routes(routes!(session::log_in, session::log_out))
         // open to readers
         .merge(OpenApiRouter::new().routes(routes!(events::events)).layer(watched))
-        .routes(routes!(runs::export))
+        .routes(routes!(export::export))
         .layer(DefaultBodyLimit::max(MAX_JSON_BYTES))
         .layer(MapRequestBodyLayer::new(move |body| within(JSON_TIMEOUT.min(body_timeout), body)));
     // These look at the size themselves: their caps depend on the model.

@@ -1,4 +1,4 @@
-//! Runs: list, create, snapshot, configuration, history, roster, results as CSV.
+//! Runs: list, create, snapshot, configuration, history, roster.
 
 use super::AppState;
 use super::auth::Admin;
@@ -11,15 +11,14 @@ use crate::coordinator::{Origin, View};
 use crate::store::{BlobError, Expanded, Spool};
 use crate::wire::{self, BodyFormat, Parameters, Plan, ReadError};
 use app::api::{
-    ClientId, ClientView, CreateRun, CreateRunQuery, Encoding, ErrorCode, ListRunsQuery, RoundSummary, RunConfig,
-    RunId, RunLine, RunSnapshot,
+    ClientView, CreateRun, CreateRunQuery, Encoding, ErrorCode, ListRunsQuery, RoundSummary, RunConfig, RunId, RunLine,
+    RunSnapshot,
 };
 use axum::Json;
 use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::IntoResponse;
 use serde::Serialize;
-use std::fmt::Write;
 
 /// The open runs, or the archived ones.
 #[utoipa::path(
@@ -167,78 +166,4 @@ pub async fn rounds(Run(run): Run) -> impl IntoResponse {
 )]
 pub async fn clients(Run(run): Run) -> impl IntoResponse {
     ([JSON], run.published().tell(View::Clients, |snapshot| json(&snapshot.clients)).bytes)
-}
-
-/// The rounds as CSV, a row each. An apostrophe stands before a text that a spreadsheet would take for a formula.
-#[utoipa::path(
-    get, path = "/runs/{run}/export.csv", tag = "read", security(()), params(("run" = RunId, Path)),
-    responses((
-        status = 200, content_type = "text/csv", body = String,
-        headers(("Content-Disposition" = String, description = "a file name for browsers")),
-    )),
-)]
-pub async fn export(Run(run): Run) -> impl IntoResponse {
-    let csv = run.published().tell(View::Export, |snapshot| csv(&snapshot.rounds).into_bytes()).bytes;
-    let name = format!("attachment; filename=\"{}.csv\"", run.run());
-    ([(header::CONTENT_TYPE, "text/csv; charset=utf-8".to_owned()), (header::CONTENT_DISPOSITION, name)], csv)
-}
-
-/// A text as it stands between the quotes of a CSV cell. Before one that a spreadsheet would take for a formula stands an
-/// apostrophe, which spreadsheets hide; to read the text back, remove one leading apostrophe.
-fn text(text: &str) -> String {
-    let guard = if text.starts_with(['=', '+', '-', '@', '\t', '\r', '\'']) { "'" } else { "" };
-    format!("{guard}{}", text.replace('"', "\"\""))
-}
-
-fn csv(rounds: &[RoundSummary]) -> String {
-    let mut csv = String::from(
-        "round,outcome,base_version,version,config_version,cohort,updates,rejected,samples,received_bytes,mean_staleness,train_loss,\
-         test_loss,test_accuracy,opened_ms,ended_ms,lowered_weights,reason\n",
-    );
-    // Their ids, which are of letters and digits.
-    let lowered = |r: &RoundSummary| {
-        let clients = r.lowered_weights.iter().flat_map(|lowered| &lowered.clients);
-        clients.map(ClientId::as_str).collect::<Vec<_>>().join(" ")
-    };
-    let number = |n: Option<f64>| n.map(|n| n.to_string()).unwrap_or_default();
-    for r in rounds {
-        // Writing to a String cannot fail.
-        let _ = writeln!(
-            csv,
-            "{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},\"{}\"",
-            r.number,
-            r.outcome,
-            r.base_version,
-            r.version.map(|v| v.to_string()).unwrap_or_default(),
-            r.config_version,
-            r.cohort,
-            r.updates,
-            r.rejected,
-            r.samples,
-            r.received_bytes,
-            number(r.mean_staleness),
-            number(r.train_loss),
-            number(r.test_loss),
-            number(r.test_accuracy),
-            r.opened_ms,
-            r.ended_ms,
-            lowered(r),
-            text(&r.reason),
-        );
-    }
-    csv
-}
-
-#[cfg(test)]
-mod tests {
-    use super::text;
-
-    #[test]
-    fn no_text_of_an_export_is_a_formula_and_none_is_lost() {
-        for formula in ["+1+1", "-2+3", "=1+1", "@SUM(1)", "\tx", "\rx", "'quoted"] {
-            let cell = text(formula);
-            assert_eq!(cell.strip_prefix('\''), Some(formula), "one apostrophe more, and nothing else");
-        }
-        assert_eq!(text("all updates in (3), \"a\" too"), "all updates in (3), \"\"a\"\" too");
-    }
 }

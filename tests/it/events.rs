@@ -74,9 +74,10 @@ async fn history_roster_results_and_metrics_tell_the_same() {
     let metrics = take(200, metrics).await.text().await.unwrap();
     let bytes: u64 = run.rounds.iter().map(|round| round.received_bytes).sum();
     for line in [
-        "fedlearn_rounds{run=\"tiny\"} 2".to_owned(),
+        "# TYPE fedlearn_rounds_total counter".to_owned(),
+        "fedlearn_rounds_total{run=\"tiny\"} 2".to_owned(),
         "fedlearn_model_version{run=\"tiny\"} 2".to_owned(),
-        format!("fedlearn_received_bytes{{run=\"tiny\"}} {bytes}"),
+        format!("fedlearn_received_bytes_total{{run=\"tiny\"}} {bytes}"),
         "fedlearn_clients{run=\"default\",state=\"ready\"} 0".to_owned(),
     ] {
         assert!(metrics.lines().any(|l| l == line), "{line} is not in\n{metrics}");
