@@ -1,6 +1,6 @@
 # `make demo` and `make test` are all that a newcomer needs: each does the set-up first, which is quick when nothing is
 # missing. After it plain `cargo leptos serve`, `cargo leptos watch` and `cargo test` work too.
-.PHONY: help setup build install check-windows serve demo test lint absences test-python test-rust test-installed test-api test-attacks test-browser soak bench fuzz fuzz-corpus wasm-size
+.PHONY: help setup build install check-windows serve demo check test lint absences doc dependencies msrv openapi test-unit test-python test-rust test-installed test-api test-attacks test-browser soak bench fuzz fuzz-corpus wasm-size
 .DEFAULT_GOAL := help
 
 # What a browser on a slow line (4 Mbit/s) loads in 0.9 s. 394,163 before runs could be managed from the page; the design allows 600 kB.
@@ -44,23 +44,43 @@ serve: build ## the coordinator alone, on http://127.0.0.1:3000
 demo: build ## coordinator and three agents on Fashion-MNIST, ten rounds; Ctrl-C ends it
 	@exec target/release/fedlearn demo
 
-test: setup lint absences test-python test-rust test-browser test-installed test-api test-attacks ## everything that must pass
+check: setup lint absences test-unit ## the short loop: formatting, clippy, unit and property tests, forbidden dependencies
+
+test: setup lint absences doc dependencies msrv test-python test-rust test-browser test-installed test-api test-attacks ## everything that must pass
 
 lint:
 	cargo fmt --all --check
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
-	cargo clippy --workspace --all-targets -- -D warnings
-	cargo clippy -p app --no-default-features --features hydrate --target wasm32-unknown-unknown -- -D warnings
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked -p app --no-default-features --features hydrate --target wasm32-unknown-unknown -- -D warnings
 
 absences: ## what must not be reachable from where
 	.ci/absences
+
+doc: ## the documentation of the code, without warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
+
+dependencies: ## none unused, none with another licence or origin, and both lock files are up to date
+	@.ci/setup dependencies
+	cargo machete
+	cargo deny --locked check bans licenses sources
+	cargo metadata --locked --format-version 1 --manifest-path fuzz/Cargo.toml >/dev/null
+
+msrv: ## compile with the oldest compiler that Cargo.toml promises
+	.ci/msrv
+
+openapi: ## write docs/openapi.json anew, after a change to the API
+	UPDATE_OPENAPI=1 cargo test --locked --test it description::the_committed
+
+test-unit:
+	cargo test --locked --workspace --lib
 
 test-python: # the client in another language, and the bodies that both ends must read alike
 	PYTHONPATH=.tools/python:clients/python python3 -m unittest discover --start-directory clients/python/tests
 
 test-rust:
-	cargo test --workspace
-	cargo test --release --no-default-features --test simulation -- --nocapture
+	cargo test --locked --workspace
+	cargo test --locked --release --no-default-features --test simulation -- --nocapture
 
 test-api: build # the description is valid, the coordinator keeps to it, and a client generated from it works
 	PYTHONPATH=.tools/api python3 tests/api/conformance.py target/release/fedlearn

@@ -10,7 +10,7 @@ use app::api::{Admission, ClientId, ClientState, ClientView, CohortStep, Reporte
 const MAX_ERROR_CHARS: usize = 500;
 
 impl RoundMachine {
-    /// A client as it will be once it has joined: to be stored before [`Command::Join`], which then cannot fail.
+    /// A client as it will be once it has joined: to be stored before `Command::Join`, which then cannot fail.
     ///
     /// # Errors
     /// It may not join.

@@ -11,7 +11,7 @@ pub const MAX_CLIENTS: usize = 100_000;
 /// How often a client that works for a round is to send a heartbeat.
 pub const HEARTBEAT_INTERVAL_S: u32 = 20;
 /// A client that is not heard of for this long is `offline`: three heartbeats are missing, or two long-polls of 25 s. One that
-/// is [silent](Roster::set_silent) is not.
+/// is silent is not.
 pub const OFFLINE_AFTER_MS: u64 = 3 * HEARTBEAT_INTERVAL_S as u64 * 1_000;
 
 /// Whether a client in that state may be asked to train. One in `join` may: it fetches the model anyway.

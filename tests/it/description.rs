@@ -24,3 +24,21 @@ async fn every_address_has_the_methods_that_its_description_names_and_no_others(
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_committed_description_is_the_one_that_is_served() {
+    let coordinator = Coordinator::tiny(&[]).await;
+    let url = format!("{}/api/openapi.json", coordinator.origin());
+    let served: Value = coordinator.http.get(url).send().await.unwrap().json().await.unwrap();
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/openapi.json");
+    if std::env::var_os("UPDATE_OPENAPI").is_some() {
+        std::fs::write(file, format!("{served:#}\n")).unwrap();
+    }
+    let committed: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    let parts = ["info", "paths", "components", "tags"];
+    let differ: Vec<_> = parts.into_iter().filter(|part| committed[part] != served[part]).collect();
+    assert!(
+        committed == served,
+        "docs/openapi.json is out of date in {differ:?}: run `make openapi`, and commit the result"
+    );
+}
