@@ -8,6 +8,7 @@ mod description;
 mod encodings;
 mod events;
 mod exact;
+mod example_settings;
 mod federated;
 mod gate;
 mod harness;
