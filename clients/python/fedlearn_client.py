@@ -40,6 +40,17 @@ class Refused(Exception):
         self.status = status
 
 
+class Unreadable(Exception):
+    """A successful answer that is not the JSON of a coordinator: most likely another program answers at that address."""
+
+    def __init__(self, url, status, answer, error):
+        start = answer[:80].decode(errors="replace")
+        super().__init__(
+            f"cannot read the answer of {url} ({status}, {error}): check that a coordinator is at that address; "
+            f"the answer begins with {start!r}"
+        )
+
+
 class Client:
     """One party of a run. Not for several threads at once."""
 
@@ -59,12 +70,12 @@ class Client:
         if join_secret is not None:
             wish["join_secret"] = join_secret
         body = json.dumps(wish).encode()
-        me = json.loads(self._call("POST", "/clients", body, {"Content-Type": "application/json"}))
+        me = self._json("POST", "/clients", body, {"Content-Type": "application/json"})
         self.id, self.token = me["client_id"], me["token"]
 
     def task(self):
         """What to do now, as the coordinator tells it: `train`, `wait` or `stop` under "task". Waits up to WAIT_S."""
-        task = json.loads(self._call("GET", f"/clients/{self.id}/task?wait_s={WAIT_S}"))
+        task = self._json("GET", f"/clients/{self.id}/task?wait_s={WAIT_S}")
         self.encoding = task.get("encoding", self.encoding)
         rejected = task.get("rejected")
         if rejected is not None and rejected != self.rejected:
@@ -83,11 +94,15 @@ class Client:
                 log.warning("%s; waiting for the operator", refused)
                 time.sleep(PAUSE_S)
                 continue
-            if task["task"] == "stop":
+            kind = task.get("task")
+            if kind == "stop":
                 log.warning("the coordinator says stop: %s", task.get("reason"))
                 return
-            if task["task"] == "train":
+            if kind == "train":
                 yield task
+            elif kind != "wait":
+                log.warning("the coordinator is newer and sent the task %r, which this client does not know", kind)
+                time.sleep(PAUSE_S)
 
     def take_part(self, train):
         """Takes part until the coordinator says stop. `train` makes the new arrays by name out of the model's. After a
@@ -157,7 +172,7 @@ class Client:
         self._report_samples()
         query = {"samples": self.samples} | ({} if loss is None else {"loss": loss})
         path = f"/rounds/{task['round']}/updates/{self.id}?{urllib.parse.urlencode(query)}"
-        reply = json.loads(self._call("PUT", path, body, {"Content-Type": MEDIA_TYPE}))
+        reply = self._json("PUT", path, body, {"Content-Type": MEDIA_TYPE})
         self.owed = owed  # it counts from now on: the update has been accepted
         return reply
 
@@ -173,7 +188,22 @@ class Client:
         """Says good-bye."""
         self._call("DELETE", f"/clients/{self.id}")
 
+    def _json(self, method, path, body=None, headers=None):
+        """The answer, which is an object of JSON."""
+        answer, status = self._exchange(method, path, body, headers)
+        try:
+            value = json.loads(answer)
+            if not isinstance(value, dict):
+                raise ValueError("not an object")
+            return value
+        except ValueError as error:
+            raise Unreadable(self.run + path, status, answer, error) from None
+
     def _call(self, method, path, body=None, headers=None):
+        return self._exchange(method, path, body, headers)[0]
+
+    def _exchange(self, method, path, body, headers):
+        """The answer and its status, once there is one."""
         headers = dict(headers or {})
         if self.token is not None:
             headers["Authorization"] = f"Bearer {self.token}"
@@ -185,7 +215,7 @@ class Client:
             pause = min(0.25 * 2 ** min(attempt, 10), LONGEST_PAUSE_S)
             try:
                 with urllib.request.urlopen(request, timeout=TIMEOUT_S) as reply:
-                    return reply.read()
+                    return reply.read(), reply.status
             except urllib.error.HTTPError as error:
                 failure = Refused(error.code, error.read())
                 if error.code not in TEMPORARY or is_last:

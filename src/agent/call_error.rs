@@ -1,14 +1,15 @@
 //! Why a call did not succeed, in words that name what to do about it.
 
 use super::network_error::{NetworkError, origin, proxy_of};
-use app::api::ErrorCode;
+use app::api::{ErrorBody, ErrorCode};
 use reqwest::{Response, StatusCode, Url, header};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::time::Duration;
 
 /// The most of a refusal's body that is read.
 const MAX_REFUSAL_BYTES: usize = 64 << 10;
+/// How much is shown of an answer that cannot be read.
+const SHOWN_CHARS: usize = 80;
 
 /// Why a call did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -18,7 +19,7 @@ pub enum CallError {
     Refused {
         /// The HTTP status.
         status: StatusCode,
-        /// What to act on; `None` if the answer did not come from a coordinator, or from a newer one.
+        /// What to act on; `None` if the answer did not come from a coordinator.
         code: Option<ErrorCode>,
         /// For people.
         message: String,
@@ -28,13 +29,21 @@ pub enum CallError {
     /// No answer, or half of one.
     #[error(transparent)]
     Network(#[from] NetworkError),
-    /// A successful answer that is none of a coordinator.
-    #[error("the answer of {url} is none of a coordinator ({reason}): check the address")]
-    NotACoordinator {
-        /// What was asked.
+    /// A successful answer that cannot be read.
+    #[error(
+        "cannot read the answer of {url} ({status}, {reason}): check that a coordinator is at that address, and that it is not \
+         newer than fedlearn {} here; the answer begins with {start:?}",
+        env!("CARGO_PKG_VERSION")
+    )]
+    Unreadable {
+        /// The address of the request, without its query.
         url: String,
-        /// What is wrong with it.
+        /// The HTTP status.
+        status: StatusCode,
+        /// Why it cannot be read.
         reason: String,
+        /// Its first characters.
+        start: String,
     },
     /// The file with certificates.
     #[error("--ca-cert {path}: {reason}")]
@@ -75,22 +84,13 @@ impl CallError {
     /// Whether to repeat the call; `was_answered`: the coordinator has answered before.
     pub(super) fn repeat(&self, was_answered: bool) -> Repeat {
         match self {
-            Self::Refused { code: Some(ErrorCode::Internal), .. } | Self::NotACoordinator { .. } => Repeat::AFewTimes,
+            Self::Refused { code: Some(ErrorCode::Internal), .. } | Self::Unreadable { .. } => Repeat::AFewTimes,
             Self::Refused { status, .. } if status.is_server_error() => Repeat::Always,
             Self::Refused { status, .. } if matches!(status.as_u16(), 408 | 425 | 429) => Repeat::Always,
             Self::Network(error) if error.is_passing() || was_answered => Repeat::Always,
             _ => Repeat::Never,
         }
     }
-}
-
-/// The body of a refusal, from coordinators of any version.
-#[derive(Deserialize)]
-struct Refusal {
-    code: serde_json::Value,
-    message: String,
-    #[serde(default)]
-    problems: Vec<String>,
 }
 
 /// A successful answer, or why it is none.
@@ -108,10 +108,9 @@ pub(super) async fn answer(mut response: Response) -> Result<Response, CallError
         let Ok(Some(chunk)) = response.chunk().await else { break };
         body.extend_from_slice(&chunk);
     }
-    let (code, message) = match serde_json::from_slice::<Refusal>(&body) {
-        Ok(Refusal { code, message, problems }) => {
-            let message = if problems.is_empty() { message } else { problems.join("; ") };
-            (serde_json::from_value(code).ok(), message)
+    let (code, message) = match serde_json::from_slice::<ErrorBody>(&body) {
+        Ok(ErrorBody { code, message, problems }) => {
+            (Some(code), if problems.is_empty() { message } else { problems.join("; ") })
         }
         Err(_) => (None, foreign(status, server.as_deref(), &url)),
     };
@@ -141,16 +140,18 @@ fn foreign(status: StatusCode, server: Option<&str>, url: &Url) -> String {
 
 /// The answer as JSON, up to its last byte.
 pub(super) async fn json<T: DeserializeOwned>(response: Response) -> Result<T, CallError> {
-    let url = response.url().clone();
+    let (url, status) = (response.url().clone(), response.status());
     let content_type = response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let content_type = content_type.unwrap_or("no content type").to_owned();
     let body = response.bytes().await?;
-    serde_json::from_slice(&body).map_err(|error| CallError::NotACoordinator {
+    serde_json::from_slice(&body).map_err(|error| CallError::Unreadable {
         url: format!("{}{}", origin(&url), url.path()),
+        status,
         reason: if content_type.starts_with("application/json") {
             error.to_string()
         } else {
             format!("expected application/json, got {content_type}")
         },
+        start: String::from_utf8_lossy(&body).chars().take(SHOWN_CHARS).collect(),
     })
 }

@@ -173,6 +173,15 @@ async fn take_part(settings: &mut AgentSettings, transport: &mut Transport) -> R
                 }
             }
             Ok(Task::Stop { reason }) => return Err(AgentError::Stopped(reason)),
+            Ok(Task::Unknown) => {
+                tracing::warn!(
+                    "the coordinator is newer and sent a task that fedlearn {} does not know: install its version; asking \
+                     again in {} s",
+                    env!("CARGO_PKG_VERSION"),
+                    PAUSE.as_secs()
+                );
+                tokio::time::sleep(PAUSE).await;
+            }
             Err(error) => match error.code() {
                 Some(ErrorCode::Kicked) => {
                     if state != Some(ClientState::Kicked) {

@@ -59,7 +59,7 @@ async fn round(coordinator: &Coordinator, guests: &[Guest], changes: [f32; 3]) -
 async fn verdict(guest: &Guest) -> Option<Rejection> {
     match guest.task(0).await {
         Task::Train(TrainTask { rejected, .. }) | Task::Wait { rejected, .. } => rejected,
-        Task::Stop { .. } => None,
+        Task::Stop { .. } | Task::Unknown => None,
     }
 }
 

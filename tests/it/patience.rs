@@ -1,7 +1,7 @@
 //! What an agent makes of answers that a coordinator gives while it stops, is killed, or has too much to do.
 
-use crate::harness::{Coordinator, Guest, soon, take};
-use app::api::{ClientState, RegisterRequest, Task, UpdateQuery};
+use crate::harness::{Agent, Coordinator, Guest, soon, take};
+use app::api::{ClientState, Encoding, ErrorCode, RegisterRequest, Task, UpdateQuery};
 use fedlearn::agent::Transport;
 use reqwest::Method;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -99,12 +99,51 @@ async fn an_answer_that_no_coordinator_gives_is_not_asked_for_for_ever() {
         "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 6\r\nconnection: close\r\n\r\n<html>".to_owned()
     };
     let fault = || refusal("500 Internal Server Error", "internal");
-    for (odd, words) in [(page(), "expected application/json, got text/html"), (fault(), "as the test says")] {
+    let other = || answer("200 OK", r#"{"task":"train","round":"first"}"#);
+    let page_words =
+        ["/api/v1/runs/r/clients/c1/task (200 OK", "expected application/json, got text/html", "\"<html>\""];
+    let other_words = ["/api/v1/runs/r/clients/c1/task (200 OK", "invalid type: string", "\"{\\\"task\\\":\\\"train"];
+    for (odd, words) in [(page(), &page_words[..]), (other(), &other_words), (fault(), &["as the test says"])] {
         let (transport, asked) = that_answers(vec![odd; 5]).await;
         let error = soon("an end", transport.task()).await.unwrap_err().to_string();
-        assert!(error.contains(words), "{error}");
+        for words in words {
+            assert!(error.contains(words), "'{words}' is not in '{error}'");
+        }
         assert_eq!(asked.await.unwrap().len(), 5);
     }
+}
+
+#[tokio::test]
+async fn a_refusal_with_a_code_of_a_newer_coordinator_is_shown_with_its_message() {
+    let (transport, asked) = that_answers(vec![refusal("451 Unavailable For Legal Reasons", "censored")]).await;
+    let error = soon("an end", transport.task()).await.unwrap_err();
+    assert_eq!(error.code(), Some(ErrorCode::Unknown));
+    assert_eq!(error.to_string(), "as the test says (451 Unavailable For Legal Reasons)");
+    assert_eq!(asked.await.unwrap().len(), 1, "a refusal that is not temporary is not repeated");
+}
+
+#[tokio::test]
+async fn an_agent_asks_again_after_a_task_of_a_newer_coordinator() {
+    // Given a coordinator that sends a task which this agent does not know, then one that it knows,
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let agent = Agent::noise(format!("http://{}", listener.local_addr().unwrap()), "older", Encoding::F32);
+    let registered = REGISTERED.replace("null", r#"{"architecture":"cnn","channels":1,"classes":10}"#);
+    let answers = [
+        answer("201 Created", &registered),
+        answer("200 OK", r#"{"task":"evaluate","round":3,"on":{"split":"test"}}"#),
+        answer("200 OK", r#"{"task":"stop","reason":"as the test says"}"#),
+        answer("204 No Content", ""),
+    ];
+    let mut asked = Vec::new();
+    for answer in answers {
+        let (mut stream, _) = soon("a request", listener.accept()).await.unwrap();
+        asked.push(request(&mut stream).await);
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+    }
+    // then it asks again, and does as it is asked.
+    assert!(asked[1].contains("/task") && asked[2].contains("/task"), "{asked:?}");
+    assert_eq!(agent.gives_up().await.to_string(), "this agent has stopped: as the test says");
 }
 
 #[tokio::test]

@@ -131,6 +131,9 @@ pub enum Task {
         /// Why, for a person.
         reason: String,
     },
+    /// A task of a newer coordinator: ask again later. It is never sent.
+    #[serde(other, skip_serializing)]
+    Unknown,
 }
 
 /// One round's work for one client.

@@ -1,4 +1,4 @@
-//! Refusals: a closed set of codes that agents and the page act on, with words for people.
+//! Refusals: codes that agents and the page act on, with a message for people.
 
 use super::model::word;
 use serde::{Deserialize, Serialize};
@@ -49,7 +49,9 @@ word!(
         /// 500: our fault.
         Internal = "internal",
         /// 503: not now; ask again after `Retry-After`.
-        Unavailable = "unavailable",
+        Unavailable = "unavailable";
+        /// A code of a newer coordinator: its message says the rest.
+        Unknown = "unknown"
     }
 );
 
@@ -73,7 +75,7 @@ impl ErrorCode {
             Self::TooEarly => 425,
             Self::PreconditionRequired => 428,
             Self::TooMany => 429,
-            Self::Internal => 500,
+            Self::Internal | Self::Unknown => 500,
             Self::Unavailable => 503,
         }
     }

@@ -3,18 +3,25 @@
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// An enum that is one word in JSON, in the database, on the command line and on the page.
+/// An enum that is one word in JSON, in the database, on the command line and on the page. A variant after `;` stands for every
+/// other word that a newer peer sends; it is never sent.
 macro_rules! word {
-    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
+    (
+        $(#[$doc:meta])* $name:ident {
+            $($(#[$vdoc:meta])* $variant:ident = $text:literal),+ $(,)?
+            $(; $(#[$odoc:meta])* $other:ident = $other_text:literal)?
+        }
+    ) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[cfg_attr(feature = "ssr", derive(utoipa::ToSchema))]
         pub enum $name {
-            $($(#[$vdoc])* #[serde(rename = $text)] #[cfg_attr(feature = "ssr", schema(rename = $text))] $variant),+
+            $($(#[$vdoc])* #[serde(rename = $text)] #[cfg_attr(feature = "ssr", schema(rename = $text))] $variant,)+
+            $($(#[$odoc])* #[serde(other, skip_serializing)] $other)?
         }
 
         impl $name {
-            /// Every value, in the order of declaration.
+            /// Every value that is sent, in the order of declaration.
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
 
             /// The words of [`Self::ALL`].
@@ -22,7 +29,7 @@ macro_rules! word {
 
             /// The word used in JSON, database, command line and page alike.
             pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $text),+ }
+                match self { $(Self::$variant => $text,)+ $(Self::$other => $other_text)? }
             }
         }
 

@@ -8,7 +8,7 @@ import unittest
 import unittest.mock
 
 import numpy as np
-from fedlearn_client import Client, Refused
+from fedlearn_client import Client, Refused, Unreadable
 from fedlearn_wire import MEDIA_TYPE, decode, encode, read_header
 from same import Same
 
@@ -168,6 +168,25 @@ class ClientTest(Same):
         with unittest.mock.patch("fedlearn_client.PAUSE_S", 0), self.assertLogs("fedlearn"):
             client.take_part(dict)
         self.assertEqual([method for method, *_ in self.server.asked[1:]], ["GET", "GET", "PUT", "GET", "GET"])
+
+    def test_a_task_of_a_newer_coordinator_is_logged_and_asked_again_later(self):
+        client = self.client((200, {"task": "evaluate", "round": 3}), (200, TASK))
+        with unittest.mock.patch("time.sleep") as slept, self.assertLogs("fedlearn") as logged:
+            self.assertEqual(next(client.tasks())["round"], 1)
+        slept.assert_called_once_with(3)
+        self.assertIn("the task 'evaluate', which this client does not know", logged.output[0])
+
+    def test_a_code_of_a_newer_coordinator_is_shown_with_its_message(self):
+        with self.assertRaisesRegex(Refused, "451 censored: not here"):
+            self.client((451, {"code": "censored", "message": "not here"})).task()
+
+    def test_an_answer_that_cannot_be_read_is_an_error_with_its_address_status_and_beginning(self):
+        for answer in [b"<html>Welcome</html>", b"[1]"]:
+            client = self.client((200, answer))
+            with self.assertRaises(Unreadable) as caught:
+                client.task()
+            for words in ["/run/clients/c1/task", "200", answer[:6].decode()]:
+                self.assertIn(words, str(caught.exception))
 
     def test_where_nobody_listens_it_says_so_once_its_attempts_are_over(self):
         with socket.socket() as free:

@@ -214,7 +214,7 @@ fn a_client_learns_the_verdict_with_its_next_task_until_another_update_of_it_is_
     round(&mut world, 1, &[("a", 1.0), ("b", 1.0), ("c", 9.0)]);
     let verdict = |world: &World| match world.machine.task(world.now, &id("c")).unwrap() {
         Task::Train(TrainTask { rejected, .. }) | Task::Wait { rejected, .. } => rejected,
-        Task::Stop { .. } => None,
+        Task::Stop { .. } | Task::Unknown => None,
     };
     assert_eq!(verdict(&world).unwrap().round, 1, "while the round is being combined");
     next_round(&mut world);
