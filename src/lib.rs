@@ -4,8 +4,8 @@
 //!
 //! ```text
 //! cli -> http -> coordinator -> aggregate -> model -> wire -> app::api
-//!                   |-> conductor -> round -> app::api
-//!                   |-> store -> app::api
+//!                   |-> run -> round -> app::api
+//!                   |-> store -> run's records, wire
 //! cli -> agent -> model, wire, app::api          (never http, store, coordinator)
 //! ```
 //!
@@ -13,9 +13,9 @@
 //! - [`round`]: the round machine; decides, does no IO.
 //! - `model`: networks, training, evaluation, datasets, partitioners (tch).
 //! - `aggregate`: updates into new global parameters (tch).
-//! - `store`: SQLite, and blobs as files.
-//! - [`conductor`]: one run; carries out what the round machine decides, in a world that may crash.
-//! - `coordinator`: one task a run: the real world, with uploads, models and evaluation.
+//! - [`run`]: one run; carries out the decisions of the round machine, in an environment that may crash.
+//! - `store`: the ledger of runs in SQLite, and blobs as files.
+//! - `coordinator`: hosts runs: an actor for each, uploads, global versions, aggregation and evaluation.
 //! - [`digest`]: SHA-256 as a value; `causes`: an error with all that caused it.
 //! - `http`: the REST resources, events, the page.
 //! - `agent`: the native client.
@@ -31,7 +31,6 @@ mod causes;
 pub mod cli;
 #[cfg(feature = "agent")]
 pub mod commands;
-pub mod conductor;
 #[cfg(feature = "cli")]
 pub mod config;
 #[cfg(feature = "server")]
@@ -42,6 +41,9 @@ pub mod http;
 #[cfg(feature = "torch")]
 pub mod model;
 pub mod round;
+pub mod run;
+#[cfg(feature = "server")]
+mod shares;
 #[cfg(feature = "server")]
 pub mod store;
 pub mod wire;

@@ -1,13 +1,14 @@
-//! What becomes of a run beside its rounds: archived, unarchived, renamed, deleted.
+//! Archives, unarchives, renames and deletes runs.
 //!
-//! Each first ends the run's task where it is, as a stop of the coordinator does; then the store changes in one transaction;
-//! then the run is hosted again as it is stored, unless it is deleted. Whatever fails, the last step stands.
+//! Each first ends the run's actor, as a stop of the coordinator does; then the store changes in one transaction; then the run
+//! is hosted again as it is stored, unless it is deleted. The last step is done even if the one before fails.
 
-use super::{Coordinator, RunError, StartError};
+use super::{Coordinator, Hosted, RunError, StartError};
 use crate::round::Reject;
+use crate::run::Refusal;
 use crate::store::StoreError;
 use app::api::RunId;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 /// Why a run was not archived, unarchived, renamed or deleted.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +49,7 @@ impl Coordinator {
         if self.run(run).is_some_and(|handle| handle.is_archived()) {
             return Ok(());
         }
-        self.end_task(run, force, format!("the operator has archived run '{run}'")).await?;
+        self.end_actor(run, force, format!("the operator has archived run '{run}'")).await?;
         let stored = self.store.set_archived(run, Some(self.clock.now_ms())).await;
         drop(splits);
         self.host_again(run, stored).await?;
@@ -66,10 +67,7 @@ impl Coordinator {
         if !handle.is_archived() {
             return Ok(());
         }
-        let (open, most) = (self.open_runs(), self.max_runs);
-        if open >= most {
-            return Err(StartError::TooMany { open, most }.into());
-        }
+        self.check_open_runs()?;
         let stored = self.store.set_archived(run, None).await;
         if stored.is_ok() {
             self.forget(run);
@@ -77,8 +75,8 @@ impl Coordinator {
         drop(splits);
         let hosted = self.host_again(run, stored).await;
         if let Err(LifecycleError::Start(_)) = &hosted {
-            // What it needs, such as its test split, is missing: as an archived run it can be read.
-            self.store.set_archived(run, handle.published().read(|run| run.archived_ms)).await?;
+            // It cannot be started, for example because its test split is missing: as an archived run it can be read.
+            self.store.set_archived(run, handle.feed().read(|run| run.archived_ms)).await?;
             self.host_again(run, Ok(())).await?;
         }
         hosted.inspect(|()| tracing::info!(%run, "run unarchived"))
@@ -93,10 +91,10 @@ impl Coordinator {
         if run == to {
             return self.run(run).map(drop).ok_or_else(|| LifecycleError::NoRun(run.clone()));
         }
-        if self.run(to).is_some() || self.broken().contains_key(to) {
+        if self.hosted(to).is_some() {
             return Err(StartError::Exists(to.clone()).into());
         }
-        self.end_task(run, force, format!("the operator has renamed run '{run}' to '{to}': join run '{to}'")).await?;
+        self.end_actor(run, force, format!("the operator has renamed run '{run}' to '{to}': join run '{to}'")).await?;
         let renamed = self.store.rename_run(run, to).await;
         drop(splits);
         match renamed {
@@ -118,8 +116,10 @@ impl Coordinator {
     /// Its clients are at work, and `force` is false; or the store, then it is as it was.
     pub async fn delete_run(self: &Arc<Self>, run: &RunId, force: bool) -> Result<(), LifecycleError> {
         let splits = self.test_splits.lock().await;
-        if self.broken.write().unwrap_or_else(PoisonError::into_inner).remove(run).is_none() {
-            self.end_task(run, force, format!("the operator has deleted run '{run}'")).await?;
+        if let Some(Hosted::Unreadable(_)) = self.hosted(run) {
+            self.forget(run);
+        } else {
+            self.end_actor(run, force, format!("the operator has deleted run '{run}'")).await?;
         }
         let deleted = self.store.delete_run(run).await;
         drop(splits);
@@ -132,14 +132,14 @@ impl Coordinator {
         }
     }
 
-    /// Ends the task of a run, with all that works beside it, and hosts the run no more. Clients that wait receive `stop` with
+    /// Ends a run's actor with the work beside it, and stops hosting the run. Clients that wait for a task receive `stop` with
     /// the reason.
-    async fn end_task(&self, run: &RunId, force: bool, reason: String) -> Result<(), LifecycleError> {
+    async fn end_actor(&self, run: &RunId, force: bool, reason: String) -> Result<(), LifecycleError> {
         let handle = self.run(run).ok_or_else(|| LifecycleError::NoRun(run.clone()))?;
         if !handle.is_archived() {
             match handle.retire(force, reason).await {
                 Ok(()) => {}
-                Err(RunError::Refusal(crate::conductor::Refusal::Reject(Reject::RoundInWork { round }))) => {
+                Err(RunError::Refusal(Refusal::Reject(Reject::RoundInWork { round }))) => {
                     return Err(LifecycleError::InWork { run: run.clone(), round });
                 }
                 Err(error) => return Err(error.into()),
@@ -150,15 +150,15 @@ impl Coordinator {
     }
 
     fn forget(&self, run: &RunId) {
-        self.runs.write().unwrap_or_else(PoisonError::into_inner).remove(run);
+        self.runs_mut().remove(run);
     }
 
-    /// Hosts a run as it is stored, unless it still is, and hands on what the store has answered.
+    /// Hosts a run as it is stored, unless it is still hosted, and returns the answer of the store.
     async fn host_again(self: &Arc<Self>, run: &RunId, stored: Result<(), StoreError>) -> Result<(), LifecycleError> {
         if self.run(run).is_none() {
             self.start_stored(|stored| stored == run).await?;
-            if self.broken().contains_key(run) {
-                self.tasks.spawn(Self::mend(self.clone()));
+            if let Some(Hosted::Unreadable(_)) = self.hosted(run) {
+                self.tasks.spawn(Self::retry_unreadable(self.clone()));
             }
         }
         Ok(stored?)

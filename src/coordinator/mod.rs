@@ -1,56 +1,39 @@
-//! The coordinator: hosts the runs, one task each, and carries out what their round machines decide.
+//! The coordinator hosts runs: it starts, creates, archives and stops them.
 //!
-//! Decides in which order things become durable, visible and answered. Refuses to know of HTTP, and of the rules of
-//! rounds, which are the round machine's.
+//! Each run has an actor ([`run`]) that does one thing after the other; uploads, global versions and aggregation work beside
+//! it. HTTP is not known here, and the rules of a round are those of the round machine.
 
 mod aggregation;
 mod clock;
-mod evaluator;
-mod handle;
-mod incoming;
-mod ledger;
 mod lifecycle;
-mod models;
-mod parking;
-mod published;
-mod rejection;
-mod restore;
-mod run_task;
-mod starting;
-mod told;
-mod trouble;
-mod upload_limit;
+mod run;
+mod startup;
 mod uploads;
-mod world;
+mod versions;
 
 pub use clock::Clock;
-pub use handle::{Prior, RunError, RunHandle};
-pub use incoming::{Body, CheckedUpdate, Incoming};
-pub use ledger::save;
 pub use lifecycle::LifecycleError;
-pub use models::{EncodedModel, ModelError};
-pub use parking::MAX_PARKED;
-pub use published::Published;
-pub use rejection::Rejection;
-pub use restore::restored;
-pub use told::{Told, View};
-pub use uploads::{Turn, UploadKey, Uploads};
+pub use run::{Announced, CachedView, Feed, RunError, RunHandle, Upload, View};
+pub use uploads::{MAX_INTERRUPTED, MAX_UPLOADS, Rejection, SizeLimit, UploadError};
+pub use versions::{EncodedModel, VersionError};
 
 use crate::model::Device;
 use crate::model::{self, Images, Network};
-use crate::store::{BlobError, NewRun, Store, StoreError, StoredRun};
+use crate::round::Restored;
+use crate::store::{BlobError, NewRun, Store, StoreError, StoredRun, blocking};
 use crate::wire::{self, Parameters};
 use app::api::{Dataset, ModelSpec, RunConfig, RunId, RunLine, RunSnapshot};
-use models::{blocking, to_blob};
-use parking::Parking;
+use run::Storage;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use uploads::{InterruptedUploads, Places, limits};
+use versions::to_blob;
 
-/// Why a run could not be started or made.
+/// Why a run could not be started or created.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The store.
@@ -72,7 +55,7 @@ pub enum StartError {
         /// What is wrong.
         source: model::DatasetError,
     },
-    /// The stored global model, or an update of the open round that is there and whole for all that is known.
+    /// The stored global model, or an update of the open round that may be intact.
     #[error("run '{run}' cannot be read: {source}")]
     Unreadable {
         /// Which run.
@@ -80,40 +63,49 @@ pub enum StartError {
         /// What is wrong.
         source: BlobError,
     },
-    /// A run of that name is there.
+    /// The name is taken.
     #[error("there is a run '{0}' already: choose another name")]
     Exists(RunId),
-    /// As many runs are open as may be.
+    /// There are too many open runs.
     #[error(
-        "there are {open} open runs already, and the coordinator allows {most}: archive or delete one, or restart the \
+        "there are {open} open runs already, and the coordinator allows {limit}: archive or delete one, or restart the \
          coordinator with a larger --max-runs"
     )]
     TooMany {
-        /// Open runs, and those that cannot be read now.
+        /// Open runs, including those that cannot be read now.
         open: usize,
-        /// How many there may be.
-        most: usize,
+        /// The limit.
+        limit: usize,
     },
     /// Model and dataset do not go together, or a value is out of bounds.
     #[error("the run was rejected: {}", .0.join("; "))]
     Bad(Vec<String>),
 }
 
-/// Where a run begins.
+/// The initial model of a run.
 #[derive(Debug, Clone)]
 pub enum Origin {
-    /// With a built-in network's seeded random parameters.
+    /// A built-in network with seeded random parameters.
     BuiltIn {
         /// The network.
         model: ModelSpec,
         /// Whose test split to evaluate on.
         dataset: Option<Dataset>,
     },
-    /// With somebody's own parameters; it cannot be evaluated here.
+    /// Uploaded parameters, which the coordinator cannot evaluate.
     Parameters(Parameters),
 }
 
-/// Hosts the runs.
+/// A run that the coordinator hosts.
+#[derive(Debug, Clone)]
+pub enum Hosted {
+    /// It is open or archived.
+    Running(RunHandle),
+    /// It cannot be read, for that reason. This is tried again from time to time.
+    Unreadable(String),
+}
+
+/// See the module.
 #[derive(Debug)]
 pub struct Coordinator {
     store: Store,
@@ -121,25 +113,22 @@ pub struct Coordinator {
     device: Device,
     dataset_paths: BTreeMap<Dataset, PathBuf>,
     max_upload_mb: u32,
-    /// The most open runs: each takes the memory of a model.
+    /// The limit of open runs, each of which takes the memory of a model.
     max_runs: usize,
-    /// Open and archived ones.
-    runs: RwLock<BTreeMap<RunId, RunHandle>>,
-    /// Runs that cannot be read, and why: tried again from time to time.
-    broken: RwLock<BTreeMap<RunId, String>>,
-    /// Test splits that are in memory; also keeps two creations of a run from interleaving.
+    runs: RwLock<BTreeMap<RunId, Hosted>>,
+    /// Test splits that are in memory. Locked while a run is created or changed, so that this is done one at a time.
     test_splits: Mutex<HashMap<Dataset, Arc<Images>>>,
-    parking: Arc<Parking>,
-    /// Nothing new is begun any more.
+    interrupted: Arc<InterruptedUploads>,
+    places: Arc<Places>,
+    /// Cancelled when the coordinator begins to stop.
     shutdown: CancellationToken,
-    /// The runs stop where they are.
+    /// Cancelled when its runs stop.
     halt: CancellationToken,
     tasks: TaskTracker,
 }
 
 impl Coordinator {
-    /// Starts every run that the store holds. One that cannot be read does not keep the others from it: it is tried again
-    /// until it can.
+    /// Starts every stored run. A run that cannot be read does not affect the others, and is tried again until it can.
     ///
     /// # Errors
     /// The store, or a run's network or test split.
@@ -159,33 +148,64 @@ impl Coordinator {
             max_upload_mb,
             max_runs,
             runs: RwLock::default(),
-            broken: RwLock::default(),
             test_splits: Mutex::default(),
-            parking: Arc::default(),
+            interrupted: Arc::default(),
+            places: Arc::default(),
             shutdown,
             halt: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
         this.start_stored(|_| true).await?;
-        if !this.broken().is_empty() {
-            this.tasks.spawn(Self::mend(this.clone()));
+        if this.has_unreadable() {
+            this.tasks.spawn(Self::retry_unreadable(this.clone()));
         }
         Ok(this)
     }
 
-    /// What keeps some run, by name, from going on or from storing what is sent to it; none: nothing does.
-    pub fn trouble(&self) -> Option<String> {
-        let runs = self.runs.read().unwrap_or_else(PoisonError::into_inner);
-        let unready = runs.values().find_map(|handle| {
-            let why = handle.published().trouble(|trouble| trouble.unready().cloned())?;
-            Some(format!("run '{}': {why}", handle.run()))
-        });
-        unready.or_else(|| self.broken().into_values().next())
+    /// Why the coordinator cannot store what it is sent, or why some run, by name, cannot be read or continue; `None` if
+    /// everything works. After a failed write, tries whether that works again.
+    pub async fn not_ready(&self) -> Option<String> {
+        if let Err(error) = self.store.ping().await {
+            return Some(error.to_string());
+        }
+        for handle in self.handles() {
+            self.probe(&handle).await;
+            if let Some(reason) = handle.feed().health(|health| health.not_ready().cloned()) {
+                return Some(format!("run '{}': {reason}", handle.run()));
+            }
+        }
+        let runs = self.runs();
+        runs.values().find_map(|hosted| match hosted {
+            Hosted::Unreadable(reason) => Some(reason.clone()),
+            Hosted::Running(_) => None,
+        })
     }
 
-    /// Runs that cannot be read, and why.
-    pub fn broken(&self) -> BTreeMap<RunId, String> {
-        self.broken.read().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Tries again what a run could not store last.
+    async fn probe(&self, handle: &RunHandle) {
+        let failed = |storage| handle.feed().health(|health| health.unstored(storage).clone());
+        if failed(Storage::Files).is_some() && self.store.probe_files().await.is_ok() {
+            handle.feed().stored(Storage::Files);
+        }
+        if let Some(reason) = failed(Storage::Ledger) {
+            let now_ms = self.clock.now_ms();
+            let logged = self.store.log_event(handle.run(), now_ms, "could not store", None, None, &reason).await;
+            if logged.is_ok() {
+                handle.feed().stored(Storage::Ledger);
+            }
+        }
+    }
+
+    fn runs(&self) -> RwLockReadGuard<'_, BTreeMap<RunId, Hosted>> {
+        self.runs.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn runs_mut(&self) -> RwLockWriteGuard<'_, BTreeMap<RunId, Hosted>> {
+        self.runs.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn has_unreadable(&self) -> bool {
+        self.runs().values().any(|hosted| matches!(hosted, Hosted::Unreadable(_)))
     }
 
     /// The store.
@@ -193,37 +213,55 @@ impl Coordinator {
         &self.store
     }
 
-    /// The clock that all runs go by.
+    /// The clock of all runs.
     pub fn clock(&self) -> &Clock {
         &self.clock
     }
 
-    /// Cancelled once the coordinator is told to stop: nothing new is begun any more, what is under way may end.
+    /// Cancelled when the coordinator begins to stop: it begins nothing new, but running requests may end.
     pub fn shutdown(&self) -> &CancellationToken {
         &self.shutdown
     }
 
-    /// Stops every run where it is, and waits for that. What it was doing goes on at the next start.
+    /// Stops every run and waits for that. Runs continue at the next start.
     pub async fn stop(&self) {
         self.halt.cancel();
         self.tasks.close();
         self.tasks.wait().await;
     }
 
-    /// The run of that name.
-    pub fn run(&self, run: &RunId) -> Option<RunHandle> {
-        self.runs.read().unwrap_or_else(PoisonError::into_inner).get(run).cloned()
+    /// The run of that name, readable or not.
+    pub fn hosted(&self, run: &RunId) -> Option<Hosted> {
+        self.runs().get(run).cloned()
     }
 
-    /// Open runs, and those that cannot be read now, which take their memory once they can.
-    fn open_runs(&self) -> usize {
-        let runs = self.runs.read().unwrap_or_else(PoisonError::into_inner);
-        runs.values().filter(|handle| !handle.is_archived()).count() + self.broken().len()
+    /// The run of that name, if it can be read.
+    pub fn run(&self, run: &RunId) -> Option<RunHandle> {
+        match self.hosted(run)? {
+            Hosted::Running(handle) => Some(handle),
+            Hosted::Unreadable(_) => None,
+        }
+    }
+
+    /// All runs that can be read, by name.
+    pub fn handles(&self) -> impl Iterator<Item = RunHandle> + use<> {
+        let handle = |hosted: &Hosted| match hosted {
+            Hosted::Running(handle) => Some(handle.clone()),
+            Hosted::Unreadable(_) => None,
+        };
+        self.runs().values().filter_map(handle).collect::<Vec<_>>().into_iter()
+    }
+
+    /// Checks that another run may be open. Unreadable runs count: they take memory once they can be read.
+    fn check_open_runs(&self) -> Result<(), StartError> {
+        let is_archived = |hosted: &Hosted| matches!(hosted, Hosted::Running(handle) if handle.is_archived());
+        let open = self.runs().values().filter(|hosted| !is_archived(hosted)).count();
+        let limit = self.max_runs;
+        if open < limit { Ok(()) } else { Err(StartError::TooMany { open, limit }) }
     }
 
     /// A line for each run, the archived ones included.
     pub fn lines(&self) -> Vec<RunLine> {
-        let runs = self.runs.read().unwrap_or_else(PoisonError::into_inner);
         let line = |snapshot: &RunSnapshot| RunLine {
             run: snapshot.run.clone(),
             model: snapshot.model.clone(),
@@ -233,22 +271,19 @@ impl Coordinator {
             best: snapshot.best,
             clients: u32::try_from(snapshot.clients.len()).unwrap_or(u32::MAX),
         };
-        runs.values().map(|handle| handle.published().read(line)).collect()
+        self.handles().map(|handle| handle.feed().read(line)).collect()
     }
 
-    /// Makes a run and starts it.
+    /// Creates a run and starts it.
     ///
     /// # Errors
     /// The name is taken, something is out of bounds, or it cannot be stored.
     pub async fn create_run(&self, run: RunId, origin: Origin, config: RunConfig) -> Result<(), StartError> {
         let mut splits = self.test_splits.lock().await;
-        if self.run(&run).is_some() || self.broken().contains_key(&run) {
+        if self.hosted(&run).is_some() {
             return Err(StartError::Exists(run));
         }
-        let (open, most) = (self.open_runs(), self.max_runs);
-        if open >= most {
-            return Err(StartError::TooMany { open, most });
-        }
+        self.check_open_runs()?;
         let problems = problems(&origin, &config);
         if !problems.is_empty() {
             return Err(StartError::Bad(problems));
@@ -263,7 +298,7 @@ impl Coordinator {
                 (Some(model), dataset, parameters)
             }
         };
-        if let Some(problem) = upload_limit::problem(parameters.schema(), &config, self.max_upload_mb) {
+        if let Some(problem) = limits::problem(parameters.schema(), &config, self.max_upload_mb) {
             return Err(StartError::Bad(vec![problem]));
         }
         let (store, encoding) = (self.store.clone(), config.encoding);
@@ -285,16 +320,10 @@ impl Coordinator {
             archived_ms: None,
             model,
             dataset,
-            config,
-            config_version: 1,
-            version: 0,
             sha256,
             best: None,
-            autorun_rounds: 0,
-            clients: Vec::new(),
             rounds: Vec::new(),
-            last: None,
-            norms: Vec::new(),
+            restored: Restored::fresh(config),
         };
         self.start_run(stored, &mut splits).await
     }
@@ -332,18 +361,18 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn runs_that_cannot_be_read_are_counted_too() {
+    async fn unreadable_runs_count_as_open() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).await.unwrap();
         let started = Coordinator::start(store, Device::Cpu, BTreeMap::new(), 1, 64, CancellationToken::new()).await;
         let coordinator = started.unwrap();
-        // Given as many runs as there may be, of which none can be read,
-        let broken = (0..64).map(|i| (format!("run-{i}").parse().unwrap(), "cannot be read".to_owned()));
-        coordinator.broken.write().unwrap().extend(broken);
-        // then there is no room for another one, which would be one too many once they can.
+        // Given as many unreadable runs as there may be open ones,
+        let unreadable = |i| (format!("run-{i}").parse().unwrap(), Hosted::Unreadable("damaged".to_owned()));
+        coordinator.runs_mut().extend((0..64).map(unreadable));
+        // then no other run can be created: it would be one too many once they can be read.
         let schema = Arc::new(crate::wire::Schema::new(Vec::new()).unwrap());
         let origin = Origin::Parameters(Parameters::new(schema, Vec::new()));
         let refused = coordinator.create_run("another".parse().unwrap(), origin, RunConfig::default()).await;
-        assert!(matches!(refused, Err(StartError::TooMany { open: 64, most: 64 })), "{refused:?}");
+        assert!(matches!(refused, Err(StartError::TooMany { open: 64, limit: 64 })), "{refused:?}");
     }
 }

@@ -126,7 +126,7 @@ impl FromRequestParts<AppState> for ModelReader {
                 Err(unauthorized("this needs the token of a client of this run, or the admin token"))
             };
         };
-        match run.published().read(|snapshot| snapshot.client(&id).map(|c| c.state)) {
+        match run.feed().read(|snapshot| snapshot.client(&id).map(|c| c.state)) {
             Some(ClientState::Kicked) => {
                 Err(ApiError::new(ErrorCode::Kicked, format!("client {id} was removed by the operator")))
             }

@@ -53,7 +53,7 @@ pub async fn register(
     let id = format!("c{:016x}", rand::random::<u64>());
     let client_id: ClientId = id.parse().map_err(|e| ApiError::new(ErrorCode::Internal, format!("{e}")))?;
     let standing = run.register(client_id.clone(), token.digest(), request).await?;
-    let model = run.published().read(|snapshot| snapshot.model.clone());
+    let model = run.feed().read(|snapshot| snapshot.model.clone());
     let reply = RegisterReply { client_id, token: token.reveal().to_owned(), state: standing, model };
     Ok((StatusCode::CREATED, Json(reply)))
 }
@@ -99,7 +99,7 @@ pub async fn task(
     };
     let mut headers = HeaderMap::new();
     if matches!(task, Task::Wait { .. }) {
-        let clients = run.published().read(|snapshot| snapshot.clients.len());
+        let clients = run.feed().read(|snapshot| snapshot.clients.len());
         headers.insert(header::RETRY_AFTER, HeaderValue::from(ask_again_s(clients)));
     }
     Ok((headers, Json(task)))

@@ -5,10 +5,9 @@
 
 use super::error::ApiError;
 use super::proxies::Peer;
-use super::shares::{Exhausted, Shares};
-use super::upload_limit::MAX_UPLOADS;
 use crate::config::Network;
-use crate::coordinator::MAX_PARKED;
+use crate::coordinator::{MAX_INTERRUPTED, MAX_UPLOADS};
+use crate::shares::{Exhausted, Shares};
 use app::api::ErrorCode;
 use axum::Router;
 use axum::body::Body;
@@ -94,7 +93,7 @@ impl Limits {
 /// as well.
 pub fn room_in_files(files: Option<u64>) -> usize {
     let Some(files) = files else { return usize::MAX };
-    let uploads = (MAX_UPLOADS + MAX_PARKED as u64).min(files / 3);
+    let uploads = ((MAX_UPLOADS + MAX_INTERRUPTED) as u64).min(files / 3);
     usize::try_from(files.saturating_sub(OTHER_FILES + uploads).max(1)).unwrap_or(usize::MAX)
 }
 

@@ -1,9 +1,9 @@
 //! Refusals and failures as HTTP: one status a code, a JSON body that names the thing and the bound.
 
 use super::MAX_JSON_BYTES;
-use crate::conductor::Refusal;
-use crate::coordinator::{LifecycleError, ModelError, RunError, StartError};
+use crate::coordinator::{LifecycleError, RunError, StartError, UploadError, VersionError};
 use crate::round::Reject;
+use crate::run::Refusal;
 use crate::store::{BlobError, StoreError};
 use app::api::{ErrorBody, ErrorCode};
 use axum::extract::rejection::{BytesRejection, FormRejection, JsonRejection, PathRejection, QueryRejection};
@@ -153,13 +153,28 @@ impl From<RunError> for ApiError {
                 Refusal::ConfigChanged { .. } => Self::new(ErrorCode::PreconditionFailed, message),
                 Refusal::Stopping => Self::new(ErrorCode::Unavailable, message),
             },
-            RunError::Busy { .. } | RunError::Stuck(_) => Self::new(ErrorCode::Unavailable, message),
-            RunError::Model(error) => error.into(),
-            RunError::Offset { .. } | RunError::Superseded => Self::new(ErrorCode::Conflict, message),
-            RunError::BadUpdate(_) => Self::new(ErrorCode::Invalid, message),
+            RunError::Busy { .. } | RunError::Blocked(_) => Self::new(ErrorCode::Unavailable, message),
+            RunError::Version(error) => error.into(),
+            RunError::Upload(error) => error.into(),
             RunError::Retired(retired) if retired.is_archived => Self::new(ErrorCode::Conflict, message),
             RunError::Retired(_) => Self::new(ErrorCode::NotFound, message),
-            RunError::Internal(_) => Self::new(ErrorCode::Internal, message),
+        }
+    }
+}
+
+impl From<UploadError> for ApiError {
+    fn from(error: UploadError) -> Self {
+        let message = error.to_string();
+        match error {
+            UploadError::Rejected(_) => Self::new(ErrorCode::Invalid, message),
+            UploadError::LargerThanModel { .. } | UploadError::LargerThanSetting { .. } => {
+                Self::new(ErrorCode::TooLarge, message)
+            }
+            UploadError::TooMany { .. } => Self::new(ErrorCode::TooMany, message),
+            UploadError::Offset { .. } | UploadError::Superseded => Self::new(ErrorCode::Conflict, message),
+            UploadError::Version(error) => error.into(),
+            UploadError::Store(error) => error.into(),
+            UploadError::Internal(_) => Self::new(ErrorCode::Internal, message),
         }
     }
 }
@@ -178,14 +193,16 @@ impl From<BlobError> for ApiError {
     }
 }
 
-impl From<ModelError> for ApiError {
-    fn from(error: ModelError) -> Self {
+impl From<VersionError> for ApiError {
+    fn from(error: VersionError) -> Self {
         let message = error.to_string();
         match error {
-            ModelError::NoVersion(_) => Self::new(ErrorCode::NotFound, message),
-            ModelError::Busy(_) | ModelError::Full { .. } => Self::new(ErrorCode::Unavailable, message),
-            ModelError::Store(error) => error.into(),
-            ModelError::Unreadable { .. } | ModelError::Unwritable { .. } => Self::new(ErrorCode::Internal, message),
+            VersionError::NoVersion(_) => Self::new(ErrorCode::NotFound, message),
+            VersionError::Busy(_) | VersionError::Full { .. } => Self::new(ErrorCode::Unavailable, message),
+            VersionError::Store(error) => error.into(),
+            VersionError::Unreadable { .. } | VersionError::Unwritable { .. } => {
+                Self::new(ErrorCode::Internal, message)
+            }
         }
     }
 }

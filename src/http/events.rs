@@ -3,7 +3,7 @@
 use super::AppState;
 use super::extract::Run;
 use super::runs::json;
-use crate::coordinator::{Published, View};
+use crate::coordinator::{Feed, View};
 use app::api::{Event, RunId};
 use axum::body::Body;
 use axum::extract::State;
@@ -16,13 +16,13 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
-/// A stream on which nothing happens says so from time to time, or a proxy might take it for dead.
+/// Idle streams send a comment that often, or a proxy might close them.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// nginx collects a response until its buffer is full, unless the response forbids it: by this header, with `no`.
 const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-/// Event `snapshot` with a `RunSnapshot`, then events `change` with an `Event` each. Who falls behind gets a fresh
-/// snapshot.
+/// An event `snapshot` with a `RunSnapshot`, then events `change` with an `Event` each. A stream that falls behind receives a
+/// new snapshot.
 #[utoipa::path(
     get, path = "/runs/{run}/events", tag = "read", security(()), params(("run" = RunId, Path)),
     responses(
@@ -33,8 +33,8 @@ const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 pub async fn events(State(state): State<AppState>, Run(run): Run) -> impl IntoResponse {
     // Open streams would keep the server from stopping.
     let shutdown = state.coordinator.shutdown().clone();
-    let stream = messages(run.published().clone()).take_until(shutdown.cancelled_owned());
-    let stream = stream.take_until(run.published().over());
+    let stream = messages(run.feed().clone()).take_until(shutdown.cancelled_owned());
+    let stream = stream.take_until(run.feed().over());
     let head = [
         (header::CONTENT_TYPE, "text/event-stream"),
         // A proxy that compressed the stream would collect it as well.
@@ -44,32 +44,32 @@ pub async fn events(State(state): State<AppState>, Run(run): Run) -> impl IntoRe
     (head, Body::from_stream(stream.flat_map(stream::iter)))
 }
 
-/// In the parts that a message is put together from: the snapshot is one that others are sent as well.
+/// A message in its parts: a snapshot is shared with other streams.
 type Message = [Result<Bytes, Infallible>; 3];
 
-/// What a stream is at: the last event that it was told, and the changes, of which some may be from before that.
+/// The last event that a stream has sent, and the changes that follow; the first of them may be older than that event.
 type At = (u64, Receiver<Event>);
 
-fn messages(published: Arc<Published>) -> impl Stream<Item = Message> {
-    stream::unfold((published, None::<At>), async |(published, mut at)| {
+fn messages(feed: Arc<Feed>) -> impl Stream<Item = Message> {
+    stream::unfold((feed, None::<At>), async |(feed, mut at)| {
         loop {
-            let Some((told, mut changes)) = at.take() else {
-                let (snapshot, changes) = published.follow(View::Snapshot, json).await;
+            let Some((sent, mut changes)) = at.take() else {
+                let (snapshot, changes) = feed.follow(View::Snapshot, json).await;
                 let message = message("snapshot", snapshot.seq, snapshot.bytes);
-                return Some((message, (published, Some((snapshot.seq, changes)))));
+                return Some((message, (feed, Some((snapshot.seq, changes)))));
             };
-            let (message, told) = match tokio::time::timeout(KEEP_ALIVE, changes.recv()).await {
-                Ok(Ok(event)) if event.seq > told + 1 => continue, // it has fallen behind: a fresh snapshot tells the rest
-                Ok(Ok(event)) if event.seq > told => (message("change", event.seq, json(&event).into()), event.seq),
-                // Told by the snapshot already; or lost, and whether that was told, the next one shows.
+            let (message, sent) = match tokio::time::timeout(KEEP_ALIVE, changes.recv()).await {
+                Ok(Ok(event)) if event.seq > sent + 1 => continue, // it has fallen behind: a new snapshot follows
+                Ok(Ok(event)) if event.seq > sent => (message("change", event.seq, json(&event).into()), event.seq),
+                // Part of the snapshot; or events are lost, which the next one shows.
                 Ok(Ok(_) | Err(RecvError::Lagged(_))) => {
-                    at = Some((told, changes));
+                    at = Some((sent, changes));
                     continue;
                 }
                 Ok(Err(RecvError::Closed)) => return None,
-                Err(_) => ([":", "\n", "\n"].map(|part| Ok(Bytes::from_static(part.as_bytes()))), told),
+                Err(_) => ([":", "\n", "\n"].map(|part| Ok(Bytes::from_static(part.as_bytes()))), sent),
             };
-            return Some((message, (published, Some((told, changes)))));
+            return Some((message, (feed, Some((sent, changes)))));
         }
     })
 }

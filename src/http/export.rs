@@ -36,7 +36,7 @@ const COLUMNS: [&str; 18] = [
     )),
 )]
 pub async fn export(Run(run): Run) -> impl IntoResponse {
-    let csv = run.published().tell(View::Export, |snapshot| csv(&snapshot.rounds)).bytes;
+    let csv = run.feed().view(View::Export, |snapshot| csv(&snapshot.rounds)).bytes;
     let name = format!("attachment; filename=\"{}.csv\"", run.run());
     ([(header::CONTENT_TYPE, "text/csv; charset=utf-8".to_owned()), (header::CONTENT_DISPOSITION, name)], csv)
 }

@@ -2,7 +2,7 @@
 
 use super::AppState;
 use super::error::ApiError;
-use crate::coordinator::RunHandle;
+use crate::coordinator::{Hosted, RunHandle};
 use app::api::{ErrorCode, RunId};
 use axum::extract::{FromRequest, FromRequestParts, Path};
 use axum::http::request::Parts;
@@ -34,16 +34,14 @@ impl FromRequestParts<AppState> for Run {
             run: RunId,
         }
         let Path(RunPath { run }) = Path::from_request_parts(parts, state).await?;
-        if let Some(handle) = state.coordinator.run(&run) {
-            return Ok(Self(handle));
-        }
-        Err(match state.coordinator.broken().remove(&run) {
-            Some(why) => ApiError::new(ErrorCode::Unavailable, why),
+        match state.coordinator.hosted(&run) {
+            Some(Hosted::Running(handle)) => Ok(Self(handle)),
+            Some(Hosted::Unreadable(reason)) => Err(ApiError::new(ErrorCode::Unavailable, reason)),
             None => {
                 let known: Vec<_> = state.coordinator.lines().into_iter().map(|line| line.run.to_string()).collect();
                 let message = format!("there is no run '{run}': the runs are {}", known.join(", "));
-                ApiError::new(ErrorCode::NotFound, message)
+                Err(ApiError::new(ErrorCode::NotFound, message))
             }
-        })
+        }
     }
 }

@@ -2,7 +2,6 @@
 
 use super::AppState;
 use super::error::{ApiError, ApiResult};
-use crate::store::StoreError;
 use app::api::{ClientState, ErrorCode, RunSnapshot};
 use axum::extract::State;
 use axum::http::header;
@@ -12,7 +11,6 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 /// The process lives.
@@ -21,17 +19,15 @@ pub async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// The database can be written, no run is stuck or unreadable, and what is sent to them can be stored.
+/// The database can be written, every run can be read and can continue, and what clients send can be stored.
 #[utoipa::path(
     get, path = "/readyz", tag = "health", security(()), responses((status = 200, content_type = "text/plain", body = String), (status = 503)),
 )]
 pub async fn readyz(State(state): State<AppState>) -> ApiResult<&'static str> {
-    let unwritable = |error: Arc<StoreError>| ApiError::new(ErrorCode::Unavailable, error.to_string());
-    state.coordinator.store().ping().await.map_err(unwritable)?;
-    if let Some(trouble) = state.coordinator.trouble() {
-        return Err(ApiError::new(ErrorCode::Unavailable, trouble));
+    match state.coordinator.not_ready().await {
+        Some(reason) => Err(ApiError::new(ErrorCode::Unavailable, reason)),
+        None => Ok("ready\n"),
     }
-    Ok("ready\n")
 }
 
 /// Metrics of every open run, in Prometheus' text format 0.0.4.
@@ -41,7 +37,7 @@ pub async fn metrics(State(state): State<AppState>) -> impl IntoResponse {
     let metrics = Metrics::register(&mut registry);
     for line in state.coordinator.lines().into_iter().filter(|line| line.archived_ms.is_none()) {
         if let Some(run) = state.coordinator.run(&line.run) {
-            run.published().read(|snapshot| metrics.record(snapshot));
+            run.feed().read(|snapshot| metrics.record(snapshot));
         }
     }
     let mut text = String::new();

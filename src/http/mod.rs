@@ -5,7 +5,6 @@
 
 mod auth;
 mod auth_limiter;
-mod cap;
 mod clients;
 mod connections;
 mod control;
@@ -23,20 +22,16 @@ mod proxies;
 mod runs;
 mod server;
 mod session;
-mod shares;
 mod updates;
-mod upload_limit;
 
 pub use error::{ApiError, ApiResult};
 pub use server::{ServeError, Server};
 
 use auth_limiter::AuthLimiter;
-use cap::Cap;
 use page::options as leptos_options;
-use upload_limit::UploadLimit;
 
 use crate::config::BasePath;
-use crate::coordinator::Coordinator;
+use crate::coordinator::{Coordinator, SizeLimit};
 use crate::digest::Sha256Digest;
 use app::api::ErrorCode;
 use axum::body::{Body, HttpBody};
@@ -73,11 +68,9 @@ pub struct AppState {
     /// Hash of the join secret, where one is asked for.
     pub join_secret: Option<Sha256Digest>,
     /// The largest body accepted, whatever the model.
-    pub upload_cap: Cap,
+    pub size_limit: SizeLimit,
     /// Limits join secrets and log-ins by address.
     pub auth_limiter: Arc<AuthLimiter>,
-    /// Limits the uploads that are received at once.
-    pub uploads: Arc<UploadLimit>,
     /// Under which path a proxy serves this, where that was said.
     pub base_path: BasePath,
     /// Where the page's files are.

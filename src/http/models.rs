@@ -4,7 +4,7 @@ use super::auth::ModelReader;
 use super::error::{ApiError, ApiResult};
 use super::extract::{ApiPath, ApiQuery};
 use super::header_text;
-use crate::coordinator::{EncodedModel, ModelError, RunHandle};
+use crate::coordinator::{EncodedModel, RunHandle, VersionError};
 use crate::wire::{self, ModelFormat};
 use app::api::{Encoding, ErrorCode, RunId};
 use axum::body::Body;
@@ -52,9 +52,9 @@ pub async fn get_model(
     ApiQuery(query): ApiQuery<ModelQuery>,
     headers: HeaderMap,
 ) -> ApiResult<Response> {
-    let models = &run.published().models;
+    let versions = run.versions();
     let redirected = match version.as_str() {
-        "latest" => Some(models.version()),
+        "latest" => Some(versions.version()),
         "best" => Some(best(&run)?),
         _ => None,
     };
@@ -105,7 +105,7 @@ pub async fn get_model(
 
 /// The version with the highest test accuracy; of several, the first.
 fn best(run: &RunHandle) -> ApiResult<u64> {
-    run.published().read(|snapshot| match snapshot.best {
+    run.feed().read(|snapshot| match snapshot.best {
         Some(best) => Ok(best.version),
         None => {
             let why = match snapshot.dataset {
@@ -126,8 +126,8 @@ async fn representation(
     base: Option<u64>,
     headers: &HeaderMap,
 ) -> ApiResult<(ModelFormat, EncodedModel)> {
-    let models = &run.published().models;
-    let updates = run.published().read(|snapshot| snapshot.config.encoding);
+    let versions = run.versions();
+    let updates = run.feed().read(|snapshot| snapshot.config.encoding);
     let (accept, codings) = (header_text(headers, header::ACCEPT)?, header_text(headers, header::ACCEPT_ENCODING)?);
     let format = |with_base| wire::model_format(accept, codings, updates, with_base);
     let delta = ModelFormat::Container(Encoding::Bf16Delta);
@@ -136,21 +136,21 @@ async fn representation(
         let whole = format(false).ok();
         let whole_body = async {
             match whole {
-                Some(whole) => models.get(version, whole, None).await.map(Some),
+                Some(whole) => versions.get(version, whole, None).await.map(Some),
                 None => Ok(None),
             }
         };
-        match tokio::join!(models.get(version, delta, Some(base)), whole_body) {
+        match tokio::join!(versions.get(version, delta, Some(base)), whole_body) {
             (Ok(encoded), other) => {
                 let whole = whole.zip(other?).filter(|(_, other)| encoded.bytes.len() >= other.bytes.len());
                 return Ok(whole.unwrap_or((delta, encoded)));
             }
-            (Err(ModelError::NoVersion(missing)), _) if missing == base && missing != version => {}
+            (Err(VersionError::NoVersion(missing)), _) if missing == base && missing != version => {}
             (Err(error), _) => return Err(error.into()),
         }
     }
     let format = format(false).map_err(|e| ApiError::new(ErrorCode::NotAcceptable, e.to_string()))?;
-    Ok((format, models.get(version, format, None).await?))
+    Ok((format, versions.get(version, format, None).await?))
 }
 
 /// Whether one of the tags in that header is this one, or any.

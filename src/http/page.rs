@@ -77,7 +77,7 @@ pub fn routes(state: AppState) -> Router {
             }
             let (one, all) = (state.coordinator.clone(), state.coordinator.clone());
             provide_context(ServerContext {
-                snapshot: Arc::new(move |run| one.run(run).map(|handle| handle.published().read(for_page))),
+                snapshot: Arc::new(move |run| one.run(run).map(|handle| handle.feed().read(for_page))),
                 runs: Arc::new(move || all.lines()),
                 set_status: Arc::new(move |status| {
                     if let (Some(response), Ok(status)) = (&response, StatusCode::from_u16(status)) {

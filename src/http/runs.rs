@@ -5,9 +5,8 @@ use super::auth::Admin;
 use super::error::{ApiError, ApiResult};
 use super::extract::{ApiJson, ApiQuery, Run};
 use super::models::names;
-use super::updates::receive;
 use super::{MAX_JSON_BYTES, header_text};
-use crate::coordinator::{Origin, View};
+use crate::coordinator::{Origin, SizeLimit, View};
 use crate::store::{BlobError, Expanded, Spool};
 use crate::wire::{self, BodyFormat, Parameters, Plan, ReadError};
 use app::api::{
@@ -15,9 +14,11 @@ use app::api::{
     RunSnapshot,
 };
 use axum::Json;
+use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::IntoResponse;
+use futures::StreamExt;
 use serde::Serialize;
 
 /// The open runs, or the archived ones.
@@ -60,8 +61,8 @@ pub async fn create(_: Admin, State(state): State<AppState>, mut request: Reques
         let ApiQuery(CreateRunQuery { run, encoding }) = ApiQuery::from_request_parts(&mut parts, &state).await?;
         let default = RunConfig::default();
         let config = RunConfig { encoding: encoding.unwrap_or(default.encoding), ..default };
-        let body = receive(state.coordinator.store().spool().await?, body, state.upload_cap).await?;
-        let most = state.upload_cap.bytes();
+        let body = receive(state.coordinator.store().spool().await?, body, state.size_limit).await?;
+        let most = state.size_limit.bytes();
         let parameters = tokio::task::spawn_blocking(move || read_parameters(body, format, most))
             .await
             .map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))??;
@@ -70,7 +71,7 @@ pub async fn create(_: Admin, State(state): State<AppState>, mut request: Reques
     state.coordinator.create_run(run.clone(), origin, config).await?;
     let handle = state.coordinator.run(&run).ok_or_else(|| ApiError::new(ErrorCode::Internal, "the run is gone"))?;
     let location = [(header::LOCATION, format!("runs/{run}"))];
-    Ok((StatusCode::CREATED, location, Json(handle.published().snapshot())))
+    Ok((StatusCode::CREATED, location, Json(handle.feed().snapshot())))
 }
 
 /// Everything there is to see of a run. Its ETag is the version of its configuration.
@@ -79,7 +80,7 @@ pub async fn create(_: Admin, State(state): State<AppState>, mut request: Reques
     responses((status = 200, body = RunSnapshot, headers(("ETag" = String, description = "the version of its configuration")))),
 )]
 pub async fn snapshot(Run(run): Run) -> impl IntoResponse {
-    let told = run.published().tell(View::Snapshot, json);
+    let told = run.feed().view(View::Snapshot, json);
     ([(header::ETAG, etag(told.config_version))], [JSON], told.bytes)
 }
 
@@ -119,7 +120,7 @@ pub async fn configure(
     let known = header_text(&headers, header::IF_MATCH)?.ok_or_else(|| {
         ApiError::new(ErrorCode::PreconditionRequired, "If-Match is missing: send the ETag that GET of the run has")
     })?;
-    let current = run.published().read(|snapshot| snapshot.config_version);
+    let current = run.feed().read(|snapshot| snapshot.config_version);
     let expected: u64 = if names(&headers, header::IF_MATCH, &format!("\"{current}\"")) {
         current
     } else {
@@ -130,8 +131,20 @@ pub async fn configure(
         })?
     };
     run.configure(expected, patch).await?;
-    let snapshot = run.published().snapshot();
+    let snapshot = run.feed().snapshot();
     Ok(([(header::ETAG, etag(snapshot.config_version))], Json(snapshot)))
+}
+
+/// Receives a body into a file.
+async fn receive(mut spool: Spool, body: Body, limit: SizeLimit) -> ApiResult<Spool> {
+    let mut chunks = body.into_data_stream();
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|e| ApiError::from_body(&e))?;
+        limit.check(spool.bytes() + chunk.len() as u64)?;
+        spool.append(chunk).await?;
+    }
+    spool.flush().await?;
+    Ok(spool)
 }
 
 /// Blocking: reads initial parameters, block by block.
@@ -156,7 +169,7 @@ fn read_parameters(body: Spool, format: BodyFormat, max_bytes: u64) -> ApiResult
     responses((status = 200, body = Vec<RoundSummary>)),
 )]
 pub async fn rounds(Run(run): Run) -> impl IntoResponse {
-    ([JSON], run.published().tell(View::Rounds, |snapshot| json(&snapshot.rounds)).bytes)
+    ([JSON], run.feed().view(View::Rounds, |snapshot| json(&snapshot.rounds)).bytes)
 }
 
 /// The roster.
@@ -165,5 +178,5 @@ pub async fn rounds(Run(run): Run) -> impl IntoResponse {
     responses((status = 200, body = Vec<ClientView>)),
 )]
 pub async fn clients(Run(run): Run) -> impl IntoResponse {
-    ([JSON], run.published().tell(View::Clients, |snapshot| json(&snapshot.clients)).bytes)
+    ([JSON], run.feed().view(View::Clients, |snapshot| json(&snapshot.clients)).bytes)
 }

@@ -1,10 +1,9 @@
 //! A coordinator that listens: put together from its settings, started, stopped in good order.
 
-use super::cap::Cap;
 use super::connections::{self, Limits, room_in_files};
 use super::{AppState, leptos_options, proxies, router};
 use crate::config::{BasePath, ServeSettings};
-use crate::coordinator::{Coordinator, Origin, StartError};
+use crate::coordinator::{Coordinator, Origin, SizeLimit, StartError};
 use crate::digest::Sha256Digest;
 use crate::model::ModelError;
 use crate::store::{Store, StoreError, Token};
@@ -96,7 +95,7 @@ impl Server {
         let CreateRun { run, model, dataset, config } = first;
         // Once: a run that the operator has renamed or deleted does not come back.
         let is_first_start = !coordinator.store().has_admin_token().await?;
-        if is_first_start && coordinator.run(&run).is_none() && !coordinator.broken().contains_key(&run) {
+        if is_first_start && coordinator.hosted(&run).is_none() {
             coordinator.create_run(run, Origin::BuiltIn { model, dataset }, config).await?;
         }
         // Last: a start that fails shows no token, and the next one would not make another.
@@ -107,9 +106,8 @@ impl Server {
             join_secret,
             base_path: settings.base_path.clone(),
             leptos: leptos_options(&site_root()),
-            upload_cap: Cap::new(settings.max_upload_mb),
+            size_limit: SizeLimit::new(settings.max_upload_mb),
             auth_limiter: Arc::default(),
-            uploads: Arc::default(),
         };
         let connections = connections(settings);
         let router = router(state, Duration::from_secs(settings.body_timeout_s.into()), connections / 4);

@@ -16,18 +16,38 @@ pub struct Assignment {
     pub version: u64,
 }
 
-/// What is known of an update that is in.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Counted {
-    /// Images behind it.
+/// An update that has been received: checked and durable.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Received {
+    /// Number of training images.
     pub samples: u64,
     /// Mean training loss of the last local epoch.
     pub loss: Option<f64>,
-    /// Bytes of its body.
-    pub bytes: u64,
-    /// Its L2 distance from the version that it was trained from.
+    /// L2 distance from the version that it was trained from.
     pub norm: f64,
-    /// How many versions that one was behind. The machine's own word: what it is given is put right.
+    /// Its body.
+    pub body: StoredBody,
+}
+
+/// The body of an update, as a file of the store. The rules of a run depend on none of this but the number of bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredBody {
+    /// SHA-256 of the body as the client sent it.
+    pub sha256: Sha256Digest,
+    /// Its length.
+    pub bytes: u64,
+    /// Name of the file.
+    pub file: String,
+    /// Word for the body's format.
+    pub format: String,
+}
+
+/// An update that its round counts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Counted {
+    /// The update.
+    pub received: Received,
+    /// How many versions the one that it was trained from was behind the round's base version.
     pub staleness: u64,
 }
 
@@ -136,8 +156,8 @@ pub enum Command {
         client: ClientId,
         /// The round that the client was asked in.
         round: u64,
-        /// What is known of it.
-        update: Counted,
+        /// The update.
+        update: Received,
     },
     /// Complete that many more rounds, one after the other, the open one included. Void rounds do not count.
     StartAutorun {

@@ -107,7 +107,7 @@ impl RoundMachine {
             }
         };
         let free = self.roster.candidates().filter(|(_, id)| !earlier.contains_key(id));
-        let mut cohort = cohort::choose(self.seed, self.next_round, size, free);
+        let mut cohort = cohort::choose(config.train.seed, self.next_round, size, free);
         cohort.extend(earlier.keys().cloned());
         cohort.sort_unstable();
         self.roster.set_asked(&cohort, self.next_round);
@@ -180,7 +180,7 @@ impl RoundMachine {
         round.adopt(&self.config);
         round.all_at_work(); // who had taken its task is not known any more
         round.open.updated.clear();
-        for (id, update) in from.counted {
+        for (id, update) in from.received {
             // Whether it is still closed or open again, it is judged anew: the bounds may be other ones by now.
             if self.roster.get(&id).is_some_and(|client| client.rejected.is_some()) {
                 self.change(&id, |client| client.rejected = None);

@@ -1,6 +1,6 @@
 //! The round in work: whom it waits for, what has come in, and whether it is time to close.
 
-use super::command::{Assignment, Closed, Counted};
+use super::command::{Assignment, Closed, Counted, Received};
 use super::roster::is_eligible;
 use super::weights::Weights;
 use super::words::{counted, shortened};
@@ -201,18 +201,18 @@ impl CurrentRound {
     }
 
     /// Counts an update. The caller has asked whether it may come.
-    pub fn count(&mut self, id: &ClientId, mut update: Counted) {
+    pub fn count(&mut self, id: &ClientId, mut received: Received) {
         let from = self.assignment(id).map_or(self.open.base_version, |assignment| assignment.version);
-        update.staleness = self.open.base_version.saturating_sub(from);
-        // The client's own word, of no weight in the aggregate: what is no number is as good as not said.
-        update.loss = update.loss.filter(|loss| loss.is_finite());
+        let staleness = self.open.base_version.saturating_sub(from);
+        // Only for people to read, so a loss that is not a number does not make the update bad.
+        received.loss = received.loss.filter(|loss| loss.is_finite());
         self.open.place(id, CohortStep::Counted);
         self.awaited.remove(id);
         self.absent.remove(id);
         self.failed.remove(id);
         self.replaced.remove(id);
         self.failures.remove(id);
-        self.counted.insert(id.clone(), update);
+        self.counted.insert(id.clone(), Counted { received, staleness });
     }
 
     /// The update of a client was rejected, for that reason.
@@ -258,7 +258,7 @@ impl CurrentRound {
 
     /// What the updates that are combined weigh, in the order of [`Self::accepted`].
     pub fn weights(&self) -> Weights {
-        let updates: Vec<_> = self.accepted().map(|(_, c)| (c.samples, c.staleness)).collect();
+        let updates: Vec<_> = self.accepted().map(|(_, c)| (c.received.samples, c.staleness)).collect();
         Weights::of(&updates, self.config.max_weight_share)
     }
 
@@ -372,8 +372,8 @@ impl CurrentRound {
         let accepted: Vec<_> = self.accepted().map(|(_, update)| update).collect();
         let weights = self.weights().weights;
         let each = || accepted.iter().zip(&weights);
-        let weight: f64 = each().filter(|(c, _)| c.loss.is_some()).map(|(_, weight)| weight).sum();
-        let loss: f64 = each().filter_map(|(c, weight)| Some(c.loss? * weight)).sum();
+        let weight: f64 = each().filter(|(c, _)| c.received.loss.is_some()).map(|(_, weight)| weight).sum();
+        let loss: f64 = each().filter_map(|(c, weight)| Some(c.received.loss? * weight)).sum();
         let staleness: u64 = accepted.iter().map(|c| c.staleness).sum();
         let combined = if outcome == RoundOutcome::Complete { accepted.len() } else { self.updates() };
         RoundSummary {
@@ -387,8 +387,8 @@ impl CurrentRound {
             cohort: self.open.cohort.len() as u32,
             updates: combined as u32,
             rejected: (self.counted.len() - accepted.len()) as u32,
-            samples: accepted.iter().fold(0, |sum, c| sum.saturating_add(c.samples)),
-            received_bytes: self.counted.values().fold(0, |sum, c| sum.saturating_add(c.bytes)),
+            samples: accepted.iter().fold(0, |sum, c| sum.saturating_add(c.received.samples)),
+            received_bytes: self.counted.values().fold(0, |sum, c| sum.saturating_add(c.received.body.bytes)),
             mean_staleness: finite(self.is_async().then_some(staleness as f64 / accepted.len() as f64)),
             lowered_weights: self.lowered_weights().filter(|_| outcome == RoundOutcome::Complete),
             train_loss: finite(Some(loss / weight)),

@@ -1,6 +1,6 @@
 //! The machine itself: what each command does, and what follows from where things stand.
 
-use super::command::{Assignment, Closed, Counted};
+use super::command::{Assignment, Closed, Received};
 use super::current::{CurrentRound, Outcome};
 use super::recent_norms::RecentNorms;
 use super::roster::Roster;
@@ -41,7 +41,6 @@ pub struct RoundMachine {
     pub(super) config_version: u64,
     pub(super) version: u64,
     pub(super) next_round: u64,
-    pub(super) seed: u64,
     pub(super) autorun: Option<Autorun>,
     pub(super) pause: Option<Pause>,
     /// Since when an auto-run has had no round open, where it has none.
@@ -65,17 +64,16 @@ impl RoundMachine {
     /// A machine where it was, with the round that was open. If that one still took updates, its clients get at least the
     /// time after which they would be `offline` to come back: that the coordinator was away is not their fault. If it was
     /// closed, it is to be combined. Does nothing before its first input.
-    pub fn new(from: Restored) -> Self {
+    pub fn new(now: UnixMs, from: Restored) -> Self {
         let mut machine = Self {
             config: from.config,
             config_version: from.config_version,
             version: from.version,
             next_round: from.next_round,
-            seed: from.seed,
             autorun: from.autorun.filter(|a| a.rounds > 0),
             pause: None,
-            waits_since_ms: from.now_ms,
-            roster: Roster::restored(from.now_ms, from.roster),
+            waits_since_ms: now,
+            roster: Roster::restored(now, from.roster),
             round: None,
             carried: from.carried,
             recent_norms: from.recent_norms,
@@ -86,13 +84,13 @@ impl RoundMachine {
             shown: Course { phase: Phase::Idle, waiting: String::new(), autorun: None, deadline_ms: None },
         };
         if let Some(round) = from.round {
-            machine.restore_round(from.now_ms, round);
+            machine.restore_round(now, round);
         }
         if machine.autorun.is_none() {
             machine.carried.clear();
         }
         machine.release_carried();
-        machine.admit_pending(from.now_ms); // that may have been cut short
+        machine.admit_pending(now); // that may have been cut short
         machine.shown = machine.course();
         machine
     }
@@ -167,10 +165,9 @@ impl RoundMachine {
         [deadline, pause, offline].into_iter().flatten().min()
     }
 
-    fn update(&mut self, now: UnixMs, id: &ClientId, round: u64, update: Counted) -> Result<(), Reject> {
+    fn update(&mut self, now: UnixMs, id: &ClientId, round: u64, update: Received) -> Result<(), Reject> {
         self.may_update(id, round)?;
-        let Counted { loss, bytes, .. } = update;
-        let loss = loss.filter(|loss| loss.is_finite());
+        let (loss, bytes) = (update.loss.filter(|loss| loss.is_finite()), update.body.bytes);
         if let Some(current) = &mut self.round {
             current.count(id, update);
         }

@@ -1,7 +1,6 @@
 //! What a machine starts from.
 
-use super::UnixMs;
-use super::command::{Assignment, Closed, Counted};
+use super::command::{Assignment, Closed, Received};
 use super::recent_norms::RecentNorms;
 use app::api::{Autorun, ClientId, ClientView, OpenRound, RunConfig};
 use std::collections::BTreeMap;
@@ -23,14 +22,10 @@ pub struct Restored {
     pub round: Option<RestoredRound>,
     /// Where none was open, and the last one was asynchronous: those whose updates it went without, and at what they work.
     pub carried: BTreeMap<ClientId, Assignment>,
-    /// Now.
-    pub now_ms: UnixMs,
     /// Norms of earlier rounds under the newest configuration.
     pub recent_norms: RecentNorms,
     /// Rounds still to complete.
     pub autorun: Option<Autorun>,
-    /// Seed of cohort selection.
-    pub seed: u64,
 }
 
 /// A client that was on the roster.
@@ -50,21 +45,21 @@ pub struct RestoredClient {
 /// A round that was open.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RestoredRound {
-    /// As stored; `updated` is filled from `counted`.
+    /// As stored; `updated` is filled from `received`.
     pub open: OpenRound,
     /// The configuration of its version.
     pub config: RunConfig,
     /// Those of its cohort who began in an earlier round, and at what they work.
     pub earlier: BTreeMap<ClientId, Assignment>,
-    /// What is in. What is of a client that is `kicked` or in `quarantine` by now is not counted again.
-    pub counted: BTreeMap<ClientId, Counted>,
-    /// None if it took updates. Holds as long as a quorum of `counted` is counted again, or the operator wanted it.
+    /// Its updates. Those of clients that are `kicked` or in `quarantine` by now are not counted again.
+    pub received: BTreeMap<ClientId, Received>,
+    /// None if it took updates. Holds as long as a quorum of `received` is counted again, or the operator wanted it.
     pub closed: Option<Closed>,
 }
 
 impl Restored {
     /// A new run: version 0, round 1 next, nobody there.
-    pub fn fresh(config: RunConfig, seed: u64) -> Self {
+    pub fn fresh(config: RunConfig) -> Self {
         Self {
             config,
             config_version: 1,
@@ -73,10 +68,8 @@ impl Restored {
             roster: Vec::new(),
             round: None,
             carried: BTreeMap::new(),
-            now_ms: 0,
             recent_norms: RecentNorms::default(),
             autorun: None,
-            seed,
         }
     }
 }

@@ -1,17 +1,20 @@
 //! What can be asked of the machine.
 
-use super::{Assignment, Closed, Counted, HEARTBEAT_INTERVAL_S, Reject, RoundMachine, UnixMs};
+use super::{Assignment, Closed, HEARTBEAT_INTERVAL_S, Reject, RoundMachine, StoredBody, UnixMs};
+use crate::digest::Sha256Digest;
 use app::api::{Autorun, ClientId, ClientState, ClientView, OpenRound, Phase, RunConfig, Task, TrainTask};
 
 /// A counted update, as it enters the aggregate.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Part {
-    /// Whose it is.
+    /// Which client sent it.
     pub client: ClientId,
-    /// How many versions the one that it was trained from is behind the round's.
-    pub staleness: u64,
+    /// The version that it was trained from.
+    pub version: u64,
     /// What its change is multiplied by.
     pub share: f64,
+    /// Its body.
+    pub body: StoredBody,
 }
 
 impl RoundMachine {
@@ -48,6 +51,11 @@ impl RoundMachine {
         self.round.iter().flat_map(|round| round.earlier().iter().map(|(id, earlier)| (id, *earlier)))
     }
 
+    /// The SHA-256 of the update that the round in work counts of a client.
+    pub fn counted(&self, id: &ClientId) -> Option<Sha256Digest> {
+        Some(self.round.as_ref()?.counted().get(id)?.received.body.sha256)
+    }
+
     /// What a client of the round in work is asked for.
     pub fn assignment(&self, id: &ClientId) -> Option<Assignment> {
         self.round.as_ref()?.assignment(id)
@@ -56,9 +64,13 @@ impl RoundMachine {
     /// What is combined of the round in work, by client: the updates that are in and not rejected.
     pub fn parts(&self) -> Vec<Part> {
         let Some(round) = &self.round else { return Vec::new() };
-        let part =
-            |((id, c), share): ((&ClientId, &Counted), f64)| Part { client: id.clone(), staleness: c.staleness, share };
-        round.accepted().zip(round.weights().shares).map(part).collect()
+        let parts = round.accepted().zip(round.weights().shares).map(|((id, counted), share)| Part {
+            client: id.clone(),
+            version: round.open.base_version - counted.staleness,
+            share,
+            body: counted.received.body.clone(),
+        });
+        parts.collect()
     }
 
     /// What the run does now.
@@ -117,11 +129,11 @@ impl RoundMachine {
         })
     }
 
-    /// Whether an update of that client for that round would be counted now.
+    /// What the client was asked for, if its update for that round would be counted now.
     ///
     /// # Errors
-    /// It would not, and why.
-    pub fn may_update(&self, id: &ClientId, round: u64) -> Result<(), Reject> {
+    /// Why it would not be counted.
+    pub fn may_update(&self, id: &ClientId, round: u64) -> Result<Assignment, Reject> {
         match self.roster.welcome(id)?.state {
             ClientState::Pending => return Err(Reject::NotAdmitted(id.clone())),
             ClientState::Quarantine => return Err(Reject::Quarantined(id.clone())),
@@ -137,14 +149,11 @@ impl RoundMachine {
             let is_carried = self.carried.get(id).is_some_and(|earlier| earlier.round == round);
             return Err(if is_carried { Reject::Aggregating { round } } else { Reject::RoundClosed { round } });
         };
-        let is_asked = current.assignment(id).is_some_and(|assignment| assignment.round == round);
-        if is_asked && current.has_update(id) {
-            return Err(Reject::AlreadyUpdated { client: id.clone(), round });
-        }
-        match is_asked {
-            true if current.is_open() => Ok(()),
-            true if current.is_async() => Err(Reject::Aggregating { round: current.open.number }),
-            false if round == current.open.number && current.is_open() => {
+        match current.assignment(id).filter(|assignment| assignment.round == round) {
+            Some(_) if current.has_update(id) => Err(Reject::AlreadyUpdated { client: id.clone(), round }),
+            Some(assignment) if current.is_open() => Ok(assignment),
+            Some(_) if current.is_async() => Err(Reject::Aggregating { round: current.open.number }),
+            None if round == current.open.number && current.is_open() => {
                 Err(Reject::NotInCohort { client: id.clone(), round })
             }
             _ => Err(Reject::RoundClosed { round }),
@@ -153,7 +162,7 @@ impl RoundMachine {
 
     /// Whether the client, working for that round, should stop: no update of it would be counted any more.
     pub fn is_cancelled(&self, id: &ClientId, round: u64) -> bool {
-        !matches!(self.may_update(id, round), Ok(()) | Err(Reject::Aggregating { .. }))
+        !matches!(self.may_update(id, round), Ok(_) | Err(Reject::Aggregating { .. }))
     }
 
     /// The oldest round for which updates may still come: that in work, or of asynchronous runs an earlier one.

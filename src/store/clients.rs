@@ -2,11 +2,12 @@
 
 use super::{Store, StoreError, corrupt, int, uint};
 use crate::digest::Sha256Digest;
+use crate::round::RestoredClient;
 use app::api::{ClientId, ClientState, ClientView, Rejection, RunId};
 
-/// What of a client's state outlives a restart. Whether it trains or waits, it will say itself.
+/// What is stored of a client's state. Whether it trains or waits, it reports itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+enum Standing {
     /// Awaits admission.
     Pending,
     /// Takes part.
@@ -16,8 +17,7 @@ pub enum Standing {
 }
 
 impl Standing {
-    /// What of that state is kept.
-    pub fn of(state: ClientState) -> Self {
+    fn of(state: ClientState) -> Self {
         match state {
             ClientState::Pending => Self::Pending,
             ClientState::Kicked => Self::Kicked,
@@ -32,19 +32,6 @@ impl Standing {
             Self::Kicked => "kicked",
         }
     }
-}
-
-/// A client as it comes back after a restart.
-#[derive(Debug, Clone)]
-pub struct StoredClient {
-    /// As it was, with state `pending`, `quarantine`, `kicked` or `offline`.
-    pub view: ClientView,
-    /// Its name may not register again.
-    pub banned: bool,
-    /// The last round that it was asked in; 0: none.
-    pub asked: u64,
-    /// It has sent a heartbeat while it worked for some round.
-    pub sends_heartbeats: bool,
 }
 
 #[derive(sqlx::FromRow)]
@@ -180,7 +167,7 @@ impl Store {
         found.map(|id| id.parse().map_err(|e| corrupt("client")(format!("{e}")))).transpose()
     }
 
-    pub(super) async fn roster(&self, run: &RunId) -> Result<Vec<StoredClient>, StoreError> {
+    pub(super) async fn roster(&self, run: &RunId) -> Result<Vec<RestoredClient>, StoreError> {
         let rows: Vec<ClientRow> = sqlx::query_as(
             "SELECT clients.client, name, device, clients.samples, standing, banned, rounds, sent_bytes, last_loss, \
              joined_ms, seen_ms, quarantined, strikes, late_updates, error, sends_heartbeats, \
@@ -195,16 +182,16 @@ impl Store {
         .bind(run.as_str())
         .fetch_all(&self.readers)
         .await?;
-        rows.into_iter().map(stored_client).collect()
+        rows.into_iter().map(restored_client).collect()
     }
 }
 
-fn stored_client(row: ClientRow) -> Result<StoredClient, StoreError> {
+fn restored_client(row: ClientRow) -> Result<RestoredClient, StoreError> {
     let state = match row.standing.as_str() {
         "pending" => ClientState::Pending,
         "kicked" => ClientState::Kicked,
         _ if row.quarantined != 0 => ClientState::Quarantine,
-        _ => ClientState::Offline, // until it is heard of
+        _ => ClientState::Offline, // until it sends a request
     };
     let view = ClientView {
         id: row.client.parse().map_err(|e| corrupt("client")(format!("{e}")))?,
@@ -224,5 +211,5 @@ fn stored_client(row: ClientRow) -> Result<StoredClient, StoreError> {
         late_updates: uint(row.late_updates),
     };
     let (banned, asked, sends_heartbeats) = (row.banned != 0, uint(row.asked), row.sends_heartbeats);
-    Ok(StoredClient { view, banned, asked, sends_heartbeats })
+    Ok(RestoredClient { view, banned, asked, sends_heartbeats })
 }

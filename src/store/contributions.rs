@@ -2,51 +2,15 @@
 
 use super::{Store, StoreError, corrupt, int, uint};
 use crate::digest::Sha256Digest;
+use crate::round::{Assignment, Received, StoredBody};
 use app::api::{ClientId, RunId};
 
-/// An update that is in, and durable as a file.
-#[derive(Debug, Clone, PartialEq)]
-pub struct StoredUpdate {
-    /// SHA-256 of the body as it came, which is what the file holds.
-    pub sha256: Sha256Digest,
-    /// Name of the file.
-    pub file: String,
-    /// How the body is written.
-    pub format: String,
-    /// Bytes of it.
-    pub bytes: u64,
-    /// Images behind it.
-    pub samples: u64,
-    /// Mean training loss of the last local epoch.
-    pub loss: Option<f64>,
-    /// L2 distance from the version that it was trained from.
-    pub norm: f64,
-}
-
-/// An update that is to be stored.
-#[derive(Debug)]
-pub struct NewContribution<'a> {
-    /// The round that it counts in.
-    pub round: u64,
-    /// Whose it is.
-    pub client: &'a ClientId,
-    /// The update.
-    pub update: StoredUpdate,
-    /// Now.
-    pub received_ms: u64,
-}
-
-/// A client of an open round's cohort.
+/// A client of a round's cohort.
 #[derive(Debug, Clone)]
-pub struct StoredContribution {
-    /// Which client.
+pub(super) struct Contribution {
     pub client: ClientId,
-    /// The round that it was asked in.
-    pub asked_round: u64,
-    /// The version that it starts from.
-    pub asked_version: u64,
-    /// Its update, if that is in.
-    pub update: Option<StoredUpdate>,
+    pub asked: Assignment,
+    pub received: Option<Received>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -68,8 +32,7 @@ pub(super) async fn insert(
     run: &RunId,
     round: u64,
     client: &ClientId,
-    asked_round: u64,
-    asked_version: u64,
+    asked: Assignment,
 ) -> Result<(), StoreError> {
     sqlx::query(
         "INSERT INTO contributions (run, round, client, asked_round, asked_version) VALUES (?, ?, ?, ?, ?) \
@@ -78,50 +41,48 @@ pub(super) async fn insert(
     .bind(run.as_str())
     .bind(int(round))
     .bind(client.as_str())
-    .bind(int(asked_round))
-    .bind(int(asked_version))
+    .bind(int(asked.round))
+    .bind(int(asked.version))
     .execute(tx)
     .await?;
     Ok(())
 }
 
 impl Store {
-    /// Stores that a client was asked in an open round, or anew.
-    ///
-    /// # Errors
-    /// The database.
-    pub async fn ask(
+    pub(super) async fn ask(
         &self,
         run: &RunId,
         round: u64,
         client: &ClientId,
-        asked_round: u64,
-        asked_version: u64,
+        asked: Assignment,
     ) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
-        insert(&mut tx, run, round, client, asked_round, asked_version).await?;
+        insert(&mut tx, run, round, client, asked).await?;
         tx.commit().await?;
         Ok(())
     }
 
-    /// Stores that an update is in, and puts it on its client's account, in one transaction.
-    ///
-    /// # Errors
-    /// The database, or it does not know that the client was asked; then nothing of it is stored.
-    pub async fn add_contribution(&self, run: &RunId, new: NewContribution<'_>) -> Result<(), StoreError> {
-        let NewContribution { round, client, update, received_ms } = new;
+    /// Stores an update and credits it to its client.
+    pub(super) async fn add_contribution(
+        &self,
+        run: &RunId,
+        round: u64,
+        client: &ClientId,
+        Received { samples, loss, norm, body }: &Received,
+        received_ms: u64,
+    ) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
         let received = sqlx::query(
             "UPDATE contributions SET sha256 = ?, file = ?, format = ?, bytes = ?, samples = ?, loss = ?, norm = ?, \
              received_ms = ? WHERE run = ? AND round = ? AND client = ?",
         )
-        .bind(update.sha256.0.as_slice())
-        .bind(&update.file)
-        .bind(&update.format)
-        .bind(int(update.bytes))
-        .bind(int(update.samples))
-        .bind(update.loss)
-        .bind(update.norm)
+        .bind(body.sha256.0.as_slice())
+        .bind(&body.file)
+        .bind(&body.format)
+        .bind(int(body.bytes))
+        .bind(int(*samples))
+        .bind(loss)
+        .bind(norm)
         .bind(int(received_ms))
         .bind(run.as_str())
         .bind(int(round))
@@ -132,14 +93,14 @@ impl Store {
             "UPDATE clients SET rounds = rounds + 1, sent_bytes = sent_bytes + ?, last_loss = coalesce(?, last_loss), \
              error = NULL, seen_ms = max(seen_ms, ?) WHERE run = ? AND client = ?",
         )
-        .bind(int(update.bytes))
-        .bind(update.loss)
+        .bind(int(body.bytes))
+        .bind(loss)
         .bind(int(received_ms))
         .bind(run.as_str())
         .bind(client.as_str())
         .execute(&mut *tx)
         .await?;
-        // An update that no row takes must not be acknowledged: nobody would ever combine it.
+        // An update without a row must not be acknowledged: it would never be aggregated.
         let (asked, known) = (received.rows_affected(), credited.rows_affected());
         if (asked, known) != (1, 1) {
             let reason = format!("client {client} has {asked} places in round {round} and {known} on the roster");
@@ -149,11 +110,11 @@ impl Store {
         Ok(())
     }
 
-    /// Takes an update out again, as if it had never come; its file goes with it. If the round `is_open`, it is not
-    /// closed any more either, and all of it is judged anew when it closes.
+    /// Removes an update with its file, as if it had never been sent. If the round `is_open` it is not closed any more, and
+    /// its updates are judged again when it closes.
     ///
     /// # Errors
-    /// The database; then nothing of it is stored.
+    /// The database; then nothing is changed.
     pub async fn drop_contribution(
         &self,
         run: &RunId,
@@ -189,7 +150,7 @@ impl Store {
         Ok(())
     }
 
-    /// The hash of the update that a client sent for the round that it was asked in, if it is in.
+    /// The SHA-256 of the update that a client sent for the round it was asked in, if it is stored.
     ///
     /// # Errors
     /// The database.
@@ -210,11 +171,8 @@ impl Store {
         found.map(|bytes| Sha256Digest::from_slice(&bytes).map_err(corrupt("contribution"))).transpose()
     }
 
-    /// A round's cohort, by client, with what has come of each.
-    ///
-    /// # Errors
-    /// The database, or something in it that this program does not understand.
-    pub async fn contributions(&self, run: &RunId, round: u64) -> Result<Vec<StoredContribution>, StoreError> {
+    /// A round's cohort, ordered by client.
+    pub(super) async fn contributions(&self, run: &RunId, round: u64) -> Result<Vec<Contribution>, StoreError> {
         let rows: Vec<Row> = sqlx::query_as(
             "SELECT client, asked_round, asked_version, sha256, file, format, bytes, samples, loss, norm \
              FROM contributions WHERE run = ? AND round = ? ORDER BY client",
@@ -223,7 +181,7 @@ impl Store {
         .bind(int(round))
         .fetch_all(&self.readers)
         .await?;
-        rows.into_iter().map(stored).collect()
+        rows.into_iter().map(contribution).collect()
     }
 
     /// The norms of the newest updates of rounds that are over and had that configuration, oldest first: enough of them that
@@ -285,23 +243,19 @@ impl Store {
     }
 }
 
-fn stored(row: Row) -> Result<StoredContribution, StoreError> {
-    let update = match (row.sha256, row.file, row.format) {
-        (Some(sha256), Some(file), Some(format)) => Some(StoredUpdate {
-            sha256: Sha256Digest::from_slice(&sha256).map_err(corrupt("contribution"))?,
-            file,
-            format,
-            bytes: row.bytes.map_or(0, uint),
-            samples: row.samples.map_or(0, uint),
-            loss: row.loss,
-            norm: row.norm.unwrap_or(0.0),
-        }),
+fn contribution(row: Row) -> Result<Contribution, StoreError> {
+    let received = match (row.sha256, row.file, row.format) {
+        (Some(sha256), Some(file), Some(format)) => {
+            let sha256 = Sha256Digest::from_slice(&sha256).map_err(corrupt("contribution"))?;
+            let body = StoredBody { sha256, bytes: row.bytes.map_or(0, uint), file, format };
+            let (samples, norm) = (row.samples.map_or(0, uint), row.norm.unwrap_or(0.0));
+            Some(Received { samples, loss: row.loss, norm, body })
+        }
         _ => None,
     };
-    Ok(StoredContribution {
+    Ok(Contribution {
         client: row.client.parse().map_err(|e| corrupt("client")(format!("{e}")))?,
-        asked_round: uint(row.asked_round),
-        asked_version: uint(row.asked_version),
-        update,
+        asked: Assignment { round: uint(row.asked_round), version: uint(row.asked_version) },
+        received,
     })
 }

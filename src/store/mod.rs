@@ -1,13 +1,14 @@
 //! What survives a restart: a SQLite database, and blobs as files named by their SHA-256.
 //!
-//! Decides the tables and in which order things become durable: a blob before the row that names it, a round with its
-//! contributions and its new version in one transaction. Refuses to know why anything happens: no rounds are opened,
-//! no clients judged here. Row types stay private; what goes in and out are types of `app::api`.
+//! A blob is durable before the row that names it, and a round is stored with its contributions and its new version in one
+//! transaction. The rules of a run are not applied here. Row types stay private; the public types are those of `app::api`,
+//! and the plain ones of `round` and `run`.
 
 mod blob_error;
 mod blobs;
 mod clients;
 mod contributions;
+mod ledger;
 mod lifecycle;
 mod lock;
 mod rounds;
@@ -21,9 +22,7 @@ mod token;
 mod transaction;
 
 pub use blob_error::BlobError;
-pub use clients::{Standing, StoredClient};
-pub use contributions::{NewContribution, StoredContribution, StoredUpdate};
-pub use rounds::{NewVersion, StoredRound};
+pub use ledger::RunLedger;
 pub use runs::{NewRun, StoredRun};
 pub use spool::{Expanded, Spool, SpoolFile, expand};
 pub use token::Token;

@@ -1,39 +1,22 @@
 //! Rounds, and the versions that come of them.
 
-use super::contributions::insert;
-use super::{Store, StoreError, StoredContribution, corrupt, int, uint};
-use crate::digest::Sha256Digest;
-use app::api::{ClientId, OpenRound, RoundOutcome, RoundSummary, RunConfig, RunId};
+use super::contributions::{Contribution, insert};
+use super::{Store, StoreError, corrupt, int, uint};
+use crate::round::{Assignment, Closed, RestoredRound};
+use crate::run::NewVersion;
+use app::api::{ClientId, Mode, OpenRound, RoundOutcome, RoundSummary, RunConfig, RunId};
 use std::collections::BTreeMap;
 
-/// The last round, open or over.
-#[derive(Debug, Clone)]
-pub struct StoredRound {
-    /// It is open.
-    pub is_open: bool,
-    /// As it was; `updated` is empty, see `contributions`.
-    pub round: OpenRound,
-    /// Since when it takes no more updates, and why; none while it does.
-    pub closed: Option<(u64, String)>,
-    /// It was closed by the operator.
-    pub closed_by_operator: bool,
-    /// The configuration that it runs under.
-    pub config: RunConfig,
-    /// Of its whole cohort, by client.
-    pub contributions: Vec<StoredContribution>,
-}
-
-/// The global version that a round made; its blob is durable already.
-#[derive(Debug, Clone, Copy)]
-pub struct NewVersion {
-    /// Its number.
-    pub version: u64,
-    /// The blob's name.
-    pub sha256: Sha256Digest,
-    /// Accuracy on the test split: 0 to 1.
-    pub test_accuracy: Option<f64>,
-    /// It is the most accurate so far.
-    pub is_best: bool,
+/// The last round of a run.
+pub(super) enum LastRound {
+    /// It was open.
+    Open(Box<RestoredRound>),
+    /// It is over.
+    Over {
+        number: u64,
+        /// Clients of an asynchronous round whose update it did not wait for, and what they work on.
+        carried: BTreeMap<ClientId, Assignment>,
+    },
 }
 
 #[derive(sqlx::FromRow)]
@@ -74,17 +57,13 @@ struct LastRow {
 }
 
 impl Store {
-    /// Stores a round that opens, with a row for each client of its cohort: who, asked in which round, from which version.
-    ///
-    /// # Errors
-    /// The database; then nothing of it is stored.
-    pub async fn open_round(
+    /// Stores a round that opens, with a row for each client of its cohort; `assignments` are in the order of the cohort.
+    pub(super) async fn open_round(
         &self,
         run: &RunId,
         round: &OpenRound,
-        cohort: impl IntoIterator<Item = (ClientId, u64, u64)> + Send,
+        assignments: &[Assignment],
     ) -> Result<(), StoreError> {
-        let cohort: Vec<_> = cohort.into_iter().collect();
         let mut tx = self.begin().await?;
         sqlx::query(
             "INSERT INTO rounds (run, number, status, base_version, config_version, cohort, opened_ms, deadline_ms, \
@@ -100,18 +79,14 @@ impl Store {
         .bind(round.target)
         .execute(&mut *tx)
         .await?;
-        for (client, asked_round, asked_version) in &cohort {
-            insert(&mut tx, run, round.number, client, *asked_round, *asked_version).await?;
+        for (client, asked) in round.cohort.iter().zip(assignments) {
+            insert(&mut tx, run, round.number, client, *asked).await?;
         }
         tx.commit().await?;
         Ok(())
     }
 
-    /// Stores when an open round closes now.
-    ///
-    /// # Errors
-    /// The database.
-    pub async fn move_deadline(&self, run: &RunId, round: u64, deadline_ms: u64) -> Result<(), StoreError> {
+    pub(super) async fn move_deadline(&self, run: &RunId, round: u64, deadline_ms: u64) -> Result<(), StoreError> {
         sqlx::query("UPDATE rounds SET deadline_ms = ? WHERE run = ? AND number = ?")
             .bind(int(deadline_ms))
             .bind(run.as_str())
@@ -121,29 +96,22 @@ impl Store {
         Ok(())
     }
 
-    /// Stores that an open round takes no more updates, and which are left out and why, in one transaction.
-    ///
-    /// # Errors
-    /// The database; then nothing of it is stored.
-    pub async fn close_round(
+    pub(super) async fn close_round(
         &self,
         run: &RunId,
         round: u64,
-        at_ms: u64,
-        reason: &str,
-        by_operator: bool,
-        rejected: &BTreeMap<ClientId, String>,
+        Closed { at_ms, reason, by_operator, rejected }: &Closed,
     ) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
         sqlx::query("UPDATE rounds SET closed_ms = ?, reason = ?, closed_by_operator = ? WHERE run = ? AND number = ?")
-            .bind(int(at_ms))
+            .bind(int(*at_ms))
             .bind(reason)
             .bind(by_operator)
             .bind(run.as_str())
             .bind(int(round))
             .execute(&mut *tx)
             .await?;
-        // After a restart a round may be judged anew.
+        // After a restart a round may be judged again.
         sqlx::query("UPDATE contributions SET rejected = NULL WHERE run = ? AND round = ? AND rejected IS NOT NULL")
             .bind(run.as_str())
             .bind(int(round))
@@ -162,12 +130,7 @@ impl Store {
         Ok(())
     }
 
-    /// Stores how a round ended, the version that came of it, and the rounds that are still to follow by themselves, in
-    /// one transaction.
-    ///
-    /// # Errors
-    /// The database; then nothing of it is stored.
-    pub async fn end_round(
+    pub(super) async fn end_round(
         &self,
         run: &RunId,
         round: &RoundSummary,
@@ -184,7 +147,7 @@ impl Store {
             .bind(int(new.version))
             .bind(new.sha256.0.as_slice())
             .bind(int(round.number))
-            .bind(new.test_accuracy)
+            .bind(round.test_accuracy)
             .bind(int(round.ended_ms))
             .execute(&mut *tx)
             .await?;
@@ -235,12 +198,12 @@ impl Store {
         if let Some(new) = version {
             self.unsaved.saved(&new.sha256);
         }
-        // Combined or void, its updates are of no more use. Else they go at the next start.
+        // Its updates are no longer needed. Files that remain are removed at the next start.
         self.remove_received(self.files(run, round.number, None).await.unwrap_or_default()).await;
         Ok(())
     }
 
-    pub(super) async fn last_round(&self, run: &RunId) -> Result<Option<StoredRound>, StoreError> {
+    pub(super) async fn last_round(&self, run: &RunId) -> Result<Option<LastRound>, StoreError> {
         let row: Option<LastRow> = sqlx::query_as(
             "SELECT number, status, reason, closed_ms, closed_by_operator, base_version, config_version, opened_ms, deadline_ms, target, \
              config_json FROM rounds JOIN config_versions USING (run, config_version) \
@@ -251,8 +214,15 @@ impl Store {
         .await?;
         let Some(row) = row else { return Ok(None) };
         let contributions = self.contributions(run, uint(row.number)).await?;
-        let round = OpenRound {
-            number: uint(row.number),
+        let config: RunConfig =
+            serde_json::from_str(&row.config_json).map_err(|e| corrupt("configuration")(e.to_string()))?;
+        let number = uint(row.number);
+        if row.status != "open" {
+            let left = contributions.into_iter().filter(|c| config.mode == Mode::Async && c.received.is_none());
+            return Ok(Some(LastRound::Over { number, carried: left.map(|c| (c.client, c.asked)).collect() }));
+        }
+        let open = OpenRound {
+            number,
             base_version: uint(row.base_version),
             config_version: uint(row.config_version),
             opened_ms: uint(row.opened_ms),
@@ -261,16 +231,19 @@ impl Store {
             cohort: contributions.iter().map(|c| c.client.clone()).collect(),
             updated: Vec::new(),
         };
-        let config = serde_json::from_str(&row.config_json).map_err(|e| corrupt("configuration")(e.to_string()))?;
-        let (closed, closed_by_operator) = (row.closed_ms.map(|at| (uint(at), row.reason)), row.closed_by_operator);
-        Ok(Some(StoredRound {
-            is_open: row.status == "open",
-            round,
-            closed,
-            closed_by_operator,
-            config,
-            contributions,
-        }))
+        let (by_operator, rejected) = (row.closed_by_operator, BTreeMap::new());
+        let closed = row.closed_ms.map(|at| Closed { at_ms: uint(at), reason: row.reason, by_operator, rejected });
+        let (mut earlier, mut received) = (BTreeMap::new(), BTreeMap::new());
+        for Contribution { client, asked, received: update } in contributions {
+            if asked.round < number {
+                earlier.insert(client.clone(), asked);
+            }
+            if let Some(update) = update {
+                received.insert(client, update);
+            }
+        }
+        let round = RestoredRound { open, config, earlier, received, closed };
+        Ok(Some(LastRound::Open(Box::new(round))))
     }
 
     pub(super) async fn history(&self, run: &RunId) -> Result<Vec<RoundSummary>, StoreError> {

@@ -1,9 +1,12 @@
 //! Runs, their configurations, and their global versions.
 
-use super::{Store, StoreError, StoredClient, StoredRound, corrupt, int, uint};
+use super::rounds::LastRound;
+use super::{Store, StoreError, corrupt, int, uint};
 use crate::digest::Sha256Digest;
-use app::api::{BestVersion, ClientId, Dataset, ModelSpec, RoundSummary, RunConfig, RunId};
+use crate::round::{RecentNorms, Restored};
+use app::api::{Autorun, BestVersion, Dataset, ModelSpec, RoundSummary, RunConfig, RunId};
 use sqlx::SqliteConnection;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -37,26 +40,14 @@ pub struct StoredRun {
     pub model: Option<ModelSpec>,
     /// Whose test split it is evaluated on.
     pub dataset: Option<Dataset>,
-    /// The newest configuration.
-    pub config: RunConfig,
-    /// Its version.
-    pub config_version: u64,
-    /// The current global version.
-    pub version: u64,
-    /// The blob of it.
+    /// The blob of the current global version.
     pub sha256: Sha256Digest,
     /// The most accurate version so far.
     pub best: Option<BestVersion>,
-    /// Rounds still to complete by themselves; 0: none.
-    pub autorun_rounds: u32,
-    /// The roster, by time of registration.
-    pub clients: Vec<StoredClient>,
     /// The rounds that are over, in order.
     pub rounds: Vec<RoundSummary>,
-    /// The last round, open or over.
-    pub last: Option<StoredRound>,
-    /// Norms of the newest updates under the newest configuration, oldest first.
-    pub norms: Vec<(ClientId, f64)>,
+    /// The state that the run continues from.
+    pub restored: Restored,
 }
 
 #[derive(sqlx::FromRow)]
@@ -124,15 +115,52 @@ impl Store {
             if !is_wanted(&run) {
                 continue;
             }
-            runs.push(StoredRun {
-                clients: self.roster(&run).await?,
-                rounds: self.history(&run).await?,
-                last: self.last_round(&run).await?,
-                norms: self.norms(&run, uint(row.config_version)).await?,
-                ..stored_run(run, row)?
-            });
+            runs.push(self.stored_run(run, row).await?);
         }
         Ok(runs)
+    }
+
+    async fn stored_run(&self, run: RunId, row: RunRow) -> Result<StoredRun, StoreError> {
+        let json = |e: serde_json::Error| corrupt("run")(e.to_string());
+        let best = match (row.best_version, row.best_round, row.best_accuracy) {
+            (Some(version), Some(round), Some(test_accuracy)) => {
+                Some(BestVersion { version: uint(version), round: uint(round), test_accuracy })
+            }
+            _ => None,
+        };
+        let config_version = uint(row.config_version);
+        let mut recent_norms = RecentNorms::default();
+        for (client, norm) in self.norms(&run, config_version).await? {
+            recent_norms.push(&client, norm);
+        }
+        let (next_round, round, carried) = match self.last_round(&run).await? {
+            None => (1, None, BTreeMap::new()),
+            Some(LastRound::Open(round)) => (round.open.number + 1, Some(*round), BTreeMap::new()),
+            Some(LastRound::Over { number, carried }) => (number + 1, None, carried),
+        };
+        let rounds = u32::try_from(row.autorun_rounds).unwrap_or(u32::MAX);
+        let restored = Restored {
+            config: serde_json::from_str(&row.config_json).map_err(json)?,
+            config_version,
+            version: uint(row.version),
+            next_round,
+            roster: self.roster(&run).await?,
+            round,
+            carried,
+            recent_norms,
+            autorun: (rounds > 0).then_some(Autorun { rounds }),
+        };
+        Ok(StoredRun {
+            created_ms: uint(row.created_ms),
+            archived_ms: row.archived_ms.map(uint),
+            model: row.model_json.as_deref().map(serde_json::from_str).transpose().map_err(json)?,
+            dataset: row.dataset.as_deref().map(str::parse).transpose().map_err(corrupt("dataset"))?,
+            sha256: Sha256Digest::from_slice(&row.sha256).map_err(corrupt("model version"))?,
+            best,
+            rounds: self.history(&run).await?,
+            restored,
+            run,
+        })
     }
 
     /// Stores a new configuration.
@@ -247,31 +275,4 @@ async fn insert_config(
         .execute(tx)
         .await?;
     Ok(())
-}
-
-fn stored_run(run: RunId, row: RunRow) -> Result<StoredRun, StoreError> {
-    let json = |e: serde_json::Error| corrupt("run")(e.to_string());
-    let best = match (row.best_version, row.best_round, row.best_accuracy) {
-        (Some(version), Some(round), Some(test_accuracy)) => {
-            Some(BestVersion { version: uint(version), round: uint(round), test_accuracy })
-        }
-        _ => None,
-    };
-    Ok(StoredRun {
-        run,
-        created_ms: uint(row.created_ms),
-        archived_ms: row.archived_ms.map(uint),
-        model: row.model_json.as_deref().map(serde_json::from_str).transpose().map_err(json)?,
-        dataset: row.dataset.as_deref().map(str::parse).transpose().map_err(corrupt("dataset"))?,
-        config: serde_json::from_str(&row.config_json).map_err(json)?,
-        config_version: uint(row.config_version),
-        version: uint(row.version),
-        sha256: Sha256Digest::from_slice(&row.sha256).map_err(corrupt("model version"))?,
-        best,
-        autorun_rounds: u32::try_from(row.autorun_rounds).unwrap_or(u32::MAX),
-        clients: Vec::new(),
-        rounds: Vec::new(),
-        last: None,
-        norms: Vec::new(),
-    })
 }

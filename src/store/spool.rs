@@ -16,7 +16,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::task::JoinHandle;
 
-/// A file that blocks are read from, by as many threads as like.
+/// Length of the body that [`Store::probe_files`] stores: a disk that is almost full would accept less.
+const PROBE_BYTES: usize = 64 << 10;
+
+/// A file that blocks are read from, by any number of threads.
 #[derive(Debug, Clone)]
 pub struct SpoolFile {
     file: Arc<File>,
@@ -57,6 +60,18 @@ pub struct Spool {
 }
 
 impl Store {
+    /// Checks that the body of an update could be stored, by storing one and removing it again.
+    ///
+    /// # Errors
+    /// The file system.
+    pub async fn probe_files(&self) -> Result<(), BlobError> {
+        let mut spool = self.spool().await?;
+        spool.append(Bytes::from_static(&[0; PROBE_BYTES])).await?;
+        spool.flush().await?;
+        let store = self.clone();
+        blocking(move || spool.sync().and_then(|()| store.sync_names())).await
+    }
+
     /// A new file for a body that is being received.
     ///
     /// # Errors
@@ -173,9 +188,14 @@ impl Spool {
         self.file.sync_all().map_err(failed("sync", &self.path))
     }
 
-    /// From now on the file stays.
+    /// The file stays when this is dropped.
     pub fn keep(&self) {
         self.is_kept.store(true, Ordering::Relaxed);
+    }
+
+    /// Removes the file, although it was kept.
+    pub fn discard(self) {
+        self.is_kept.store(false, Ordering::Relaxed);
     }
 
     /// What the zstd frame that was received expands to. Blocking.

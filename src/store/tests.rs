@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::digest::Sha256Digest;
-use app::api::{RoundOutcome, RunConfig};
+use crate::round::{Received, StoredBody};
+use app::api::{Autorun, RoundOutcome, RunConfig};
 use sqlx::{ConnectOptions, Executor, Row};
 
 const FIRST: &str = include_str!("../../migrations/0001_initial.sql");
@@ -50,17 +51,17 @@ async fn a_database_of_the_first_version_is_taken_up_with_all_that_is_in_it() {
 
     let store = Store::open(folder.path()).await.unwrap();
     let run = store.load_runs(|_| true).await.unwrap().remove(0);
-    assert_eq!((run.version, run.autorun_rounds, run.config.min_clients), (1, 3, 2));
-    let names: Vec<_> = run.clients.iter().map(|c| (c.view.name.as_str(), c.banned, c.view.rounds, c.asked)).collect();
+    let (autorun, restored) = (Some(Autorun { rounds: 3 }), &run.restored);
+    assert_eq!((restored.version, restored.autorun, restored.config.min_clients), (1, autorun, 2));
+    let names: Vec<_> =
+        restored.roster.iter().map(|c| (c.view.name.as_str(), c.banned, c.view.rounds, c.asked)).collect();
     assert_eq!(names, [("alice", false, 1, 2), ("mallory", true, 0, 0)]);
     assert_eq!((run.rounds[0].outcome, run.rounds[0].test_accuracy), (RoundOutcome::Complete, Some(0.5)));
     // The updates of its open round were in memory only: they are asked for again, from the same version.
-    let open = run.last.unwrap();
-    assert!(open.is_open);
-    assert_eq!((open.round.number, open.round.base_version, open.contributions.len()), (2, 1, 1));
-    let StoredContribution { asked_round, asked_version, update, .. } = &open.contributions[0];
-    assert_eq!((*asked_round, *asked_version, update), (2, 1, &None));
-    assert!(store.contribution(&run.run, 1, &run.clients[0].view.id).await.unwrap().is_some(), "history stays");
+    let round = restored.round.as_ref().unwrap();
+    assert_eq!((round.open.number, round.open.base_version, round.open.cohort.len()), (2, 1, 1));
+    assert!(round.earlier.is_empty() && round.received.is_empty());
+    assert!(store.contribution(&run.run, 1, &restored.roster[0].view.id).await.unwrap().is_some(), "history stays");
     let events = sqlx::query("SELECT count(*) AS n FROM events").fetch_one(&store.readers).await.unwrap();
     assert_eq!(events.get::<i64, _>("n"), 1);
 }
@@ -134,7 +135,7 @@ async fn a_transaction_that_the_database_took_back_by_itself_leaves_nothing_open
     // then what is stored later is there for whoever else looks, as after a crash.
     store.add_config(&run, 3, &config, 3).await.unwrap();
     let beside = Store::attach(folder.path()).await.unwrap();
-    assert_eq!(beside.load_runs(|_| true).await.unwrap()[0].config_version, 3);
+    assert_eq!(beside.load_runs(|_| true).await.unwrap()[0].restored.config_version, 3);
 }
 
 #[tokio::test]
@@ -171,15 +172,15 @@ async fn an_update_of_a_client_that_was_not_asked_is_an_error_and_not_half_store
     let client = "INSERT INTO clients (run, client, name, device, samples, token_sha256, standing, banned, rounds, \
         sent_bytes, joined_ms, seen_ms) VALUES ('tiny', 'c1', 'alice', 'cpu', 10, zeroblob(32), 'admitted', 0, 0, 0, 1, 1)";
     store.writer.execute(client).await.unwrap();
-    let (client, sha256, format) = ("c1".parse().unwrap(), Sha256Digest([1; 32]), "params".to_owned());
-    let update = StoredUpdate { sha256, file: "file".into(), format, bytes: 1, samples: 1, loss: None, norm: 0.0 };
-    let refused =
-        store.add_contribution(&new.run, NewContribution { round: 1, client: &client, update, received_ms: 2 });
+    let client = "c1".parse().unwrap();
+    let body = StoredBody { sha256: Sha256Digest([1; 32]), bytes: 1, file: "file".into(), format: "container".into() };
+    let received = Received { samples: 1, loss: None, norm: 0.0, body };
+    let refused = store.add_contribution(&new.run, 1, &client, &received, 2);
     // then an update of it is an error, and is not put on its account either.
     let refused = refused.await.unwrap_err();
     assert!(matches!(refused, StoreError::Corrupt { .. }), "{refused}");
     assert!(refused.to_string().contains("client c1 has 0 places in round 1 and 1 on the roster"), "{refused}");
-    assert_eq!(store.load_runs(|_| true).await.unwrap()[0].clients[0].view.rounds, 0);
+    assert_eq!(store.load_runs(|_| true).await.unwrap()[0].restored.roster[0].view.rounds, 0);
 }
 
 #[tokio::test]

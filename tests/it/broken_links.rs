@@ -188,7 +188,7 @@ async fn a_request_on_a_dead_connection_lets_go_of_the_update_for_the_next_one()
     is_taken(&coordinator, &guest, goes_on(&guest, &body, 30)).await;
     // and the first one is told so.
     let answer = read_to_end(&mut dead).await;
-    assert!(answer.starts_with("HTTP/1.1 409 ") && answer.contains("another request goes on"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 409 ") && answer.contains("another request resumes this update"), "{answer}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -201,7 +201,8 @@ async fn nothing_but_the_same_update_goes_on_where_it_was() {
         assert!(refusal.message.contains(words), "'{words}' is not in '{}'", refusal.message);
     };
     // Further on than what is here,
-    words(goes_on(&guest, &body, 31), 409, ErrorCode::Conflict, "offset is 31, but of this update 30 bytes").await;
+    words(goes_on(&guest, &body, 31), 409, ErrorCode::Conflict, "offset is 31, but 30 bytes of this update are stored")
+        .await;
     // without saying of what, or with what is no hash,
     let of = |query: &str| guest.update_of(1, query).header(header::CONTENT_TYPE, SAFETENSORS).body("x");
     words(of("samples=10&offset=30"), 422, ErrorCode::Invalid, "offset needs sha256").await;

@@ -100,11 +100,11 @@ async fn a_run_that_cannot_store_what_it_decided_says_so_to_all_and_then_goes_on
     // When the operator removes a client, and that cannot be stored,
     let kick = format!("/runs/tiny/clients/{}/kick", guests[1].id);
     let refusal = refused(503, ErrorCode::Unavailable, coordinator.operator(Method::POST, &kick)).await;
-    assert!(refusal.message.starts_with("Cannot store what happened, trying again: "), "{}", refusal.message);
+    assert!(refusal.message.starts_with("Cannot store the run's progress, trying again: "), "{}", refusal.message);
     // then nobody is left to wait in the dark: neither clients, nor who watches, nor who monitors.
     refused(503, ErrorCode::Unavailable, guests[0].own(Method::GET, "/task")).await;
     let run = coordinator.snapshot("tiny").await;
-    assert!(run.waiting.starts_with("Cannot store what happened"), "{}", run.waiting);
+    assert!(run.waiting.starts_with("Cannot store the run's progress"), "{}", run.waiting);
     assert_eq!(run.client(&guests[1].id).unwrap().state, ClientState::Join, "shown is what is stored");
     refused(503, ErrorCode::Unavailable, ready(&coordinator)).await;
     // Once it can be stored, it is done.
@@ -121,33 +121,36 @@ async fn a_run_that_cannot_store_what_it_decided_says_so_to_all_and_then_goes_on
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn that_nothing_can_be_stored_is_said_until_it_can() {
+async fn a_failed_write_to_the_database_is_shown_until_one_succeeds() {
     let (coordinator, guests) = Guest::in_round(&["guest"]).await;
     let database = locked(&coordinator).await;
     refused(503, ErrorCode::Unavailable, guests[0].full_of(1, 2.0)).await;
     // Given an update that could not be stored, then who watches is told since when and why, and what the run waits for;
     let waiting = coordinator.snapshot("tiny").await.waiting;
-    assert!(waiting.starts_with("Since ") && waiting.contains(" nothing that is sent can be stored ("), "{waiting}");
-    assert!(waiting.contains("database is locked), clients are told to try again. Round 1: waiting for "), "{waiting}");
+    assert!(waiting.starts_with("Since ") && waiting.contains(" what clients send cannot be stored ("), "{waiting}");
+    assert!(
+        waiting.contains("database is locked); clients are asked to try again. Round 1: waiting for "),
+        "{waiting}"
+    );
     refused(503, ErrorCode::Unavailable, ready(&coordinator)).await;
     // but nobody is kept from what needs nothing stored.
     assert_eq!(guests[0].asked().await.round, 1);
-    // Once the cause is gone, that is not said any more, even if nobody sends anything.
+    // Once the cause is gone, /readyz finds that out, even if no client sends anything.
     drop(database);
-    coordinator.until("tiny", "all is well", |run| run.waiting.starts_with("Round 1: waiting for ")).await;
     take(200, ready(&coordinator)).await;
+    coordinator.until("tiny", "the sentence is gone", |run| run.waiting.starts_with("Round 1: waiting for ")).await;
     guests[0].sends(1, 2.0).await;
     coordinator.until("tiny", "the round is over", |run| run.version == 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn that_no_update_can_be_stored_is_said_until_it_can() {
+async fn a_failed_write_of_an_update_is_shown_until_one_succeeds() {
     let (coordinator, guests) = Guest::in_round(&["guest"]).await;
     // Given a folder for updates that is away, then who watches is told since when and why, and what the run waits for,
     let away = Away::take(&coordinator, "incoming");
     let refusal = refused(503, ErrorCode::Unavailable, guests[0].full_of(1, 2.0)).await;
     let waiting = coordinator.snapshot("tiny").await.waiting;
-    let cause = format!(" no update that is sent can be stored ({}), clients are told to try again.", refusal.message);
+    let cause = format!(" updates cannot be stored ({}); clients are asked to try again.", refusal.message);
     assert!(waiting.starts_with("Since ") && waiting.contains(&format!("{cause} Round 1: waiting for ")), "{waiting}");
     // and who monitors, for which run;
     let refusal = refused(503, ErrorCode::Unavailable, ready(&coordinator)).await;
@@ -156,10 +159,10 @@ async fn that_no_update_can_be_stored_is_said_until_it_can() {
     assert_eq!(guests[0].asked().await.round, 1);
     Guest::join(&coordinator, "tiny", "later").await;
     assert!(coordinator.snapshot("tiny").await.waiting.contains(&cause));
-    // Once the cause is gone, that is not said any more, even if nobody sends anything.
+    // Once the cause is gone, /readyz finds that out, even if no client sends anything.
     away.bring_back();
-    coordinator.until("tiny", "all is well", |run| run.waiting.starts_with("Round 1: waiting for ")).await;
     take(200, ready(&coordinator)).await;
+    coordinator.until("tiny", "the sentence is gone", |run| run.waiting.starts_with("Round 1: waiting for ")).await;
     guests[0].sends(1, 2.0).await;
     coordinator.until("tiny", "the round is over", |run| run.version == 1).await;
 }
@@ -171,7 +174,7 @@ async fn what_is_decided_is_not_shown_before_it_is_stored() {
     let database = locked(&coordinator).await;
     refused(503, ErrorCode::Unavailable, coordinator.operator(Method::POST, CLOSE)).await;
     let run = coordinator.snapshot("tiny").await;
-    assert!(run.waiting.starts_with("Cannot store what happened"), "{}", run.waiting);
+    assert!(run.waiting.starts_with("Cannot store the run's progress"), "{}", run.waiting);
     assert_eq!(run.phase, Phase::Training);
     drop(database);
     coordinator.until("tiny", "the round is over", |run| run.version == 1 && run.waiting.starts_with("Idle")).await;

@@ -11,7 +11,7 @@ impl Schedule {
     pub(super) fn operator(&mut self) {
         let delay = self.rng.random_range(1_000..40_000);
         self.after(delay, What::Operator);
-        let ids: Vec<_> = self.world.lock().shown.clients.iter().map(|client| client.id.clone()).collect();
+        let ids: Vec<_> = self.environment.lock().shown.clients.iter().map(|client| client.id.clone()).collect();
         let somebody = ids.choose(&mut self.rng).cloned();
         match (self.rng.random_range(0..100), somebody) {
             (0..10, Some(client)) => {
@@ -20,7 +20,7 @@ impl Schedule {
             }
             (10..40, Some(client)) => _ = self.order(Command::Admit { client }),
             (40..45, _) => {
-                let round = self.world.lock().shown.round.as_ref().map(|round| round.number);
+                let round = self.environment.lock().shown.round.as_ref().map(|round| round.number);
                 // Noted first: what it sets going is judged before it returns.
                 let is_new = round.is_some_and(|round| self.ordered.insert(round));
                 // One that the coordinator died at may be in force all the same.
@@ -48,13 +48,13 @@ impl Schedule {
         if self.is_traced {
             eprintln!("    the operator: {command:?}");
         }
-        self.act(async move |c| c.command(command).await.is_ok())
+        self.act(async move |run| run.command(command).await.is_ok())
     }
 
     pub(super) fn configure(&mut self, patch: serde_json::Value) {
-        _ = self.act(async move |c| {
-            let expected = c.machine().config_version();
-            c.configure(expected, &patch).await.map(|_| ())
+        _ = self.act(async move |run| {
+            let expected = run.machine().config_version();
+            run.configure(expected, &patch).await.map(|_| ())
         });
     }
 
@@ -62,13 +62,13 @@ impl Schedule {
         let delay = self.rng.random_range(5_000..60_000);
         self.after(delay, What::Trouble);
         match self.rng.random_range(0..10) {
-            0 if self.conductor.is_some() => self.die(),
+            0 if self.run.is_some() => self.die(),
             1..4 => {
                 let crash_at = (self.rng.random_range(0..12), self.rng.random());
-                self.world.lock().crash_at = Some(crash_at);
+                self.environment.lock().crash_at = Some(crash_at);
             }
-            4 => self.world.lock().failing = 50,
-            5..7 => self.world.lock().failing = 0,
+            4 => self.environment.lock().failing = 50,
+            5..7 => self.environment.lock().failing = 0,
             _ => {
                 let client = self.rng.random_range(0..self.clients.len());
                 self.clients[client].crash(&mut self.rng);

@@ -3,9 +3,9 @@
 use app::api::{
     Autorun, ClientId, ClientState, ClientView, Mode, OpenRound, Rejection, RoundOutcome, RoundSummary, RunConfig,
 };
-use fedlearn::conductor::Record;
 use fedlearn::digest::Sha256Digest;
-use fedlearn::round::{Assignment, Closed, Counted, RecentNorms, Restored, RestoredClient, RestoredRound};
+use fedlearn::round::{Assignment, Closed, Received, RecentNorms, Restored, RestoredClient, RestoredRound};
+use fedlearn::run::Record;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A global model: which updates are in it, by client, round asked in and what it was. That is all that matters here.
@@ -17,7 +17,7 @@ pub struct Model {
 #[derive(Debug, Clone, PartialEq)]
 pub struct UpdateRow {
     pub sha256: [u8; 32],
-    pub counted: Counted,
+    pub received: Received,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -49,6 +49,8 @@ pub struct Database {
     pub rounds: BTreeMap<u64, RoundRow>,
     pub configs: BTreeMap<u64, RunConfig>,
     pub versions: BTreeMap<u64, Model>,
+    /// Models that are durable, by the name of their blob.
+    pub blobs: BTreeMap<[u8; 32], Model>,
     pub autorun: u32,
     pub best: Option<app::api::BestVersion>,
     /// Updates that were taken out again: whose, round asked in, and what it was.
@@ -62,6 +64,7 @@ impl Database {
             rounds: BTreeMap::new(),
             configs: BTreeMap::from([(1, config)]),
             versions: BTreeMap::from([(0, Model::default())]),
+            blobs: BTreeMap::new(),
             autorun: 0,
             best: None,
             dropped: BTreeSet::new(),
@@ -73,7 +76,7 @@ impl Database {
     }
 
     /// One transaction, as the store of the coordinator does it.
-    pub fn save<W: fedlearn::conductor::World<Model = Model>>(&mut self, record: &Record<'_, W>) {
+    pub fn save(&mut self, record: &Record<'_>) {
         match record {
             Record::Joined { client, .. } => {
                 let row = ClientRow { view: (*client).clone(), banned: false, asked: 0, sends_heartbeats: false };
@@ -111,21 +114,18 @@ impl Database {
                 self.rounds.get_mut(round).unwrap().contributions.insert((*client).clone(), row);
                 self.clients.get_mut(*client).unwrap().asked = *round;
             }
-            Record::Update { round, update, at_ms } => {
+            Record::Update { round, client, received, at_ms } => {
                 let row = self.rounds.get_mut(round).unwrap();
                 assert!(row.ended.is_none() && row.closed.is_none(), "an update for round {round}, which is over");
-                let contribution = row.contributions.get_mut(&update.client).unwrap();
-                assert_eq!(contribution.asked.round, update.round);
-                assert!(contribution.update.is_none(), "a second update of {} for round {round}", update.client);
-                let staleness = row.round.base_version - contribution.asked.version;
-                let (samples, loss, bytes, norm) = (update.samples, update.loss, update.bytes, update.norm);
-                let counted = Counted { samples, loss, bytes, norm, staleness };
-                contribution.update = Some(UpdateRow { sha256: update.sha256.0, counted });
-                let view = &mut self.clients.get_mut(&update.client).unwrap().view;
+                let contribution = row.contributions.get_mut(*client).unwrap();
+                assert!(contribution.update.is_none(), "a second update of {client} for round {round}");
+                let sha256 = received.body.sha256.0;
+                contribution.update = Some(UpdateRow { sha256, received: (*received).clone() });
+                let view = &mut self.clients.get_mut(*client).unwrap().view;
                 view.rounds += 1;
                 view.seen_ms = view.seen_ms.max(*at_ms);
-                view.sent_bytes += bytes;
-                view.last_loss = loss.or(view.last_loss);
+                view.sent_bytes += received.body.bytes;
+                view.last_loss = received.loss.or(view.last_loss);
                 view.error = None;
                 view.rejected = None;
             }
@@ -165,16 +165,15 @@ impl Database {
                     }
                 }
             }
-            Record::RoundEnded { summary, model, autorun_rounds } => {
+            Record::RoundEnded { summary, version, autorun_rounds } => {
                 let row = self.rounds.get_mut(&summary.number).unwrap();
                 assert!(row.ended.is_none(), "round {} ends twice", summary.number);
-                assert_eq!(summary.outcome == RoundOutcome::Complete, model.is_some());
+                assert_eq!(summary.outcome == RoundOutcome::Complete, version.is_some());
                 row.ended = Some((*summary).clone());
                 self.autorun = *autorun_rounds;
-                if let Some((model, _)) = model {
-                    let version = summary.version.unwrap();
-                    assert_eq!(version, self.version() + 1);
-                    self.versions.insert(version, (*model).clone());
+                if let Some(new) = version {
+                    assert_eq!((Some(new.version), new.version), (summary.version, self.version() + 1));
+                    self.versions.insert(new.version, self.blobs[&new.sha256.0].clone());
                 }
             }
             Record::Autorun { rounds } => self.autorun = *rounds,
@@ -199,13 +198,13 @@ impl Database {
     }
 
     /// What a coordinator finds that starts now.
-    pub fn restored(&self, now_ms: u64) -> Restored {
+    pub fn restored(&self) -> Restored {
         let (config_version, config) = self.configs.last_key_value().unwrap();
         let mut recent_norms = RecentNorms::default();
         let is_over = |row: &&RoundRow| row.ended.is_some() && row.round.config_version == *config_version;
         for (id, row) in self.rounds.values().filter(is_over).flat_map(|row| &row.contributions) {
             if let Some(update) = &row.update {
-                recent_norms.push(id, update.counted.norm);
+                recent_norms.push(id, update.received.norm);
             }
         }
         Restored {
@@ -225,10 +224,8 @@ impl Database {
                 .collect(),
             round: self.open().map(|row| self.restored_round(row)),
             carried: self.unfinished(),
-            now_ms,
             recent_norms,
             autorun: (self.autorun > 0).then_some(Autorun { rounds: self.autorun }),
-            seed: 7,
         }
     }
 
@@ -237,11 +234,12 @@ impl Database {
         open.cohort = row.contributions.keys().cloned().collect();
         open.updated.clear();
         let earlier = row.contributions.iter().filter(|(_, c)| c.asked.round < open.number);
-        let counted = row.contributions.iter().filter_map(|(id, c)| Some((id.clone(), c.update.as_ref()?.counted)));
+        let received =
+            row.contributions.iter().filter_map(|(id, c)| Some((id.clone(), c.update.as_ref()?.received.clone())));
         RestoredRound {
             config: self.configs[&open.config_version].clone(),
             earlier: earlier.map(|(id, c)| (id.clone(), c.asked)).collect(),
-            counted: counted.collect(),
+            received: received.collect(),
             closed: row.closed.clone(),
             open,
         }

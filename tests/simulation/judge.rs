@@ -3,13 +3,13 @@
 use super::database::UpdateRow;
 use super::schedule::Schedule;
 use app::api::{ClientId, ClientState, ClientView, OpenRound, Phase, RoundOutcome};
-use fedlearn::conductor::Aggregation;
+use fedlearn::run::Aggregation;
 use std::collections::BTreeMap;
 
 impl Schedule {
     /// Against the rules that an aggregation must obey.
     pub(super) fn check(&mut self, work: &Aggregation) {
-        let shared = self.world.lock();
+        let shared = self.environment.lock();
         let row = &shared.database.rounds[&work.round];
         let config = &shared.database.configs[&row.round.config_version];
         let is_ordered = self.ordered.contains(&work.round);
@@ -22,14 +22,15 @@ impl Schedule {
                 let is_out = matches!(state, ClientState::Kicked | ClientState::Pending | ClientState::Quarantine);
                 assert!(!is_out, "an update of {}, which is {state}", part.client);
             }
-            assert!(part.staleness <= u64::from(config.max_staleness));
+            let staleness = work.base_version - part.version;
+            assert!(staleness <= u64::from(config.max_staleness));
             let most = config.max_weight_share.max(1.0 / work.parts.len() as f64);
             assert!(
                 work.parts.len() < 3 || part.share <= most + 1e-9,
                 "a share of {} where {most} is the most",
                 part.share
             );
-            self.tally.stale += u64::from(part.staleness > 0);
+            self.tally.stale += u64::from(staleness > 0);
         }
         // In a round of at least three updates trained alike, an attacker in the minority is left out, and nobody else.
         let newest = shared.database.configs.last_key_value().unwrap().1;
@@ -49,13 +50,13 @@ impl Schedule {
 
     /// After every step: what is shown is what is stored.
     pub(super) fn judge(&mut self) {
-        let shared = self.world.lock();
+        let shared = self.environment.lock();
         let (shown, database) = (&shared.shown, &shared.database);
         assert_eq!(shown.version, database.version());
         assert_eq!(shown.config_version, *database.configs.last_key_value().unwrap().0);
         assert_eq!(shown.autorun.map_or(0, |autorun| autorun.rounds), database.autorun);
         assert_eq!(shown.clients.len(), database.clients.len());
-        assert!(!shared.is_stuck, "stuck without being so");
+        assert!(!shared.is_blocked, "blocked without a reason");
         for client in &shown.clients {
             let stored = &database.clients[&client.id].view;
             let standing = |state| match state {
@@ -98,7 +99,7 @@ impl Schedule {
     /// Every acknowledged update is aggregated exactly once, or its round is on record as void, or the record says that
     /// its client was put out and it was taken out with it.
     pub(super) fn settle_accounts(&mut self) {
-        let shared = self.world.lock();
+        let shared = self.environment.lock();
         let database = &shared.database;
         let mut counts = BTreeMap::new();
         for model in database.versions.values() {

@@ -1,4 +1,4 @@
-//! A run in a simulated world: the real round machine and the real conductor, whose database, network, clients and clock
+//! A run in a simulated world: the real run with its round machine, whose database, network, clients and clock
 //! are made of chance. Anything may be delayed, lost, repeated or overtaken; clients crash, lie and are removed; the
 //! coordinator crashes between any two steps. A judge that keeps books of its own holds every step against the rules.
 //!
@@ -10,12 +10,12 @@
 mod chance;
 mod client;
 mod database;
+mod environment;
 mod judge;
 mod requests;
 mod schedule;
 #[cfg(feature = "server")]
 mod sqlite;
-mod world;
 
 use schedule::Schedule;
 use std::time::{Duration, Instant};

@@ -1,12 +1,12 @@
-//! Requests as the coordinator's HTTP side would hand them to the conductor, and what is answered.
+//! Requests as the coordinator's HTTP side would pass them to the run, and what is answered.
 
 use super::client::{Answer, Lie, Request, SAMPLES, Sent};
+use super::environment::DiskFull;
 use super::schedule::{Died, Schedule};
-use super::world::DiskFull;
 use app::api::{ClientId, Task};
-use fedlearn::conductor::{Receipt, Refusal, Update};
 use fedlearn::digest::Sha256Digest;
-use fedlearn::round::{Command, Reject};
+use fedlearn::round::{Command, Received, Reject, StoredBody};
+use fedlearn::run::{Expectation, Receipt, Refusal};
 use rand::RngExt;
 
 impl Schedule {
@@ -24,7 +24,7 @@ impl Schedule {
                 self.next_id += 1;
                 let id: ClientId = format!("c{}", self.next_id).parse().unwrap();
                 let new = id.clone();
-                let result = self.act(async move |c| c.register(new, Sha256Digest([0; 32]), request).await)?;
+                let result = self.act(async move |run| run.register(new, Sha256Digest([0; 32]), request).await)?;
                 result.map_or_else(refused, |_| Answer::Registered(id))
             }
             Request::Task { id, at_work_for } => {
@@ -34,7 +34,7 @@ impl Schedule {
                 if at_work_for.is_some() && is_heard {
                     self.silent.remove(&id);
                 }
-                let result = self.act(async move |c| c.task(&asked, at_work_for, is_heard).await)?;
+                let result = self.act(async move |run| run.task(&asked, at_work_for, is_heard).await)?;
                 if let Ok((Task::Train(task), _)) = &result {
                     self.may_be_asked(&id, task.round);
                     if at_work_for.is_none() {
@@ -49,17 +49,17 @@ impl Schedule {
             }
             Request::Status { id, report } => {
                 self.silent.remove(&id);
-                let result = self.act(async move |c| c.status(&id, report).await)?;
+                let result = self.act(async move |run| run.status(&id, report).await)?;
                 result.map_or_else(refused, |reply| Answer::Cancel(reply.cancel))
             }
             Request::Update { id, sent } => return self.receive(id, sent),
             Request::Samples { id, samples } => {
                 let change = Command::ChangeSamples { client: id, samples };
-                let result = self.act(async move |c| c.command(change).await)?;
+                let result = self.act(async move |run| run.command(change).await)?;
                 result.map_or_else(refused, |()| Answer::Taken)
             }
             Request::Leave { id } => {
-                let result = self.act(async move |c| c.command(Command::Leave { client: id }).await)?;
+                let result = self.act(async move |run| run.command(Command::Leave { client: id }).await)?;
                 result.map_or_else(refused, |()| Answer::Unknown)
             }
         };
@@ -68,7 +68,11 @@ impl Schedule {
 
     /// Nobody is asked for what is in.
     fn may_be_asked(&self, id: &ClientId, round: u64) {
-        assert_eq!(self.world.lock().database.contribution(id, round), None, "{id} trains twice for round {round}");
+        assert_eq!(
+            self.environment.lock().database.contribution(id, round),
+            None,
+            "{id} trains twice for round {round}"
+        );
     }
 
     fn receive(&mut self, id: ClientId, sent: Sent) -> Result<Option<Answer>, Died> {
@@ -80,16 +84,18 @@ impl Schedule {
         if sent.lie == Lie::Forged {
             return self.reject(id, round, sha256);
         }
-        let update = Update { client: id.clone(), round, samples, loss: Some(0.5), norm, bytes: 100, sha256, body: () };
-        let result = self.act(async move |c| c.update(update).await)?;
+        let body = StoredBody { sha256, bytes: 100, file: sha256.to_string(), format: "container".to_owned() };
+        let received = Received { samples, loss: Some(0.5), norm, body };
+        let client = id.clone();
+        let result = self.act(async move |run| run.update(&client, round, received).await)?;
         Ok(Some(match result {
             Ok(receipt) => {
                 // Durable before it is answered: whatever happens now, it is in.
-                let stored = self.world.lock().database.contribution(&id, round);
+                let stored = self.environment.lock().database.contribution(&id, round);
                 assert_eq!(stored, Some(sha256), "an acknowledged update of {id} is not stored");
                 assert!(norm.is_finite() && norm < 1e6 && samples <= SAMPLES, "a bad one is taken");
                 if let Some(known) = self.acknowledged.insert((id.clone(), round), sent.sha256) {
-                    let is_out = self.world.lock().database.dropped.contains(&(id, round, known));
+                    let is_out = self.environment.lock().database.dropped.contains(&(id, round, known));
                     assert!(is_out || known == sent.sha256, "two updates for one round");
                 }
                 match receipt {
@@ -114,10 +120,10 @@ impl Schedule {
 
     /// What was read of an update that is awaited is not acceptable.
     fn reject(&mut self, client: ClientId, round: u64, sha256: Sha256Digest) -> Result<Option<Answer>, Died> {
-        let result = self.act(async move |c| {
-            if c.prior(&client, round).await?.is_none() {
+        let result = self.act(async move |run| {
+            if matches!(run.expect(&client, round).await?, Expectation::Awaited { .. }) {
                 let (reason, strike) = ("it contradicts itself".to_owned(), Some(sha256));
-                c.command(Command::Rejected { client, round, reason, strike }).await?;
+                run.command(Command::Rejected { client, round, reason, strike }).await?;
             }
             Ok::<_, Refusal<DiskFull>>(())
         })?;

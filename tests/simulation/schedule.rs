@@ -4,10 +4,11 @@ use super::Tally;
 use super::chance::random_config;
 use super::client::{Answer, Client, Request};
 use super::database::{Database, Model};
-use super::world::{Simulated, Twin};
+use super::environment::{Simulated, Twin};
 use app::api::{ClientId, ClientState, RunConfig, RunSnapshot};
-use fedlearn::conductor::{Aggregation, Conductor, Made};
+use fedlearn::digest::Sha256Digest;
 use fedlearn::round::{Command, Restored, RoundMachine};
+use fedlearn::run::{Aggregation, Candidate, Ledger, Run};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
@@ -46,8 +47,8 @@ pub(super) struct Died;
 
 pub struct Schedule {
     pub(super) rng: ChaCha8Rng,
-    pub(super) world: Simulated,
-    pub(super) conductor: Option<Conductor<Simulated>>,
+    pub(super) environment: Simulated,
+    pub(super) run: Option<Run<Simulated>>,
     pub(super) clients: Vec<Client>,
     pub(super) queue: BinaryHeap<Reverse<(u64, u64)>>,
     pub(super) events: BTreeMap<u64, What>,
@@ -73,13 +74,13 @@ pub struct Schedule {
 impl PartialEq for Schedule {
     fn eq(&self, other: &Self) -> bool {
         let books = |this: &Self| (this.acknowledged.clone(), this.tally, this.next_event);
-        books(self) == books(other) && self.world.lock().database == other.world.lock().database
+        books(self) == books(other) && self.environment.lock().database == other.environment.lock().database
     }
 }
 
 impl std::fmt::Debug for Schedule {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:?} {:?}", self.tally, self.world.lock().database)
+        write!(f, "{:?} {:?}", self.tally, self.environment.lock().database)
     }
 }
 
@@ -105,18 +106,18 @@ impl Schedule {
         let config = random_config(&mut rng);
         let database = Database::new(config.clone());
         let twin = twin(&config);
-        let machine = RoundMachine::new(Restored::fresh(config, 7));
-        let world = Simulated::new(seed, START_MS, database.clone(), snapshot(&machine, &database));
-        world.lock().twin = twin;
+        let machine = RoundMachine::new(START_MS, Restored::fresh(config));
+        let environment = Simulated::new(seed, START_MS, database.clone(), snapshot(&machine, &database));
+        environment.lock().twin = twin;
         let count = rng.random_range(2..=6);
         let clients = (0..count)
             .map(|n| Client::new(format!("client-{n}"), rng.random_bool(0.2), rng.random_bool(0.4)))
             .collect();
-        let conductor = Some(Conductor::new(world.clone(), machine, None));
+        let run = Some(Run::new(environment.clone(), machine, None));
         let mut this = Self {
             rng,
-            world,
-            conductor,
+            environment,
+            run,
             clients,
             queue: BinaryHeap::new(),
             events: BTreeMap::new(),
@@ -142,7 +143,7 @@ impl Schedule {
     }
 
     pub(super) fn now(&self) -> u64 {
-        self.world.lock().now_ms
+        self.environment.lock().now_ms
     }
 
     pub(super) fn after(&mut self, delay_ms: u64, what: What) {
@@ -156,7 +157,7 @@ impl Schedule {
         let Some(Reverse((at, number))) = self.queue.pop() else { return };
         let what = self.events.remove(&number).unwrap();
         {
-            let mut shared = self.world.lock();
+            let mut shared = self.environment.lock();
             shared.now_ms = shared.now_ms.max(at);
         }
         if self.is_traced {
@@ -181,7 +182,7 @@ impl Schedule {
             }
             What::Answer { .. } => {}
             What::Aggregated(work) => self.aggregated(&work),
-            What::Timer { life } if life == self.life => _ = self.act(async |conductor| conductor.tick().await),
+            What::Timer { life } if life == self.life => _ = self.act(async |run| run.tick().await),
             What::Timer { .. } => {}
             What::Operator => self.operator(),
             What::Trouble => self.trouble(),
@@ -218,19 +219,15 @@ impl Schedule {
     }
 
     /// Has the coordinator do something, to its end or to its death.
-    pub(super) fn act<T>(&mut self, act: impl AsyncFnOnce(&mut Conductor<Simulated>) -> T) -> Result<T, Died> {
-        let Some(mut conductor) = self.conductor.take() else { return Err(Died) };
-        let result = {
-            let step = pin!(act(&mut conductor));
-            step.poll(&mut Context::from_waker(Waker::noop()))
-        };
-        match result {
-            Poll::Ready(result) => {
-                self.conductor = Some(conductor);
+    pub(super) fn act<T>(&mut self, act: impl AsyncFnOnce(&mut Run<Simulated>) -> T) -> Result<T, Died> {
+        let Some(mut run) = self.run.take() else { return Err(Died) };
+        match at_once(act(&mut run)) {
+            Some(result) => {
+                self.run = Some(run);
                 self.judge();
                 Ok(result)
             }
-            Poll::Pending => {
+            None => {
                 if self.is_traced {
                     eprintln!("    the coordinator dies in the middle of it");
                 }
@@ -242,12 +239,12 @@ impl Schedule {
     }
 
     pub(super) fn die(&mut self) {
-        self.conductor = None;
+        self.run = None;
         self.tally.crashes += 1;
-        let mut shared = self.world.lock();
+        let mut shared = self.environment.lock();
         shared.aggregations.clear();
         shared.crash_at = None;
-        shared.is_stuck = false;
+        shared.is_blocked = false;
         self.crashed.extend(shared.database.open().map(|row| row.round.number));
         // A coordinator that starts again expects silence of those alone that never sent a heartbeat.
         let is_silent = |id: &ClientId| shared.database.clients.get(id).is_some_and(|row| !row.sends_heartbeats);
@@ -265,31 +262,28 @@ impl Schedule {
         let is_set_back = !self.is_calm && self.rng.random_bool(0.05);
         let set_back_ms = if is_set_back { self.rng.random_range(0..10_000_000) } else { 0 };
         let machine = {
-            let mut shared = self.world.lock();
+            let restored = at_once(self.environment.load()).unwrap().unwrap();
+            let mut shared = self.environment.lock();
             shared.now_ms = shared.now_ms.saturating_sub(set_back_ms).max(START_MS);
-            let restored = shared.database.restored(shared.now_ms);
-            if let Some(twin) = &shared.twin {
-                assert_eq!(twin.restored(shared.now_ms), restored, "the other ledger has another run");
-            }
-            let machine = RoundMachine::new(restored);
+            let machine = RoundMachine::new(shared.now_ms, restored);
             shared.shown = snapshot(&machine, &shared.database);
             machine
         };
-        let best = self.world.lock().shown.best;
-        self.conductor = Some(Conductor::new(self.world.clone(), machine, best));
-        _ = self.act(async |conductor| conductor.tick().await);
+        let best = self.environment.lock().shown.best;
+        self.run = Some(Run::new(self.environment.clone(), machine, best));
+        _ = self.act(async |run| run.tick().await);
     }
 
     /// What follows by itself: timers, and aggregations that were begun.
     fn follow(&mut self) {
-        let begun = std::mem::take(&mut self.world.lock().aggregations);
+        let begun = std::mem::take(&mut self.environment.lock().aggregations);
         for work in begun {
             self.check(&work);
             let delay = self.rng.random_range(10..5_000);
             self.after(delay, What::Aggregated(work));
         }
-        let Some(conductor) = &self.conductor else { return };
-        let timeout = conductor.machine().poll_timeout();
+        let Some(run) = &self.run else { return };
+        let timeout = run.machine().poll_timeout();
         if let Some(at) = timeout {
             // The one before it is dropped: there is one timer at a time.
             let is_timer = |what: &What| matches!(what, What::Timer { .. });
@@ -305,7 +299,7 @@ impl Schedule {
     fn aggregated(&mut self, work: &Aggregation) {
         let fails = !self.is_calm && self.rng.random_bool(0.05);
         let made_of = {
-            let shared = self.world.lock();
+            let shared = self.environment.lock();
             let rows = &shared.database.rounds[&work.round].contributions;
             let part = |id: &ClientId| {
                 let row = &rows[id];
@@ -313,17 +307,20 @@ impl Schedule {
             };
             work.parts.iter().map(|part_of| part(&part_of.client)).collect()
         };
-        let made = Made { model: Model { made_of }, test_loss: Some(1.0), test_accuracy: Some(0.5) };
-        let result = if fails { Err("the mean is not finite".to_owned()) } else { Ok(made) };
+        let parameters = Model { made_of };
+        let sha256 = Sha256Digest::of(format!("{parameters:?}"));
+        self.environment.lock().database.blobs.insert(sha256.0, parameters.clone());
+        let candidate = Candidate { parameters, sha256, test_loss: Some(1.0), test_accuracy: Some(0.5) };
+        let result = if fails { Err("the mean is not finite".to_owned()) } else { Ok(candidate) };
         let round = work.round;
-        _ = self.act(async |conductor| conductor.aggregated(round, result).await);
+        _ = self.act(async |run| run.aggregated(round, result).await);
     }
 
     /// From here on nothing breaks and nobody lies, and all are let in: three rounds must come to completion.
     fn calm(&mut self) {
         self.is_calm = true;
         {
-            let mut shared = self.world.lock();
+            let mut shared = self.environment.lock();
             (shared.crash_at, shared.failing) = (None, 0);
             let in_quarantine = |state| state == ClientState::Quarantine;
             let clients = shared.database.clients.values();
@@ -341,11 +338,11 @@ impl Schedule {
         let until = self.now() + PATIENCE_MS;
         while self.now() < until {
             self.step();
-            if self.conductor.is_none() {
+            if self.run.is_none() {
                 continue;
             }
             let kept_out: Vec<_> = {
-                let shared = self.world.lock();
+                let shared = self.environment.lock();
                 let is_out =
                     |state| matches!(state, ClientState::Pending | ClientState::Kicked | ClientState::Quarantine);
                 shared.shown.clients.iter().filter(|c| is_out(c.state)).map(|c| c.id.clone()).collect()
@@ -365,12 +362,20 @@ impl Schedule {
                 _ = self.order(Command::StartAutorun { rounds: 3 });
                 self.follow();
             }
-            if is_started && self.world.lock().shown.autorun.is_none() {
+            if is_started && self.environment.lock().shown.autorun.is_none() {
                 return;
             }
             self.follow();
         }
-        panic!("stalled: {}", self.world.lock().shown.waiting);
+        panic!("stalled: {}", self.environment.lock().shown.waiting);
+    }
+}
+
+/// The result of a future that never waits; `None` if it waits, which means that the coordinator has died.
+fn at_once<T>(future: impl Future<Output = T>) -> Option<T> {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(result) => Some(result),
+        Poll::Pending => None,
     }
 }
 

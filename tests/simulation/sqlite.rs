@@ -1,14 +1,13 @@
 //! The same schedules with the real database beside the simulated one: after each crash both hold the same run.
 
+use super::environment::Twin;
 use super::schedule::{START_MS, Schedule};
-use super::world::{Simulated, Twin};
 use super::{TellSeed, from_env};
 use app::api::{RunConfig, RunId};
-use fedlearn::conductor::{Record, Update};
-use fedlearn::coordinator::{restored, save};
 use fedlearn::digest::Sha256Digest;
 use fedlearn::round::Restored;
-use fedlearn::store::{NewRun, Store, StoredUpdate};
+use fedlearn::run::{Ledger, Record};
+use fedlearn::store::{NewRun, Store};
 use std::cell::RefCell;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -36,27 +35,16 @@ impl Sqlite {
 }
 
 impl Twin for Sqlite {
-    fn save(&self, record: &Record<'_, Simulated>) {
-        let stored_update = |update: &Update<()>| StoredUpdate {
-            sha256: update.sha256,
-            file: update.sha256.to_string(),
-            format: "container".to_owned(),
-            bytes: update.bytes,
-            samples: update.samples,
-            loss: update.loss,
-            norm: update.norm,
-        };
-        let store = self.store.borrow();
-        let saving = save(&store, &self.run, record, stored_update, |model| Sha256Digest::of(format!("{model:?}")));
-        self.runtime.block_on(saving).unwrap();
+    fn save(&self, record: &Record<'_>) {
+        let ledger = self.store.borrow().ledger(self.run.clone());
+        self.runtime.block_on(ledger.save(record)).unwrap();
     }
 
-    fn restored(&self, now_ms: u64) -> Restored {
+    fn load(&self) -> Restored {
         self.store.borrow().release();
         self.store.replace(self.runtime.block_on(Store::open(self.folder.path())).unwrap());
-        let runs = self.runtime.block_on(self.store.borrow().load_runs(|_| true)).unwrap();
-        let mut found = restored(&runs[0], now_ms);
-        found.seed = 7;
+        let ledger = self.store.borrow().ledger(self.run.clone());
+        let mut found = self.runtime.block_on(ledger.load()).unwrap();
         found.roster.sort_by(|a, b| a.view.id.cmp(&b.view.id));
         found
     }

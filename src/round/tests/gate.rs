@@ -8,7 +8,7 @@ fn bounds(max_update_norm: Option<f64>, max_norm_ratio: Option<f64>) -> RunConfi
 }
 
 fn with_norm(name: &str, round: u64, norm: f64) -> Command {
-    Command::Update { client: id(name), round, update: Counted { norm, ..counted(100, None, 1) } }
+    Command::Update { client: id(name), round, update: Received { norm, ..received(100, None, 1) } }
 }
 
 fn fault(world: &World, norm: f64) -> Option<String> {

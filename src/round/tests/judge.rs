@@ -320,7 +320,7 @@ impl Judge {
     fn parts(&self, machine: &RoundMachine) {
         let seen = self.round.as_ref().unwrap();
         let expected = seen.updates.iter().map(|(id, asked)| (id.clone(), seen.open.base_version - self.bases[asked]));
-        let parts = machine.parts().into_iter().map(|part| (part.client, part.staleness));
+        let parts = machine.parts().into_iter().map(|part| (part.client, machine.version() - part.version));
         assert_eq!(parts.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
         for id in seen.updates.keys().filter(|id| !self.out_too_late.contains(*id)) {
             // One that has left by itself leaves its update in.
@@ -394,7 +394,7 @@ impl Judge {
         let open = machine.open_round().unwrap();
         let counts = |id: &&ClientId| machine.client(id).is_none_or(|c| !is_out(c.state));
         let asked = |id: &ClientId| stored.earlier.get(id).map_or(stored.open.number, |earlier| earlier.round);
-        let updates: BTreeMap<_, _> = stored.counted.keys().filter(counts).map(|id| (id.clone(), asked(id))).collect();
+        let updates: BTreeMap<_, _> = stored.received.keys().filter(counts).map(|id| (id.clone(), asked(id))).collect();
         assert_eq!((open.number, &open.cohort), (stored.open.number, &stored.open.cohort));
         assert!(open.updated.iter().eq(updates.keys()), "what was acknowledged is counted");
         stored.open.cohort.iter().for_each(|id| _ = self.counted.remove(&(id.clone(), asked(id))));

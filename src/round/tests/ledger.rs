@@ -17,7 +17,6 @@ pub(super) struct Ledger {
     pub carried: BTreeMap<ClientId, Assignment>,
     recent_norms: RecentNorms,
     pub autorun: Option<Autorun>,
-    seed: u64,
 }
 
 impl Ledger {
@@ -31,7 +30,6 @@ impl Ledger {
             carried: from.carried.clone(),
             recent_norms: from.recent_norms.clone(),
             autorun: from.autorun,
-            seed: from.seed,
         }
     }
 
@@ -44,7 +42,7 @@ impl Ledger {
                 self.clients.entry(client.clone()).or_insert(new);
             }
             Command::Update { client, update, .. } => {
-                self.round.as_mut().unwrap().counted.insert(client.clone(), *update);
+                self.round.as_mut().unwrap().received.insert(client.clone(), update.clone());
             }
             Command::Configure { config, config_version } => {
                 self.configs.insert(*config_version, (**config).clone());
@@ -72,8 +70,8 @@ impl Ledger {
                 let earlier = machine.carried().map(|(id, earlier)| (id.clone(), earlier)).collect();
                 open.cohort.iter().for_each(|id| self.asked(id, open.number));
                 self.last_number = open.number;
-                let counted = BTreeMap::new();
-                self.round = Some(RestoredRound { open, config, earlier, counted, closed: None });
+                let received = BTreeMap::new();
+                self.round = Some(RestoredRound { open, config, earlier, received, closed: None });
             }
             Effect::Cohort { client, step } => {
                 let number = self.round.as_ref().unwrap().open.number;
@@ -89,7 +87,7 @@ impl Ledger {
                     }
                     CohortStep::Counted => {}
                     CohortStep::Dropped => {
-                        round.counted.remove(client);
+                        round.received.remove(client);
                         if machine.closed().is_none() {
                             round.closed = None;
                         }
@@ -106,12 +104,12 @@ impl Ledger {
                 self.carried.clear();
                 if round.config.mode == Mode::Async {
                     let this = Assignment { round: round.open.number, version: round.open.base_version };
-                    let left = round.open.cohort.iter().filter(|id| !round.counted.contains_key(*id));
+                    let left = round.open.cohort.iter().filter(|id| !round.received.contains_key(*id));
                     self.carried.extend(left.map(|id| (id.clone(), *round.earlier.get(id).unwrap_or(&this))));
                 }
                 self.autorun = machine.autorun();
                 let newest = *self.configs.last_key_value().unwrap().0;
-                for (id, update) in round.counted.iter().filter(|_| round.open.config_version == newest) {
+                for (id, update) in round.received.iter().filter(|_| round.open.config_version == newest) {
                     self.recent_norms.push(id, update.norm);
                 }
                 if summary.outcome == RoundOutcome::Complete {
@@ -137,7 +135,7 @@ impl Ledger {
         }
     }
 
-    pub fn restored(&self, now_ms: UnixMs) -> Restored {
+    pub fn restored(&self) -> Restored {
         let (config_version, config) = self.configs.last_key_value().unwrap();
         Restored {
             config: config.clone(),
@@ -147,10 +145,8 @@ impl Ledger {
             roster: self.clients.values().cloned().collect(),
             round: self.round.clone(),
             carried: if self.round.is_none() { self.carried.clone() } else { BTreeMap::new() },
-            now_ms,
             recent_norms: self.recent_norms.clone(),
             autorun: self.autorun,
-            seed: self.seed,
         }
     }
 }

@@ -18,7 +18,7 @@ mod schedules;
 mod sentences;
 mod silence;
 
-use super::{Command, Counted, Effect, Reject, Restored, RoundMachine, Standing, UnixMs};
+use super::{Command, Effect, Received, Reject, Restored, RoundMachine, Standing, StoredBody, UnixMs};
 use crate::digest::Sha256Digest;
 use app::api::{
     Admission, ClientId, ClientState, CohortSize, CohortStep, Mode, Progress, ReportedState, RoundOutcome,
@@ -46,13 +46,13 @@ fn join(name: &str) -> Command {
     Command::Join { client: id(name), name: name.to_owned(), samples: 100, device: "cpu".to_owned() }
 }
 
-/// Its staleness is nonsense, for the machine to put right.
-fn counted(samples: u64, loss: Option<f64>, bytes: u64) -> Counted {
-    Counted { samples, loss, bytes, norm: 1.0, staleness: 99 }
+fn received(samples: u64, loss: Option<f64>, bytes: u64) -> Received {
+    let body = StoredBody { sha256: Sha256Digest::of("body"), bytes, file: "file".into(), format: "container".into() };
+    Received { samples, loss, norm: 1.0, body }
 }
 
 fn update(name: &str, round: u64) -> Command {
-    Command::Update { client: id(name), round, update: counted(100, Some(1.0), 1_000) }
+    Command::Update { client: id(name), round, update: received(100, Some(1.0), 1_000) }
 }
 
 fn seen(name: &str) -> Command {
@@ -130,12 +130,12 @@ struct World {
 
 impl World {
     fn new(config: RunConfig) -> Self {
-        Self::from(Restored::fresh(config, 7))
+        Self::from(Restored::fresh(config))
     }
 
     fn from(restored: Restored) -> Self {
-        let (ledger, now) = (Ledger::new(&restored), restored.now_ms.max(START_MS));
-        Self { machine: RoundMachine::new(restored), ledger, now, effects: Vec::new() }
+        let ledger = Ledger::new(&restored);
+        Self { machine: RoundMachine::new(START_MS, restored), ledger, now: START_MS, effects: Vec::new() }
     }
 
     /// A world where these have joined and reported ready.
@@ -204,7 +204,7 @@ impl World {
     /// The coordinator dies, and is there again after that time.
     fn restart(&mut self, ms: u64) {
         self.now += ms;
-        self.machine = RoundMachine::new(self.ledger.restored(self.now));
+        self.machine = RoundMachine::new(self.now, self.ledger.restored());
     }
 
     /// The same, and it has taken note of the time.
@@ -232,7 +232,9 @@ impl World {
 
     /// What is counted: whose it is, and how stale.
     fn parts(&self) -> Vec<(String, u64)> {
-        self.machine.parts().into_iter().map(|part| (part.client.to_string(), part.staleness)).collect()
+        let base_version = self.machine.version();
+        let staleness = |version| base_version - version;
+        self.machine.parts().into_iter().map(|part| (part.client.to_string(), staleness(part.version))).collect()
     }
 
     fn drain(&mut self) -> Vec<Effect> {

@@ -45,7 +45,7 @@ fn a_round_by_hand_runs_from_the_model_to_the_next_version() {
 #[test]
 fn a_round_is_on_record_with_all_its_figures() {
     let mut world = World::in_round(quorum(1), &["alice", "bob", "carol"]);
-    let send = |name, n, loss| Command::Update { client: id(name), round: 1, update: counted(n, loss, 10) };
+    let send = |name, n, loss| Command::Update { client: id(name), round: 1, update: received(n, loss, 10) };
     world.ok(send("alice", 100, Some(1.0)));
     world.ok(send("bob", 300, Some(2.0)));
     world.ok(send("carol", 1_000, None));
@@ -88,7 +88,7 @@ fn a_counted_update_is_added_to_its_clients_account() {
 #[test]
 fn a_loss_that_is_no_number_is_as_good_as_none() {
     let mut world = World::in_round(quorum(1), &["alice"]);
-    let update = counted(u64::MAX, Some(f64::NAN), u64::MAX);
+    let update = received(u64::MAX, Some(f64::NAN), u64::MAX);
     world.ok(Command::Update { client: id("alice"), round: 1, update });
     world.ok(Command::Committed { version: 1, test_loss: Some(f64::NAN), test_accuracy: None });
     let summary = world.ended()[0];
@@ -162,7 +162,11 @@ fn those_who_waited_longest_are_asked_first() {
 #[test]
 fn seed_and_round_decide_between_equals() {
     let cohort = |seed, next_round| {
-        let mut world = World::from(Restored { next_round, ..Restored::fresh(cohort_of(4, 1), seed) });
+        let mut world = World::from({
+            let mut config = cohort_of(4, 1);
+            config.train.seed = seed;
+            Restored { next_round, ..Restored::fresh(config) }
+        });
         for n in 0..40 {
             world.ok(join(&n.to_string()));
         }

@@ -31,10 +31,10 @@ struct Schedule {
 
 impl Schedule {
     fn new(config: RunConfig) -> Self {
-        let restored = Restored::fresh(config.clone(), 7);
+        let restored = Restored::fresh(config.clone());
         Self {
             ledger: Ledger::new(&restored),
-            machine: RoundMachine::new(restored),
+            machine: RoundMachine::new(START_MS, restored),
             judge: Judge::new(config),
             now: START_MS,
             effects: Vec::new(),
@@ -95,7 +95,7 @@ impl Schedule {
 
     fn restart(&mut self) {
         self.trace(&"restart");
-        self.machine = RoundMachine::new(self.ledger.restored(self.now));
+        self.machine = RoundMachine::new(self.now, self.ledger.restored());
         // What is stored of those who are out by now is taken out, what was closed is combined, and nobody waits for
         // an admission that is open.
         while let Some(effect) = self.machine.poll_effect() {
@@ -179,9 +179,9 @@ fn calm_config(rng: &mut ChaCha8Rng) -> RunConfig {
     RunConfig { min_clients, admission, deadline_s: 150, below_quorum: BelowQuorum::Void, ..config }
 }
 
-fn random_update(rng: &mut ChaCha8Rng) -> Counted {
+fn random_update(rng: &mut ChaCha8Rng) -> Received {
     let loss = [None, Some(1.0), Some(f64::INFINITY)][rng.random_range(0..3)];
-    Counted { norm: rng.random_range(0.0..2.0), ..counted(rng.random_range(1..=100), loss, 1_000) }
+    Received { norm: rng.random_range(0.0..2.0), ..received(rng.random_range(1..=100), loss, 1_000) }
 }
 
 fn random_command(rng: &mut ChaCha8Rng, schedule: &Schedule) -> Command {

@@ -144,7 +144,7 @@ impl Coordinator {
         let runs: Vec<_> = server.coordinator().lines().into_iter().map(|line| line.run).collect();
         let handles: Vec<_> = runs.iter().map(|run| server.coordinator().run(run).unwrap()).collect();
         server.stop().await;
-        let shown: Vec<_> = handles.iter().map(|handle| handle.published().snapshot()).collect();
+        let shown: Vec<_> = handles.iter().map(|handle| handle.feed().snapshot()).collect();
         let secrets = self.secrets.lock().unwrap().clone();
         invariants::check(self.folder.path(), &shown, &secrets).await;
     }

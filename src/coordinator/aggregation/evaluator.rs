@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// A network to load versions into, and images to try them on.
 #[derive(Debug)]
-pub(super) struct Evaluator {
+pub(in crate::coordinator) struct Evaluator {
     // One evaluation at a time: the network is loaded anew for each.
     network: Mutex<Network>,
     images: Arc<Images>,
@@ -16,7 +16,11 @@ pub(super) struct Evaluator {
 
 impl Evaluator {
     /// Blocking: makes the network.
-    pub(super) fn new(spec: &ModelSpec, device: Device, images: Arc<Images>) -> Result<Self, model::ModelError> {
+    pub(in crate::coordinator) fn new(
+        spec: &ModelSpec,
+        device: Device,
+        images: Arc<Images>,
+    ) -> Result<Self, model::ModelError> {
         Ok(Self { network: Mutex::new(Network::new(spec, device)?), images })
     }
 

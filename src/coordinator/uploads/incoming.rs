@@ -1,48 +1,48 @@
-//! An update on its way in: written to disk as it arrives, and checked block by block as soon as a block is there.
+//! An update that is being received: written to disk as it arrives, and checked block by block as soon as a block is complete.
 //!
-//! So a bad update is refused before all of it has come, and the last block of a good one is checked moments after its
-//! last byte. Checking keeps no values: memory is a few blocks for each worker thread, whatever the number and size of
-//! updates. Once all is checked and the file is durable, the update may be counted; its values are read again when the
-//! round is over.
+//! A bad update is rejected before all of it has arrived, and the last block of a good one is checked moments after its last
+//! byte. Checking keeps no values in memory but a few blocks for each worker thread, whatever the number and size of updates.
+//! Once all blocks are checked and the file is durable, the update may be counted; its values are read again when the round
+//! closes.
 
-use super::handle::RunError;
-use super::models::blocking;
+use super::error::UploadError;
 use super::rejection::Rejection;
 use crate::digest::Sha256Digest;
-use crate::store::{BlobError, Expanded, Spool, SpoolFile, Store, StoreError};
+use crate::round::StoredBody;
+use crate::store::{BlobError, Expanded, Spool, SpoolFile, Store, blocking};
 use crate::wire::{self, Base, BlockSource, BodyFormat, Distance, Parameters, Plan, ReadError};
 use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
 use tokio::task::JoinHandle;
 
-/// So many bytes of a body tell how long its head is, whatever its format.
+/// The first bytes of a body, which contain the length of its head in every format.
 const FIRST_BYTES: u64 = 16;
 
-/// An update whose bytes are coming in.
+/// An update that is being received.
 #[derive(Debug)]
-pub struct Incoming {
+pub(super) struct Incoming {
     format: BodyFormat,
     spool: Spool,
-    /// The version that the client was asked to train from.
+    /// The version that the client was asked to train from, and its parameters.
     version: u64,
     base: Arc<Parameters>,
-    /// How long the head is, once that is known.
+    /// Length of the head, once it is known.
     head_bytes: Option<u64>,
-    /// SHA-256 of the head, once it was read.
+    /// SHA-256 of the head, once it is read.
     head_digest: Option<Sha256Digest>,
     plan: Option<Arc<Plan>>,
     checking: Option<JoinHandle<Result<f64, ReadError>>>,
     /// Blocks that are checked or being checked.
     checked: usize,
-    /// The sum of the squares of the differences to the base, over the blocks that are checked.
+    /// Sum of the squared differences to the base over the blocks that are checked.
     squared: f64,
 }
 
-/// An update of which nothing comes for now. It holds no more memory than it must: what its head tells and the version that
-/// it is trained from are read again when it goes on.
+/// An interrupted upload. Its head and the version that the update was trained from are not kept in memory: they are read
+/// again when it is resumed.
 #[derive(Debug)]
-pub(super) struct Resting {
+pub(super) struct Interrupted {
     format: BodyFormat,
     spool: Spool,
     version: u64,
@@ -52,84 +52,65 @@ pub(super) struct Resting {
     squared: f64,
 }
 
-impl Resting {
-    /// Goes on with it. The base is that of [`Self::version`].
-    pub(super) fn go_on(self, base: Arc<Parameters>) -> Incoming {
+impl Interrupted {
+    /// Resumes it. `base` holds the parameters of [`Self::version`].
+    pub(super) fn resume(self, base: Arc<Parameters>) -> Incoming {
         let Self { format, spool, version, head_bytes, checking, checked, squared } = self;
         let (head_digest, plan) = (None, None);
         Incoming { format, spool, version, base, head_bytes, head_digest, plan, checking, checked, squared }
     }
 
-    /// The version that it is trained from.
+    /// The version that the update was trained from.
     pub(super) fn version(&self) -> u64 {
         self.version
     }
 
-    /// Bytes that have come.
+    /// Bytes that are received.
     pub(super) fn bytes(&self) -> u64 {
         self.spool.bytes()
     }
 }
 
-/// The body of an update that is sound and durable. Dropped, it is removed, unless its record was saved.
+/// An update that is checked and durable. Dropped, its file is removed unless the spool was kept.
 #[derive(Debug)]
-pub struct Body {
-    pub(super) spool: Spool,
-    pub(super) format: BodyFormat,
-}
-
-/// An update that is sound and durable.
-#[derive(Debug)]
-pub struct CheckedUpdate {
-    /// Its body.
-    pub body: Body,
-    /// Its L2 distance from the version that it was trained from, as the client received that.
+pub(in crate::coordinator) struct CheckedUpdate {
+    pub spool: Spool,
+    pub body: StoredBody,
+    /// L2 distance from the version that it was trained from, as the client received that.
     pub norm: f64,
 }
 
-impl CheckedUpdate {
-    /// Bytes of its body as it came.
-    pub fn bytes(&self) -> u64 {
-        self.body.spool.bytes()
-    }
-
-    /// SHA-256 of them.
-    pub fn digest(&self) -> Sha256Digest {
-        self.body.spool.digest()
-    }
-}
-
 impl Incoming {
-    /// Nothing has come yet of an update that is trained from that version.
-    pub fn new(spool: Spool, format: BodyFormat, (version, base): (u64, Arc<Parameters>)) -> Self {
+    /// Begins to receive an update that was trained from that version.
+    pub(super) fn new(spool: Spool, format: BodyFormat, (version, base): (u64, Arc<Parameters>)) -> Self {
         let (head_bytes, head_digest, plan, checking) = (None, None, None, None);
         Self { format, spool, version, base, head_bytes, head_digest, plan, checking, checked: 0, squared: 0.0 }
     }
 
-    /// Nothing more comes for now.
-    pub(super) fn rest(self) -> Resting {
+    /// Releases what is not needed until the upload is resumed.
+    pub(super) fn interrupt(self) -> Interrupted {
         let Self { format, spool, version, head_bytes, checking, checked, squared, .. } = self;
-        Resting { format, spool, version, head_bytes, checking, checked, squared }
+        Interrupted { format, spool, version, head_bytes, checking, checked, squared }
     }
 
-    /// Bytes that have come.
-    pub fn bytes(&self) -> u64 {
+    /// Bytes that are received.
+    pub(super) fn bytes(&self) -> u64 {
         self.spool.bytes()
     }
 
-    /// SHA-256 of the bytes that have come.
-    pub fn digest(&self) -> Sha256Digest {
+    /// SHA-256 of the bytes that are received.
+    pub(super) fn digest(&self) -> Sha256Digest {
         self.spool.digest()
     }
 
-    /// Takes the next bytes. Broken off while it waits, it has taken them or not, as [`Self::bytes`] says, and can go on.
+    /// Appends bytes. If it is cancelled they are appended or not, as [`Self::bytes`] shows, and the upload can continue.
     ///
     /// # Errors
-    /// The update cannot be accepted, whatever else comes; or the file system.
-    pub async fn append(&mut self, chunk: Bytes) -> Result<(), RunError> {
-        self.spool.append(chunk).await.map_err(StoreError::from)?;
+    /// The update is rejected, whatever the remaining bytes are; or the file system.
+    pub(super) async fn append(&mut self, chunk: Bytes) -> Result<(), UploadError> {
+        self.spool.append(chunk).await?;
         if self.format == (BodyFormat::Safetensors { zstd: true }) {
-            return Ok(()); // read once it is there: what it expands to is written to another file
+            return Ok(()); // checked when it is complete: it is expanded into another file
         }
         self.read_head().await?;
         if let Some(plan) = self.plan.as_ref().filter(|plan| self.spool.bytes() > plan.bytes()) {
@@ -144,12 +125,12 @@ impl Incoming {
         Ok(())
     }
 
-    /// Reads the head once all of it is here: from the file, so that half a head takes no memory.
-    async fn read_head(&mut self) -> Result<(), RunError> {
+    /// Reads the head once it is complete: from the file, so that an incomplete one takes no memory.
+    async fn read_head(&mut self) -> Result<(), UploadError> {
         if self.plan.is_some() || self.head_bytes.is_some_and(|bytes| self.spool.bytes() < bytes) {
             return Ok(());
         }
-        self.spool.flush().await.map_err(StoreError::from)?;
+        self.spool.flush().await?;
         let (format, file) = (self.format, self.spool.file());
         let head = blocking(move || head(format, &file)).await.map_err(|error| self.unreadable(error))?;
         self.head_bytes = head.bytes;
@@ -162,31 +143,31 @@ impl Incoming {
         Ok(())
     }
 
-    /// What the head alone tells.
-    fn expect(&self, plan: &Plan) -> Result<(), RunError> {
+    /// Checks what the head contains.
+    fn expect(&self, plan: &Plan) -> Result<(), UploadError> {
         plan.expect_schema(self.base.schema()).map_err(|error| self.bad(&error))?;
         if let Some(from) = plan.base_version().filter(|from| *from != self.version) {
             let version = self.version;
-            return Err(RunError::BadUpdate(Rejection::mistake(format!(
+            return Err(UploadError::Rejected(Rejection::mistake(format!(
                 "it was trained from version {from}, the client was asked to train from version {version}"
             ))));
         }
         plan.expect_base(Some(self.base())).map_err(|error| self.bad(&error))
     }
 
-    fn bad(&self, error: &wire::DecodeError) -> RunError {
+    fn bad(&self, error: &wire::DecodeError) -> UploadError {
         Rejection::of(error, self.fingerprint()).into()
     }
 
-    fn unreadable(&self, error: ReadError) -> RunError {
+    fn unreadable(&self, error: ReadError) -> UploadError {
         match error {
             ReadError::Decode(error) => self.bad(&error),
-            ReadError::Source(error) => StoreError::from(BlobError::Body(error)).into(),
+            ReadError::Source(error) => BlobError::Body(error).into(),
         }
     }
 
-    /// Tells this body from others, however much of it has come: by its head, which has the checksums of a container's
-    /// blocks; where there is none, by all of it.
+    /// Identifies this body however much of it is received: by its head, which has the checksums of a container's blocks;
+    /// without a head, by all of it.
     fn fingerprint(&self) -> Sha256Digest {
         self.head_digest.unwrap_or_else(|| self.digest())
     }
@@ -195,15 +176,15 @@ impl Incoming {
         Base { version: self.version, parameters: &self.base }
     }
 
-    /// Begins to check the blocks that have come since.
-    async fn check(&mut self) -> Result<(), RunError> {
+    /// Begins to check the blocks that are complete since.
+    async fn check(&mut self) -> Result<(), UploadError> {
         let Some(plan) = self.plan.clone() else { return Ok(()) };
         let blocks = self.checked..plan.blocks_within(self.spool.bytes());
         if blocks.is_empty() {
             return Ok(());
         }
-        self.spool.flush().await.map_err(StoreError::from)?;
-        self.checked = blocks.end; // from here on without an await, at which the request may be broken off
+        self.spool.flush().await?;
+        self.checked = blocks.end; // no await follows, at which the request could be cancelled
         let file = self.spool.file();
         let (version, base) = (self.version, self.base.clone());
         self.checking = Some(tokio::task::spawn_blocking(move || distance(&plan, &file, version, &base, blocks)));
@@ -211,22 +192,22 @@ impl Incoming {
     }
 
     /// Waits for the blocks that are being checked.
-    async fn join(&mut self) -> Result<(), RunError> {
+    async fn join(&mut self) -> Result<(), UploadError> {
         if let Some(checking) = &mut self.checking {
             let squared = checking.await;
             self.checking = None;
-            let squared = squared.map_err(|e| RunError::Internal(format!("checking broke down: {e}")))?;
+            let squared = squared.map_err(|e| UploadError::Internal(e.to_string()))?;
             self.squared += squared.map_err(|error| self.unreadable(error))?;
         }
         Ok(())
     }
 
-    /// All has come: what is left to check; then the body is made durable.
+    /// Checks the remaining blocks of a complete body and makes it durable.
     ///
     /// # Errors
-    /// The update cannot be accepted; or the file system.
-    pub async fn finish(mut self, store: &Store) -> Result<CheckedUpdate, RunError> {
-        self.spool.flush().await.map_err(StoreError::from)?;
+    /// The update is rejected; or the file system.
+    pub(super) async fn finish(mut self, store: &Store) -> Result<CheckedUpdate, UploadError> {
+        self.spool.flush().await?;
         self.join().await?;
         let store = store.clone();
         blocking(move || {
@@ -251,22 +232,28 @@ impl Incoming {
             let blocks = self.checked..plan.block_count();
             let rest = distance(&plan, &file, self.version, &self.base, blocks);
             let norm = (self.squared + rest.map_err(|error| self.unreadable(error))?).sqrt();
-            self.spool.sync().and_then(|()| store.sync_names()).map_err(StoreError::from)?;
-            Ok(CheckedUpdate { body: Body { spool: self.spool, format: self.format }, norm })
+            self.spool.sync().and_then(|()| store.sync_names())?;
+            let body = StoredBody {
+                sha256: self.spool.digest(),
+                bytes: self.spool.bytes(),
+                file: self.spool.name(),
+                format: self.format.as_str().to_owned(),
+            };
+            Ok(CheckedUpdate { spool: self.spool, body, norm })
         })
         .await
     }
 }
 
-/// What the first bytes of a body tell.
+/// The head of a body, as far as it is received.
 struct Head {
-    /// How long the head is; none: too little has come to tell.
+    /// Its length; `None` if too little is received.
     bytes: Option<u64>,
-    /// Once all of it has come: its SHA-256, and what it says.
+    /// Once it is complete: its SHA-256 and its content.
     read: Option<(Sha256Digest, Result<Plan, wire::DecodeError>)>,
 }
 
-/// Blocking: how long the head is, and what it tells; each as soon as enough of the body is here.
+/// Blocking: the length of the head and its content, each as soon as enough of the body is received.
 fn head(format: BodyFormat, file: &SpoolFile) -> Result<Head, ReadError> {
     let mut scratch = Vec::new();
     let Some(bytes) = Plan::head_bytes(format, file.read(0..FIRST_BYTES, &mut scratch)?)? else {
@@ -280,7 +267,7 @@ fn head(format: BodyFormat, file: &SpoolFile) -> Result<Head, ReadError> {
     Ok(Head { bytes: Some(bytes), read: Some((Sha256Digest::of(head), Plan::read(format, head))) })
 }
 
-/// Blocking: checks some blocks, and how far they are from the base as the client received it: the sum of the squares.
+/// Blocking: checks some blocks, and returns their squared L2 distance from the base as the client received it.
 fn distance(
     plan: &Plan,
     file: &SpoolFile,

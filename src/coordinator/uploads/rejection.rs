@@ -1,20 +1,20 @@
-//! Updates whose bytes were read and are not acceptable: which of them are a strike.
+//! Why an update is rejected, and whether that is a strike.
 
 use crate::digest::Sha256Digest;
 use crate::wire::DecodeError;
 
-/// Why an update is not acceptable.
+/// Why an update is rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct Rejection {
     /// Why, for people.
     pub reason: String,
-    /// The digest of what was sent, where that cannot be an honest mistake.
+    /// SHA-256 of what was sent, if that cannot be an honest mistake.
     pub strike: Option<Sha256Digest>,
 }
 
 impl Rejection {
-    /// A rejection for what can be an honest mistake.
+    /// A rejection of what can be an honest mistake.
     pub fn mistake(reason: impl Into<String>) -> Self {
         Self { reason: reason.into(), strike: None }
     }
@@ -25,9 +25,9 @@ impl Rejection {
     }
 }
 
-/// Whether a body contradicts itself where its checksums are right, or expands beyond any update of its model: no encoder
-/// writes that, and no damage in transit leads to it. All else can be an honest mistake: another format, version or model,
-/// values that are not finite, a body that was cut off or damaged.
+/// Whether a body contradicts itself although its checksums are right, or expands beyond any update of its model. No encoder
+/// writes that, and no damage in transit causes it. Everything else can be an honest mistake: another format, version or
+/// model, values that are not finite, a truncated or damaged body.
 fn contradicts_itself(error: &DecodeError) -> bool {
     use DecodeError as E;
     matches!(

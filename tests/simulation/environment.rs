@@ -1,24 +1,22 @@
-//! The world that the conductor acts in: a database that fails at times, and in which a crash may come before or after any
-//! write.
+//! The environment of the simulated run: a database that fails at times, and a crash that may come before or after any write.
 
 use super::database::{Database, Model};
 use app::api::{Change, ClientId, Event, RunSnapshot};
-use fedlearn::conductor::{Aggregation, Record, World};
 use fedlearn::digest::Sha256Digest;
 use fedlearn::round::Restored;
+use fedlearn::run::{Aggregation, Environment, Ledger, Record};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-/// Another ledger beside the simulated one: it is given the same records, and must have the same run after each crash.
+/// Another ledger beside the simulated one: it stores the same records, and must load the same run after each crash.
 pub trait Twin: Send + std::fmt::Debug {
-    fn save(&self, record: &Record<'_, Simulated>);
-    /// What a coordinator finds that starts now.
-    fn restored(&self, now_ms: u64) -> Restored;
+    fn save(&self, record: &Record<'_>);
+    fn load(&self) -> Restored;
 }
 
-/// What the schedule, the judge and the conductor share. One thread, so never contended.
+/// What the schedule, the judge and the run share. One thread, so never contended.
 #[derive(Debug)]
 pub struct Shared {
     pub now_ms: u64,
@@ -33,7 +31,7 @@ pub struct Shared {
     pub crash_at: Option<(u32, bool)>,
     /// Of a hundred writes, so many fail.
     pub failing: u32,
-    pub is_stuck: bool,
+    pub is_blocked: bool,
     pub twin: Option<Box<dyn Twin>>,
     rng: ChaCha8Rng,
 }
@@ -63,7 +61,7 @@ impl Simulated {
             woken: false,
             crash_at: None,
             failing: 0,
-            is_stuck: false,
+            is_blocked: false,
             twin: None,
             rng,
         })))
@@ -89,16 +87,10 @@ impl Simulated {
     }
 }
 
-impl World for Simulated {
-    type Body = ();
-    type Model = Model;
+impl Ledger for Simulated {
     type Error = DiskFull;
 
-    fn now_ms(&self) -> u64 {
-        self.lock().now_ms
-    }
-
-    async fn save(&self, record: Record<'_, Self>) -> Result<(), DiskFull> {
+    async fn save(&self, record: &Record<'_>) -> Result<(), DiskFull> {
         // A future that never ends is a coordinator that goes no further: the schedule drops it.
         if self.dies(false) {
             std::future::pending::<()>().await;
@@ -109,9 +101,9 @@ impl World for Simulated {
             if shared.rng.random_range(0..100) < failing {
                 return Err(DiskFull);
             }
-            shared.database.save(&record);
+            shared.database.save(record);
             if let Some(twin) = &shared.twin {
-                twin.save(&record);
+                twin.save(record);
             }
         }
         if self.dies(true) {
@@ -124,9 +116,27 @@ impl World for Simulated {
         Ok(self.lock().database.contribution(client, round))
     }
 
-    async fn pause(&self, attempt: u32, _: &DiskFull) -> ControlFlow<()> {
+    /// Both ledgers hold the same run.
+    async fn load(&self) -> Result<Restored, DiskFull> {
+        let shared = self.lock();
+        let restored = shared.database.restored();
+        if let Some(twin) = &shared.twin {
+            assert_eq!(twin.load(), restored, "the other ledger has another run");
+        }
+        Ok(restored)
+    }
+}
+
+impl Environment for Simulated {
+    type Parameters = Model;
+
+    fn now_ms(&self) -> u64 {
+        self.lock().now_ms
+    }
+
+    async fn backoff(&self, attempt: u32, _: &DiskFull) -> ControlFlow<()> {
         let mut shared = self.lock();
-        assert!(shared.is_stuck, "stuck in silence");
+        assert!(shared.is_blocked, "blocked, and nobody was told");
         shared.now_ms += 100;
         if attempt > 5 {
             shared.failing = 0; // somebody has made room
@@ -134,8 +144,8 @@ impl World for Simulated {
         ControlFlow::Continue(())
     }
 
-    fn stuck(&self, why: Option<String>) {
-        self.lock().is_stuck = why.is_some();
+    fn set_blocked(&self, why: Option<String>) {
+        self.lock().is_blocked = why.is_some();
     }
 
     fn publish(&self, change: Change) {
@@ -144,27 +154,27 @@ impl World for Simulated {
         assert!(shared.shown.apply(&event));
     }
 
-    fn wake(&self) {
+    fn notify_tasks(&self) {
         self.lock().woken = true;
     }
 
-    fn aggregate(&self, work: Aggregation) {
+    fn aggregate(&mut self, work: Aggregation) {
         let mut shared = self.lock();
         // All of it is durable by now.
         let row = &shared.database.rounds[&work.round];
         for part in &work.parts {
             let update = row.contributions[&part.client].update.as_ref().unwrap();
-            assert_eq!(update.counted.staleness, part.staleness);
+            assert_eq!(update.received.body, part.body);
         }
         assert_eq!(shared.database.version(), work.base_version);
         shared.aggregations.push(work);
     }
 
-    fn adopt(&self, version: u64, _: Model) {
+    fn install(&self, version: u64, _: Model) {
         assert_eq!(self.lock().database.version(), version, "shown before it is stored");
     }
 
-    fn forget(&self, before_round: u64) {
+    fn discard_uploads_before(&self, before_round: u64) {
         let shared = self.lock();
         let open = shared.database.open().map(|row| row.round.number);
         assert!(open.is_none_or(|open| before_round <= open));
