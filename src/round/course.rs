@@ -2,10 +2,11 @@
 
 use super::cohort;
 use super::command::{Closed, Standing};
-use super::current::{CurrentRound, Outcome, Verdict, deadline_ms};
+use super::current::{CurrentRound, Outcome, deadline_ms};
 use super::machine::{Course, Pause, VOID_PAUSE_MS};
 use super::restored::RestoredRound;
 use super::roster::{OFFLINE_AFTER_MS, is_eligible, is_out};
+use super::verdict::Verdict;
 use super::words::counted;
 use super::{Effect, RoundMachine, UnixMs};
 use app::api::{Autorun, ClientId, ClientState, ClientView, CohortStep, LoweredWeights, Mode, OpenRound, Rejection};
@@ -31,7 +32,7 @@ impl RoundMachine {
 
     fn expire(&mut self, now: UnixMs) {
         if let Some(round) = self.round.as_ref().filter(|round| round.is_open() && now >= round.open.deadline_ms) {
-            for id in round.awaited() {
+            for id in round.cohort.awaited() {
                 self.roster.set_silent(id, false);
             }
         }
@@ -58,7 +59,7 @@ impl RoundMachine {
                 self.effects.push_back(Effect::DeadlineMoved);
                 self.is_course_stale = true;
                 // All have more time, those who failed too.
-                for id in round.absent().clone() {
+                for id in round.cohort.absent().clone() {
                     self.forgive(&id);
                 }
             }
@@ -78,7 +79,7 @@ impl RoundMachine {
         closed.rejected = self.out_of_proportion(&round);
         let rejected = closed.rejected.clone();
         let number = round.open.number;
-        let asked = |id: &ClientId| round.assignment(id).map_or(number, |assignment| assignment.round);
+        let asked = |id: &ClientId| round.cohort.assignment(id).map_or(number, |assignment| assignment.round);
         let rejections: Vec<_> =
             rejected.into_iter().map(|(id, reason)| (id.clone(), Rejection { round: asked(&id), reason })).collect();
         round.close(closed);
@@ -123,11 +124,9 @@ impl RoundMachine {
         };
         self.next_round += 1;
         self.pause = None;
-        let round = CurrentRound::new(open, config, earlier);
-        let carried: Vec<_> = round.earlier().keys().cloned().collect();
-        self.round = Some(round);
-        for id in carried {
-            self.place(&id);
+        self.round = Some(CurrentRound::new(open, config, &earlier));
+        for id in earlier.keys() {
+            self.place(id);
         }
         self.effects.push_back(Effect::RoundOpened);
         self.is_course_stale = true;
@@ -176,9 +175,9 @@ impl RoundMachine {
 
     /// Puts a round that was open before a restart back in its place.
     pub(super) fn restore_round(&mut self, now: UnixMs, from: RestoredRound) {
-        let mut round = CurrentRound::new(from.open, from.config, from.earlier);
+        let mut round = CurrentRound::new(from.open, from.config, &from.earlier);
         round.adopt(&self.config);
-        round.all_at_work(); // who had taken its task is not known any more
+        round.cohort.all_at_work(); // it is not known any more which clients had taken their task
         round.open.updated.clear();
         for (id, update) in from.received {
             // Whether it is still closed or open again, it is judged anew: the bounds may be other ones by now.
@@ -197,7 +196,7 @@ impl RoundMachine {
             if !is_closed && !round.has_update(&id) && !self.roster.sends_heartbeats(&id) {
                 self.resume_silent(&id);
             }
-            round.place(&id, self.roster.get(&id).map(|client| client.state));
+            round.cohort.place(&id, self.roster.get(&id).map(|client| client.state));
         }
         // The clock may have been set back meanwhile.
         round.open.opened_ms = round.open.opened_ms.min(now);
@@ -238,7 +237,7 @@ impl RoundMachine {
         }
         self.waits_since_ms = now;
         if round.is_async() && self.autorun.is_some() {
-            self.carried = round.unfinished().collect();
+            self.carried = round.cohort.unfinished().map(|(id, assignment)| (id.clone(), assignment)).collect();
             self.release_carried();
         }
         self.remember_norms(&round);
@@ -281,9 +280,9 @@ impl RoundMachine {
     pub(super) fn place(&mut self, id: &ClientId) {
         let Some(round) = &mut self.round else { return };
         let state = self.roster.get(id).map(|client| client.state);
-        round.place(id, state);
+        round.cohort.place(id, state);
         if state == Some(ClientState::Offline) && self.roster.is_replaced(id) {
-            round.replace(id);
+            round.cohort.replace(id);
         }
     }
 

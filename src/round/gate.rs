@@ -48,7 +48,7 @@ impl RoundMachine {
     /// is rejected.
     pub(super) fn out_of_proportion(&self, round: &CurrentRound) -> BTreeMap<ClientId, String> {
         let Some(ratio) = self.config.max_norm_ratio else { return BTreeMap::new() };
-        let norms: BTreeMap<_, _> = round.counted().iter().map(|(id, update)| (id, update.received.norm)).collect();
+        let norms: BTreeMap<_, _> = round.cohort.counted().map(|(id, update)| (id, update.received.norm)).collect();
         let Some((median, sample)) = self.measure(&norms) else { return BTreeMap::new() };
         let too_large = norms.into_iter().filter(|(_, norm)| *norm > ratio * median);
         let reason = |norm| {
@@ -92,7 +92,7 @@ impl RoundMachine {
     /// Remembers the norms of a round that is over.
     pub(super) fn remember_norms(&mut self, round: &CurrentRound) {
         if round.open.config_version == self.config_version {
-            for (id, update) in round.counted() {
+            for (id, update) in round.cohort.counted() {
                 self.recent_norms.push(id, update.received.norm);
             }
         }

@@ -191,8 +191,8 @@ impl RoundMachine {
             return Ok(());
         };
         if !round.is_open() {
-            round.is_at_nothing(id);
-        } else if (has_place || round.awaited().contains(id)) && round.take_up(id) {
+            round.cohort.stop_work(id);
+        } else if (has_place || round.cohort.awaited().contains(id)) && round.take_up(id) {
             self.roster.set_asked(std::slice::from_ref(id), round.open.number);
             self.step(id, CohortStep::Asked);
             self.is_course_stale = true;
@@ -202,7 +202,7 @@ impl RoundMachine {
 
     /// From now on the client trains, and may be silent until the deadline.
     pub(super) fn take(&mut self, id: &ClientId) {
-        if self.round.as_ref().is_some_and(|round| round.is_open() && round.awaited().contains(id)) {
+        if self.round.as_ref().is_some_and(|round| round.is_open() && round.cohort.awaited().contains(id)) {
             if self.roster.get(id).is_some_and(|c| c.state != ClientState::Training || c.progress.is_some()) {
                 self.change(id, |c| {
                     c.state = ClientState::Training;
@@ -215,11 +215,12 @@ impl RoundMachine {
 
     /// Whether the open round is asynchronous and has a place for a client that it has not asked yet.
     pub fn has_place(&self, id: &ClientId) -> bool {
-        let round = self.round.as_ref().filter(|round| round.is_open() && round.is_async() && !round.was_asked(id));
+        let round =
+            self.round.as_ref().filter(|round| round.is_open() && round.is_async() && !round.cohort.contains(id));
         let is_there = self.roster.get(id).is_some_and(|client| is_eligible(client.state));
         is_there
             && round.is_some_and(|round| {
-                round.awaited().len() < round.config.cohort.of(self.roster.eligible()).max(round.min_clients())
+                round.cohort.awaited().len() < round.config.cohort.of(self.roster.eligible()).max(round.min_clients())
             })
     }
 
@@ -238,7 +239,7 @@ impl RoundMachine {
         }
         self.carried.remove(id);
         if let Some(round) = &mut self.round {
-            round.place(id, None);
+            round.cohort.place(id, None);
         }
     }
 
@@ -299,7 +300,8 @@ impl RoundMachine {
         });
         // Noted once a round, so that a client which repeats itself costs nothing.
         let has_failed = self.roster.get(id).is_some_and(|client| client.state == ClientState::Error);
-        let round = self.round.as_mut().filter(|round| has_failed && round.was_asked(id) && !round.has_update(id));
+        let round =
+            self.round.as_mut().filter(|round| has_failed && round.cohort.contains(id) && !round.has_update(id));
         if round.zip(error).is_some_and(|(round, error)| round.fail(id, &error)) {
             self.store(id, Standing::Failed);
         }

@@ -14,9 +14,11 @@ mod members;
 mod recent_norms;
 mod restored;
 mod roster;
+mod table;
 #[cfg(test)]
 mod tests;
 pub(crate) mod time;
+mod verdict;
 mod view;
 mod waiting;
 mod weights;

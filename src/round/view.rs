@@ -1,5 +1,6 @@
 //! What can be asked of the machine.
 
+use super::current::CurrentRound;
 use super::{Assignment, Closed, HEARTBEAT_INTERVAL_S, Reject, RoundMachine, StoredBody, UnixMs};
 use crate::digest::Sha256Digest;
 use app::api::{Autorun, ClientId, ClientState, ClientView, OpenRound, Phase, RunConfig, Task, TrainTask};
@@ -48,17 +49,17 @@ impl RoundMachine {
 
     /// Those of the round in work who began in an earlier one, and at what they work.
     pub fn carried(&self) -> impl Iterator<Item = (&ClientId, Assignment)> {
-        self.round.iter().flat_map(|round| round.earlier().iter().map(|(id, earlier)| (id, *earlier)))
+        self.round.iter().flat_map(CurrentRound::earlier)
     }
 
     /// The SHA-256 of the update that the round in work counts of a client.
     pub fn counted(&self, id: &ClientId) -> Option<Sha256Digest> {
-        Some(self.round.as_ref()?.counted().get(id)?.received.body.sha256)
+        Some(self.round.as_ref()?.cohort.update(id)?.received.body.sha256)
     }
 
     /// What a client of the round in work is asked for.
     pub fn assignment(&self, id: &ClientId) -> Option<Assignment> {
-        self.round.as_ref()?.assignment(id)
+        self.round.as_ref()?.cohort.assignment(id)
     }
 
     /// What is combined of the round in work, by client: the updates that are in and not rejected.
@@ -111,8 +112,8 @@ impl RoundMachine {
     pub fn task(&self, now: UnixMs, id: &ClientId) -> Result<Task, Reject> {
         let client = self.roster.welcome(id)?;
         let (state, rejected) = (client.state, client.rejected.clone());
-        let round = self.round.as_ref().filter(|round| round.is_open() && round.awaited().contains(id));
-        let work = round.and_then(|round| Some((round, round.assignment(id)?)));
+        let round = self.round.as_ref().filter(|round| round.is_open() && round.cohort.awaited().contains(id));
+        let work = round.and_then(|round| Some((round, round.cohort.assignment(id)?)));
         Ok(match work {
             None => Task::Wait { state, rejected },
             Some((round, assignment)) => Task::Train(TrainTask {
@@ -149,7 +150,7 @@ impl RoundMachine {
             let is_carried = self.carried.get(id).is_some_and(|earlier| earlier.round == round);
             return Err(if is_carried { Reject::Aggregating { round } } else { Reject::RoundClosed { round } });
         };
-        match current.assignment(id).filter(|assignment| assignment.round == round) {
+        match current.cohort.assignment(id).filter(|assignment| assignment.round == round) {
             Some(_) if current.has_update(id) => Err(Reject::AlreadyUpdated { client: id.clone(), round }),
             Some(assignment) if current.is_open() => Ok(assignment),
             Some(_) if current.is_async() => Err(Reject::Aggregating { round: current.open.number }),
@@ -168,7 +169,7 @@ impl RoundMachine {
     /// The oldest round for which updates may still come: that in work, or of asynchronous runs an earlier one.
     pub fn oldest_round(&self) -> u64 {
         let carried = self.carried.values().map(|earlier| earlier.round);
-        let earlier = self.round.iter().flat_map(|round| round.earlier().values().map(|earlier| earlier.round));
+        let earlier = self.carried().map(|(_, earlier)| earlier.round);
         carried.chain(earlier).chain(self.open_round().map(|round| round.number)).min().unwrap_or(self.next_round)
     }
 

@@ -26,18 +26,18 @@ impl RoundMachine {
     fn gathering(&self, round: &CurrentRound) -> String {
         let (number, asked, updates, min) =
             (round.open.number, round.open.cohort.len(), round.updates(), round.min_clients());
-        let absent = round.absent().len();
-        let out_of_reach = format!("{absent} offline or in error ({})", self.silent(round.absent()));
+        let absent = round.cohort.absent().len();
+        let out_of_reach = format!("{absent} offline or in error ({})", self.silent(round.cohort.absent()));
         let mut missing = format!(
             "waiting for {} of {} ({}) since {}",
-            round.awaited().len(),
+            round.cohort.awaited().len(),
             counted(asked, "client"),
-            self.names_of(round.awaited()),
+            self.names_of(round.cohort.awaited()),
             time::of_day(round.open.opened_ms)
         );
-        if round.awaited().is_empty() && absent > 0 {
+        if round.cohort.awaited().is_empty() && absent > 0 {
             missing = format!("{updates} of at least {min} updates in, {out_of_reach} may come back");
-        } else if round.awaited().is_empty() {
+        } else if round.cohort.awaited().is_empty() {
             missing = format!("{updates} of at least {min} updates in, the next clients that ask are given the rest");
         } else if absent > 0 {
             missing += &format!(", {out_of_reach}");
@@ -100,8 +100,8 @@ impl RoundMachine {
 
     /// Who has failed in this round, and why: the end of a sentence; empty where nobody has.
     pub(super) fn failures(&self, round: &CurrentRound) -> String {
-        let all = round.failures().count();
-        let named = round.failures().take(NAMED);
+        let all = round.cohort.failures().count();
+        let named = round.cohort.failures().take(NAMED);
         let mut end: String = named.filter_map(|(id, why)| Some(format!("; {}{why}", self.client(id)?.name))).collect();
         if all > NAMED {
             end += &format!("; {} more failed", all - NAMED);
