@@ -1,4 +1,4 @@
-//! Why a call did not succeed, in words that name what to do about it.
+//! Failed calls: what failed, and what to do about it.
 
 use super::network_error::{NetworkError, origin, proxy_of};
 use app::api::{ErrorBody, ErrorCode};
@@ -6,27 +6,27 @@ use reqwest::{Response, StatusCode, Url, header};
 use serde::de::DeserializeOwned;
 use std::time::Duration;
 
-/// The most of a refusal's body that is read.
-const MAX_REFUSAL_BYTES: usize = 64 << 10;
+/// The most that is read of a rejection's body.
+const MAX_REJECTION_BYTES: usize = 64 << 10;
 /// How much is shown of an answer that cannot be read.
 const SHOWN_CHARS: usize = 80;
 
 /// Why a call did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// The coordinator refused, or something in front of it.
+    /// The coordinator or a server in front of it rejected the request.
     #[error("{message} ({status})")]
-    Refused {
+    Rejected {
         /// The HTTP status.
         status: StatusCode,
         /// What to act on; `None` if the answer did not come from a coordinator.
         code: Option<ErrorCode>,
         /// For people.
         message: String,
-        /// When to come back, if it said so.
+        /// When to come back, from `Retry-After`.
         retry_after: Option<Duration>,
     },
-    /// No answer, or half of one.
+    /// There was no answer, or a part of one.
     #[error(transparent)]
     Network(#[from] NetworkError),
     /// A successful answer that cannot be read.
@@ -45,7 +45,7 @@ pub enum CallError {
         /// Its first characters.
         start: String,
     },
-    /// The file with certificates.
+    /// The file with certificates cannot be used.
     #[error("--ca-cert {path}: {reason}")]
     CaCert {
         /// Which file.
@@ -66,7 +66,7 @@ impl From<reqwest::Error> for CallError {
 pub(super) enum Repeat {
     /// The same call may succeed later, however long that takes.
     Always,
-    /// The same call may succeed when it is repeated at once; if not, it will not.
+    /// The same call may succeed when it is repeated soon; if a few tries fail, it never will.
     AFewTimes,
     /// Repeating it changes nothing.
     Never,
@@ -76,24 +76,24 @@ impl CallError {
     /// The coordinator's code.
     pub fn code(&self) -> Option<ErrorCode> {
         match self {
-            Self::Refused { code, .. } => *code,
+            Self::Rejected { code, .. } => *code,
             _ => None,
         }
     }
 
-    /// Whether to repeat the call; `was_answered`: the coordinator has answered before.
+    /// Whether to repeat the call. `was_answered`: the coordinator has answered before, so the address is right.
     pub(super) fn repeat(&self, was_answered: bool) -> Repeat {
         match self {
-            Self::Refused { code: Some(ErrorCode::Internal), .. } | Self::Unreadable { .. } => Repeat::AFewTimes,
-            Self::Refused { status, .. } if status.is_server_error() => Repeat::Always,
-            Self::Refused { status, .. } if matches!(status.as_u16(), 408 | 425 | 429) => Repeat::Always,
-            Self::Network(error) if error.is_passing() || was_answered => Repeat::Always,
+            Self::Rejected { code: Some(ErrorCode::Internal), .. } | Self::Unreadable { .. } => Repeat::AFewTimes,
+            Self::Rejected { status, .. } if status.is_server_error() => Repeat::Always,
+            Self::Rejected { status, .. } if matches!(status.as_u16(), 408 | 425 | 429) => Repeat::Always,
+            Self::Network(error) if error.is_temporary() || was_answered => Repeat::Always,
             _ => Repeat::Never,
         }
     }
 }
 
-/// A successful answer, or why it is none.
+/// The answer if it is successful.
 pub(super) async fn answer(mut response: Response) -> Result<Response, CallError> {
     let status = response.status();
     if status.is_success() {
@@ -103,8 +103,8 @@ pub(super) async fn answer(mut response: Response) -> Result<Response, CallError
     let retry_after = text(header::RETRY_AFTER).and_then(|v| v.parse().ok()).map(Duration::from_secs);
     let (server, url) = (text(header::SERVER), response.url().clone());
     let mut body = Vec::new();
-    while body.len() < MAX_REFUSAL_BYTES {
-        // Half a refusal is a refusal still.
+    while body.len() < MAX_REJECTION_BYTES {
+        // A part of a rejection is enough.
         let Ok(Some(chunk)) = response.chunk().await else { break };
         body.extend_from_slice(&chunk);
     }
@@ -114,10 +114,10 @@ pub(super) async fn answer(mut response: Response) -> Result<Response, CallError
         }
         Err(_) => (None, foreign(status, server.as_deref(), &url)),
     };
-    Err(CallError::Refused { status, code, message, retry_after })
+    Err(CallError::Rejected { status, code, message, retry_after })
 }
 
-/// A refusal that did not come from a coordinator.
+/// The message of a rejection that is not a coordinator's.
 fn foreign(status: StatusCode, server: Option<&str>, url: &Url) -> String {
     let proxy = proxy_of(url);
     let who = match (&proxy, server) {
@@ -133,12 +133,12 @@ fn foreign(status: StatusCode, server: Option<&str>, url: &Url) -> String {
             let host = url.host_str().unwrap_or_default();
             format!("{who} does not let requests through to {host}: allow it there, or except {host} with NO_PROXY")
         }
-        404 => format!("{who} knows no coordinator at {}: check the address", origin(url)),
-        _ => format!("{who} refused a request to {}", origin(url)),
+        404 => format!("{who} has no coordinator at {}: check the address", origin(url)),
+        _ => format!("{who} rejected a request to {}", origin(url)),
     }
 }
 
-/// The answer as JSON, up to its last byte.
+/// Reads the whole answer as JSON.
 pub(super) async fn json<T: DeserializeOwned>(response: Response) -> Result<T, CallError> {
     let (url, status) = (response.url().clone(), response.status());
     let content_type = response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());

@@ -1,7 +1,7 @@
-//! Who we are, in a file: an agent that was killed, or whose machine was, comes back as the client that it was.
+//! The identity file: keeps the client's id and token, so that an agent resumes as the same client after a crash.
 //!
-//! The file holds the client's token, and is for nobody else to read. It is locked as long as an agent uses it. It is
-//! always whole: written beside its place, then moved there.
+//! Only this user can read the file. It is locked while an agent uses it. It is always complete: a new version is written beside
+//! it, then renamed.
 
 use super::transport::Identity;
 use app::api::RunId;
@@ -12,24 +12,24 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-/// The largest such file: far more than one has.
+/// The most that is read, far more than an identity has.
 const MAX_BYTES: u64 = 64 << 10;
 
-/// Why such a file cannot be used.
+/// Why an identity file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    /// The file system.
+    /// The file system failed.
     #[error("cannot use the identity file {path}: {source}; choose another with --identity")]
     Io {
         /// Which file.
         path: PathBuf,
-        /// Why not.
+        /// Why.
         source: io::Error,
     },
-    /// Another agent has it.
-    #[error("{0} is in use by another agent: each needs a file of its own, given with --identity")]
+    /// Another agent uses it.
+    #[error("{0} is in use by another agent: give each agent a file of its own with --identity")]
     InUse(PathBuf),
-    /// It holds something else, which is not overwritten.
+    /// It has other content, which is not overwritten.
     #[error("{path} is not an identity file: {reason}; choose another with --identity")]
     NotOne {
         /// Which file.
@@ -37,7 +37,7 @@ pub enum IdentityError {
         /// What is wrong.
         reason: String,
     },
-    /// It is who we are elsewhere.
+    /// It belongs to another run or coordinator.
     #[error("{path} is of run '{run}' at {coordinator}: give another file with --identity, or remove this one")]
     Elsewhere {
         /// Which file.
@@ -49,7 +49,7 @@ pub enum IdentityError {
     },
 }
 
-/// What stands in it.
+/// The content of the file.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Kept {
@@ -76,16 +76,16 @@ impl fmt::Debug for IdentityFile {
 }
 
 impl IdentityFile {
-    /// Takes the file for an agent of that run. One that is not there is made, and is empty.
+    /// Locks the file for an agent of that run. A missing file is created, and is empty.
     ///
     /// # Errors
-    /// It cannot be read, is in use, or is something else.
+    /// It cannot be read, is in use, or is another kind of file.
     pub fn open(path: &Path, coordinator_url: &str, run: &RunId) -> Result<Self, IdentityError> {
         let at = at(path);
         let mut file =
             private(OpenOptions::new().read(true).write(true).create(true).truncate(false)).open(path).map_err(&at)?;
         lock(&file, path)?;
-        // Moved away or removed between the two steps above: then the lock is that of an agent which has just ended.
+        // If the file was renamed or removed between the two steps above, an agent that has just ended held the lock.
         let held = file.try_clone().and_then(Handle::from_file).map_err(&at)?;
         if Handle::from_path(path).map_err(&at)? != held {
             return Err(IdentityError::InUse(path.to_owned()));
@@ -97,7 +97,7 @@ impl IdentityFile {
             None
         } else {
             let not_one = |error: serde_json::Error| {
-                // Without the text: that may be a secret.
+                // Without the content, which may be a secret.
                 let reason = format!("{:?} in line {}", error.classify(), error.line());
                 IdentityError::NotOne { path: path.to_owned(), reason }
             };
@@ -111,12 +111,12 @@ impl IdentityFile {
         Ok(Self { path: path.to_owned(), coordinator, run: run.clone(), kept, file })
     }
 
-    /// Who we were.
+    /// The identity in the file.
     pub(super) fn kept(&self) -> Option<&Identity> {
         self.kept.as_ref()
     }
 
-    /// Keeps who we are from now on.
+    /// Stores the identity from now on.
     pub(super) fn keep(&mut self, identity: &Identity) -> Result<(), IdentityError> {
         let Self { coordinator, run, .. } = &*self;
         let kept = Kept { coordinator: coordinator.clone(), run: run.clone(), identity: identity.clone() };
@@ -124,9 +124,9 @@ impl IdentityFile {
         text.push(b'\n');
         let beside = self.path.with_added_extension("new");
         let write = || {
-            let _ = std::fs::remove_file(&beside); // of one who was killed just here
+            let _ = std::fs::remove_file(&beside); // an agent may have been killed before the rename
             let mut file = private(OpenOptions::new().write(true).create_new(true)).open(&beside)?;
-            file.lock()?; // before it is in its place, so that there is no moment without a lock
+            file.lock()?; // before the rename, so that the file is always locked
             file.write_all(&text)?;
             file.sync_all()?;
             std::fs::rename(&beside, &self.path)?;
@@ -137,7 +137,7 @@ impl IdentityFile {
         Ok(())
     }
 
-    /// We are nobody any more: the file goes when this is dropped.
+    /// Forgets the identity: the file is removed when this is dropped.
     pub(super) fn forget(&mut self) {
         self.kept = None;
     }
@@ -146,12 +146,12 @@ impl IdentityFile {
 impl Drop for IdentityFile {
     fn drop(&mut self) {
         if self.kept.is_none() {
-            let _ = std::fs::remove_file(&self.path); // an empty one harms nobody
+            let _ = std::fs::remove_file(&self.path); // an empty file that stays does no harm
         }
     }
 }
 
-/// For this user alone. On Windows the folder decides, as it does for keys and other secrets in a user's profile.
+/// Readable by this user alone. On Windows the folder's permissions apply, as for other secrets in a user's profile.
 fn private(options: &mut OpenOptions) -> &mut OpenOptions {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
@@ -185,7 +185,7 @@ mod tests {
         Identity { client_id: "c1".parse().unwrap(), token: token.to_owned() }
     }
 
-    /// A folder, and the path of a file in it that is not there yet.
+    /// A folder, and the path of a file in it that does not exist yet.
     fn nowhere() -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("me.json");
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn who_we_are_is_there_again_and_for_nobody_else_to_read() {
+    fn a_stored_identity_is_read_again_and_only_this_user_can_read_it() {
         let (folder, path) = nowhere();
         let mut file = open(&path).unwrap();
         assert!(file.kept().is_none());
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_left_leaves_no_file() {
+    fn an_agent_that_has_left_leaves_no_file() {
         let (_folder, path) = nowhere();
         let mut file = open(&path).unwrap();
         file.keep(&identity("a")).unwrap();
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_elsewhere_or_of_something_else_is_refused_and_stays_as_it_is() {
+    fn a_file_of_another_run_or_kind_is_rejected_and_stays_unchanged() {
         let (_folder, path) = nowhere();
         open(&path).unwrap().keep(&identity("secret")).unwrap();
         let before = std::fs::read(&path).unwrap();

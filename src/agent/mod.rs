@@ -1,7 +1,7 @@
-//! The native client: registers, then asks what to do, does it, and says how it went, until it is told to leave.
+//! The native client: registers, then asks for a task, does it and reports the result, until it leaves.
 //!
-//! Decides how to train on this machine and how to go on when the coordinator does not answer. Refuses to know how
-//! rounds are made: it does what its task says.
+//! Decides how to train on this machine, and what to do when the coordinator does not answer. Leaves the rules of rounds to the
+//! coordinator.
 
 mod call_error;
 mod identity;
@@ -28,29 +28,29 @@ use std::path::PathBuf;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// How long one who was removed, or who failed, waits before asking again.
+/// The wait after a failure, or while the client is removed, before it asks again.
 const PAUSE: Duration = Duration::from_secs(3);
-/// How long to wait for the answer to a good-bye.
-const GOOD_BYE: Duration = Duration::from_secs(3);
+/// The wait for the answer when the agent leaves.
+const LEAVE: Duration = Duration::from_secs(3);
 
-/// Who takes part in what, with which images.
+/// What an agent takes part in, and with which images.
 #[derive(Debug)]
 pub struct AgentSettings {
-    /// Where the coordinator is: `http://127.0.0.1:3000`.
+    /// Address of the coordinator, such as `http://127.0.0.1:3000`.
     pub coordinator_url: String,
     /// The run.
     pub run: RunId,
-    /// The name that the operator sees.
+    /// The name shown to the operator.
     pub name: String,
-    /// The run's join secret, where the coordinator asks for one.
+    /// The join secret, if the coordinator requires one.
     pub join_secret: Option<String>,
-    /// How to send updates, where it is not to be as the run asks.
+    /// How to send updates; `None` means as the run asks.
     pub encoding: Option<Encoding>,
-    /// A PEM file of certificate authorities to trust beside those of this machine.
+    /// A PEM file of certificate authorities to trust, in addition to those of this machine.
     pub ca_cert: Option<PathBuf>,
     /// What to do in a round.
     pub work: Work,
-    /// Where to keep who we are, to be that again after a crash.
+    /// Keeps id and token, so that the agent can resume after a crash.
     pub identity: Option<IdentityFile>,
 }
 
@@ -59,12 +59,12 @@ pub struct AgentSettings {
 pub enum Work {
     /// It trains.
     Train {
-        /// On what.
+        /// Where.
         device: Device,
-        /// With what.
+        /// The training images.
         images: Images,
     },
-    /// It adds noise of that share of each tensor's deviation, which tries out the exchange alone.
+    /// It adds noise of that share of each tensor's deviation, to try out the exchange alone.
     Noise(f32),
 }
 
@@ -84,22 +84,22 @@ impl Work {
     }
 }
 
-/// Why an agent gave up.
+/// Why an agent stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
-    /// The coordinator refused, or cannot be reached.
+    /// The coordinator rejected a call, or cannot be reached.
     #[error(transparent)]
     Call(#[from] CallError),
     /// The run is not one that this agent can train.
     #[error(
-        "run '{0}' began with parameters of somebody's own, and `fedlearn join` trains the built-in networks only: take \
-         part with a client of your own (see the README), or name another run with --run"
+        "run '{0}' has an uploaded model, and `fedlearn join` trains the built-in networks only: take part with a client of \
+         your own (see the README), or name another run with --run"
     )]
     NotBuiltIn(RunId),
     /// The images do not fit the network.
     #[error(
-        "the run's network takes images of {} channels and {} classes, these have {} and {}: choose the run's dataset with \
-         --dataset and --data, or another run with --run",
+        "the images have {2} channels and {3} classes, and the run's network takes {0} channels and {1} classes: choose the \
+         run's dataset with --dataset and --data, or another run with --run",
         .wanted.0, .wanted.1, .found.0, .found.1
     )]
     OtherData {
@@ -119,11 +119,11 @@ pub enum AgentError {
     Stopped(String),
 }
 
-/// Takes part until `leave` is cancelled; then says good-bye.
+/// Takes part until `leave` is cancelled; then leaves the run.
 ///
 /// # Errors
-/// The coordinator refuses for good, or the run cannot be trained here. That it does not answer is not an error: the
-/// agent waits for it.
+/// The coordinator rejects this agent for good, or the run cannot be trained here. If the coordinator does not answer, the agent
+/// waits for it.
 pub async fn join(mut settings: AgentSettings, leave: CancellationToken) -> Result<(), AgentError> {
     let transport = Transport::trusting(&settings.coordinator_url, &settings.run, settings.ca_cert.as_deref());
     let mut transport = transport.map_err(AgentError::Call)?;
@@ -131,15 +131,18 @@ pub async fn join(mut settings: AgentSettings, leave: CancellationToken) -> Resu
         result = take_part(&mut settings, &mut transport) => result,
         () = leave.cancelled() => Ok(()),
     };
-    // Training that still runs stops by itself: dropping `take_part` cancelled it.
+    // Dropping `take_part` has cancelled training that still runs.
     if transport.id().is_some() {
-        match tokio::time::timeout(GOOD_BYE, transport.leave()).await {
+        match tokio::time::timeout(LEAVE, transport.leave()).await {
             Ok(Ok(())) => {
                 tracing::info!("left the run");
                 settings.identity.as_mut().map(IdentityFile::forget);
             }
-            Ok(Err(error)) => tracing::warn!("left without a good-bye: {error}"),
-            Err(_) => tracing::warn!("left without a good-bye: no answer"),
+            Ok(Err(error)) => tracing::warn!("the coordinator did not confirm that this client left: {error}"),
+            Err(_) => tracing::warn!(
+                "the coordinator did not confirm that this client left: no answer within {} s",
+                LEAVE.as_secs()
+            ),
         }
     }
     result
@@ -191,7 +194,7 @@ async fn take_part(settings: &mut AgentSettings, transport: &mut Transport) -> R
                     tokio::time::sleep(PAUSE).await;
                 }
                 Some(ErrorCode::NotAdmitted | ErrorCode::Quarantined) => tokio::time::sleep(PAUSE).await,
-                // It does not know us any more, as after a fresh database: a new client, then.
+                // The coordinator does not know this client any more, for example after its database was replaced.
                 Some(ErrorCode::Unauthorized | ErrorCode::NotFound) => {
                     tracing::warn!("{error}; registering anew");
                     tokio::time::sleep(PAUSE).await;
@@ -220,15 +223,15 @@ fn waiting(state: ClientState) -> &'static str {
     }
 }
 
-/// Resumes as the client that we were. Returns the run's network and the number of images that the coordinator has for us;
-/// `None`: we were no client, or the coordinator does not know it any more.
+/// Resumes as the client of the identity file. Returns the run's network and the number of images that the coordinator has for
+/// the client. `None` means that there is no such client, or that the coordinator does not know it any more.
 async fn resume(settings: &AgentSettings, transport: &mut Transport) -> Result<Option<(ModelSpec, u64)>, AgentError> {
     let Some(kept) = settings.identity.as_ref().and_then(IdentityFile::kept) else { return Ok(None) };
     transport.resume(kept.clone());
     match transport.task_within(0).await {
         Ok(_) => {}
         Err(error) => match error.code() {
-            Some(ErrorCode::Kicked | ErrorCode::NotAdmitted | ErrorCode::Quarantined) => {} // until the operator says otherwise
+            Some(ErrorCode::Kicked | ErrorCode::NotAdmitted | ErrorCode::Quarantined) => {} // until the operator admits it again
             Some(ErrorCode::Unauthorized | ErrorCode::NotFound) => {
                 tracing::warn!("client {} is not known any more; registering anew", kept.client_id);
                 return Ok(None);
@@ -260,7 +263,7 @@ async fn register(settings: &mut AgentSettings, transport: &mut Transport) -> Re
     Ok(spec)
 }
 
-/// The run's network, if it is one that we can train on what we have.
+/// The run's network, if this agent can train it with its images.
 fn trainable(settings: &AgentSettings, model: Option<ModelSpec>) -> Result<ModelSpec, AgentError> {
     let spec = model.ok_or_else(|| AgentError::NotBuiltIn(settings.run.clone()))?;
     if let Work::Train { images, .. } = &settings.work

@@ -1,4 +1,4 @@
-//! Failed connections in plain words: what failed, between whom, and what to do, with all causes behind it.
+//! Failed connections: what failed, between which addresses, what to do, and all causes.
 
 use crate::causes::{causes, chain};
 use hyper_util::client::proxy::matcher::Matcher;
@@ -7,11 +7,11 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 
-/// A request that got no answer, or half of one.
+/// A request that got no answer, or a part of one.
 #[derive(Debug)]
 pub struct NetworkError {
     text: String,
-    is_passing: bool,
+    is_temporary: bool,
 }
 
 impl fmt::Display for NetworkError {
@@ -23,10 +23,10 @@ impl fmt::Display for NetworkError {
 impl Error for NetworkError {}
 
 impl NetworkError {
-    /// Whether the same request may succeed later. Where the other side speaks another protocol, or its certificate is not
-    /// trusted, somebody has to change something first.
-    pub(super) fn is_passing(&self) -> bool {
-        self.is_passing
+    /// Whether the same request may succeed later without a change by a person. A wrong protocol or an untrusted certificate is not
+    /// temporary.
+    pub(super) fn is_temporary(&self) -> bool {
+        self.is_temporary
     }
 }
 
@@ -38,13 +38,13 @@ impl From<reqwest::Error> for NetworkError {
         let target = url.as_ref().map_or_else(|| "the coordinator".to_owned(), origin);
         let via = proxy.as_ref().map(|proxy| format!(" by {proxy}")).unwrap_or_default();
         let finding = Causes(&error).finding(&error, url.as_ref(), proxy.as_ref());
-        let Finding { what, remedy, is_passing } = finding;
+        let Finding { what, remedy, is_temporary } = finding;
         let text = format!("cannot reach {target}{via}: {what}; {remedy} ({})", chain(&error));
-        Self { text, is_passing }
+        Self { text, is_temporary }
     }
 }
 
-/// A proxy that requests go through, and where it is set.
+/// A proxy that requests go through, and the variable that sets it.
 pub(super) struct Proxy {
     url: String,
     variable: &'static str,
@@ -73,11 +73,11 @@ pub(super) fn origin(url: &Url) -> String {
     url.origin().ascii_serialization()
 }
 
-/// What a person needs to know.
+/// The cause and what to do about it.
 struct Finding {
     what: String,
     remedy: String,
-    is_passing: bool,
+    is_temporary: bool,
 }
 
 /// The chain of causes of an error.
@@ -97,16 +97,16 @@ impl<'a> Causes<'a> {
     }
 
     fn finding(&self, error: &reqwest::Error, url: Option<&Url>, proxy: Option<&Proxy>) -> Finding {
-        let passing = |what: &str, remedy: String| Finding { what: what.into(), remedy, is_passing: true };
+        let temporary = |what: &str, remedy: String| Finding { what: what.into(), remedy, is_temporary: true };
         let is_tls = url.is_some_and(|url| url.scheme() == "https");
         if let Some(proxy) = proxy {
             let change = format!("correct or unset {}, or except the host with NO_PROXY", proxy.variable);
             if self.says("proxy authorization required") {
                 let remedy = format!("write {} as http://user:password@host:port", proxy.variable);
-                return Finding { what: "the proxy asks for a password".into(), remedy, is_passing: false };
+                return Finding { what: "the proxy asks for a password".into(), remedy, is_temporary: false };
             }
             if self.says("tunnel error: unsuccessful") {
-                return Finding { what: "the proxy refused to connect".into(), remedy: change, is_passing: false };
+                return Finding { what: "the proxy refused to connect".into(), remedy: change, is_temporary: false };
             }
             if error.is_connect() && self.find::<rustls::Error>().is_none() {
                 let what = if error.is_dns() {
@@ -116,7 +116,7 @@ impl<'a> Causes<'a> {
                 } else {
                     "the proxy does not answer"
                 };
-                return passing(what, format!("start the proxy, or {change}"));
+                return temporary(what, format!("start the proxy, or {change}"));
             }
         }
         let check = || "check the address and the network".to_owned();
@@ -126,39 +126,43 @@ impl<'a> Causes<'a> {
         if error.is_builder() {
             return if self.says("No CA certificates were loaded") {
                 let remedy = "install them (Debian: ca-certificates), or give one with --ca-cert FILE".to_owned();
-                Finding { what: "this machine has no certificate authorities".into(), remedy, is_passing: false }
+                Finding { what: "this machine has no certificate authorities".into(), remedy, is_temporary: false }
             } else {
-                Finding { what: "the request cannot be made".into(), remedy: check(), is_passing: false }
+                Finding { what: "the request cannot be made".into(), remedy: check(), is_temporary: false }
             };
         }
         if error.is_dns() {
-            return passing("unknown host", "correct the host name, or the name service of this machine".into());
+            return temporary("unknown host", "correct the host name, or the name service of this machine".into());
         }
         if self.io(io::ErrorKind::ConnectionRefused) {
-            return passing(
+            return temporary(
                 "connection refused, no program listens at this address",
                 "start the coordinator there, or correct the address".into(),
             );
         }
         if error.is_timeout() {
             let what = if error.is_connect() { "no answer to the connection" } else { "nothing came for a while" };
-            return passing(what, "check that the coordinator runs and that no firewall is between".into());
+            return temporary(what, "check that the coordinator runs and that no firewall is between".into());
         }
         if is_tls && error.is_connect() && self.io(io::ErrorKind::UnexpectedEof) {
             return plain_port();
         }
         if self.find::<hyper::Error>().is_some_and(hyper::Error::is_parse) {
             let remedy = "use https:// in the address if it speaks TLS".to_owned();
-            return Finding { what: "what listens there does not speak plain HTTP".into(), remedy, is_passing: false };
+            return Finding {
+                what: "what listens there does not speak plain HTTP".into(),
+                remedy,
+                is_temporary: false,
+            };
         }
-        passing("the connection broke", check())
+        temporary("the connection broke", check())
     }
 }
 
-/// TLS is spoken to a port that does not.
+/// TLS was sent to a port that does not speak it.
 fn plain_port() -> Finding {
     let remedy = "use http:// in the address, or the port that speaks TLS".to_owned();
-    Finding { what: "what listens there does not speak TLS".into(), remedy, is_passing: false }
+    Finding { what: "what listens there does not speak TLS".into(), remedy, is_temporary: false }
 }
 
 fn tls(error: &rustls::Error) -> Finding {
@@ -175,5 +179,5 @@ fn tls(error: &rustls::Error) -> Finding {
         rustls::Error::InvalidCertificate(_) => ("the certificate is not trusted", remedy),
         _ => ("the TLS connection failed", "check the address, and the TLS settings there".to_owned()),
     };
-    Finding { what: what.into(), remedy, is_passing: false }
+    Finding { what: what.into(), remedy, is_temporary: false }
 }

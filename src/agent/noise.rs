@@ -1,4 +1,4 @@
-//! Noise in place of training, for trying out the exchange alone: seeded, and next to free.
+//! Noise in place of training, to try out the exchange alone: seeded, and almost free.
 
 use crate::wire::{Parameters, Values};
 use rand::SeedableRng;
@@ -6,12 +6,12 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 use rayon::prelude::*;
 
-/// Normal numbers that are drawn; longer tensors repeat them. Drawing one for each value would take longer than all
-/// the rest of a round.
+/// Normal numbers that are drawn; longer tensors repeat them. Drawing one for each value would take longer than the rest of a
+/// round.
 const DRAWN: usize = 1 << 16;
 
-/// Values of a tensor that tell how large its values are.
-const LOOKED_AT: usize = 1 << 12;
+/// The first values of a tensor, whose root mean square stands for all.
+const SAMPLED: usize = 1 << 12;
 
 /// Moves each value of an F32 tensor by noise whose deviation is that share of the root mean square of its first values.
 pub fn add(parameters: &Parameters, share: f32, seed: u64) -> Parameters {
@@ -19,7 +19,7 @@ pub fn add(parameters: &Parameters, share: f32, seed: u64) -> Parameters {
     let noise: Vec<f32> = StandardNormal.sample_iter(random).take(DRAWN).collect();
     let disturbed = parameters.values().par_iter().map(|values| match values {
         Values::F32(values) => {
-            let first = &values[..values.len().min(LOOKED_AT)];
+            let first = &values[..values.len().min(SAMPLED)];
             let squares: f64 = first.iter().map(|value| f64::from(*value).powi(2)).sum();
             let scale = share * (squares / first.len().max(1) as f64).sqrt() as f32;
             let mut moved = values.clone();

@@ -1,4 +1,4 @@
-//! The admin plane as seen from the command line: what an operator does to whole runs.
+//! The admin plane as seen from the command line: the operator's commands for whole runs.
 
 use super::call_error::{CallError, answer, json};
 use super::transport::http_client;
@@ -6,7 +6,7 @@ use app::api::{RenameRequest, RunId, RunLine};
 use reqwest::{Method, RequestBuilder};
 use std::path::Path;
 
-/// Speaks to a coordinator with the admin token.
+/// Calls a coordinator with the admin token.
 pub struct Operator {
     http: reqwest::Client,
     api_url: String,
@@ -26,7 +26,7 @@ impl Operator {
     /// The open runs, or the archived ones.
     ///
     /// # Errors
-    /// The coordinator refuses, or cannot be reached.
+    /// The coordinator rejects it, or cannot be reached.
     pub async fn runs(&self, archived: bool) -> Result<Vec<RunLine>, CallError> {
         let request = self.request(Method::GET, "/runs").query(&[("archived", archived)]);
         json(answer(request.send().await?).await?).await

@@ -1,4 +1,4 @@
-//! What the participant sees: a bar on a terminal, one line an epoch otherwise.
+//! Progress for the participant: a bar on a terminal, otherwise a log line an epoch.
 
 use app::api::Progress;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -13,7 +13,6 @@ pub struct Display {
 }
 
 impl Display {
-    /// For a round that begins.
     pub fn new(round: u64) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::no_length();
@@ -25,7 +24,6 @@ impl Display {
         Self { round, bar, last: None }
     }
 
-    /// Shows where training stands.
     pub fn show(&mut self, now: Progress) {
         if let Some(bar) = &self.bar {
             bar.set_length(u64::from(now.epochs) * u64::from(now.batches));
@@ -39,7 +37,6 @@ impl Display {
         self.last = Some(now);
     }
 
-    /// Training is over.
     pub fn end(self) {
         match (&self.bar, self.last) {
             (Some(bar), _) => bar.finish_and_clear(),

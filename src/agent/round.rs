@@ -1,4 +1,4 @@
-//! One round after the other: fetch, work, send; and what is told of it meanwhile.
+//! Rounds, one after the other: fetch the model, work, send the update, and report meanwhile.
 
 use super::training::{self, Trained, Training};
 use super::transport::Transport;
@@ -11,36 +11,36 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often progress is reported. That it is to stop, an agent is told at once.
+/// How often progress is reported. A stop is noticed at once, by [`Transport::news`].
 const REPORT_EVERY: Duration = Duration::from_millis(500);
 
 enum Worker {
     Train {
-        /// Away while it trains.
+        /// `None` while it trains.
         network: Option<Box<Network>>,
         images: Arc<Images>,
     },
     Noise(f32),
 }
 
-/// What goes from round to round.
+/// The agent's state from round to round.
 pub(super) struct Agent {
     schema: Arc<Schema>,
     worker: Worker,
     name: String,
     encoding: Option<Encoding>,
-    /// The number of images that the coordinator knows of us.
+    /// The number of images that the coordinator has for this client.
     samples: u64,
-    /// The last global version that was fetched: what the next one may be told by.
+    /// The last global version that was fetched: the next one may be sent as a difference to it.
     held: Option<(u64, Arc<Parameters>)>,
-    /// What the updates have lost so far.
+    /// What lossy encodings have left out of the updates so far.
     owed: Feedback,
-    /// The round whose update or model was refused for good, and why: it is not trained again.
+    /// The round whose update or model was rejected for good, and why: it is not trained again.
     given_up: Option<(u64, String)>,
 }
 
 impl Agent {
-    /// Before its first round.
+    /// An agent before its first round.
     pub fn new(settings: &AgentSettings, spec: &ModelSpec, samples: u64) -> Result<Self, ModelError> {
         let (schema, worker) = match &settings.work {
             Work::Train { device, images } => {
@@ -56,18 +56,18 @@ impl Agent {
         Ok(Self { schema, worker, name, encoding, samples, held: None, owed: Feedback::default(), given_up: None })
     }
 
-    /// What it knows is of another coordinator, whose versions may be others under the same numbers, and which has just been
-    /// given that number of images.
+    /// Forgets all that belongs to the former registration, because versions of the same number may differ now. `samples` is the
+    /// number of images in the new one.
     pub fn forget(&mut self, samples: u64) {
         self.samples = samples;
         (self.held, self.owed, self.given_up) = (None, Feedback::default(), None);
     }
 
-    /// One round. What goes wrong in it is reported to the coordinator; the next round is another chance.
+    /// One round. A failure is reported to the coordinator, and the agent waits for the next round.
     pub async fn round(&mut self, transport: &Transport, task: &TrainTask) -> Result<(), AgentError> {
         if let Some((_, reason)) = self.given_up.as_ref().filter(|(round, _)| *round == task.round) {
             // The report was lost, or the deadline has moved.
-            say(transport, &failure(task.round, reason.clone())).await;
+            report_once(transport, &failure(task.round, reason.clone())).await;
             tokio::time::sleep(PAUSE).await;
             return Ok(());
         }
@@ -75,15 +75,15 @@ impl Agent {
             Ok(true) => tracing::info!("round {}: update sent", task.round),
             Ok(false) => {
                 tracing::info!("round {}: cancelled", task.round);
-                say(transport, &report(ReportedState::Ready, None)).await;
+                report_once(transport, &report(ReportedState::Ready, None)).await;
             }
             Err(RoundError::Call(what, error)) => match error.code() {
-                // It is over, or not ours any more: there may be another one already.
+                // The round is over, or this client is no longer in it; there may be another round already.
                 Some(ErrorCode::RoundClosed | ErrorCode::NotAdmitted | ErrorCode::Quarantined) => {
                     tracing::warn!("round {}: {what}: {error}", task.round);
-                    say(transport, &report(ReportedState::Ready, None)).await;
+                    report_once(transport, &report(ReportedState::Ready, None)).await;
                 }
-                // The next question for a task is answered in the same way.
+                // The next request for a task gets the same answer.
                 Some(ErrorCode::Kicked | ErrorCode::Unauthorized) => {
                     tracing::warn!("round {}: {what}: {error}", task.round);
                     tokio::time::sleep(PAUSE).await;
@@ -92,13 +92,13 @@ impl Agent {
                     let reason = format!("{what}: {error}");
                     tracing::error!("round {}: {reason}; waiting for the next round", task.round);
                     self.given_up = Some((task.round, reason.clone()));
-                    say(transport, &failure(task.round, reason)).await;
+                    report_once(transport, &failure(task.round, reason)).await;
                     tokio::time::sleep(PAUSE).await;
                 }
             },
-            Err(RoundError::Here(reason)) => {
+            Err(RoundError::Local(reason)) => {
                 tracing::error!("round {}: {reason}", task.round);
-                say(transport, &failure(task.round, reason)).await;
+                report_once(transport, &failure(task.round, reason)).await;
                 tokio::time::sleep(PAUSE).await;
             }
             Err(RoundError::Fatal(error)) => return Err(error),
@@ -106,9 +106,9 @@ impl Agent {
         Ok(())
     }
 
-    /// Fetches, trains, sends. False if it was cancelled.
+    /// Fetches the model, trains, and sends the update. False if it was cancelled.
     async fn train(&mut self, transport: &Transport, task: &TrainTask) -> Result<bool, RoundError> {
-        say(transport, &report(ReportedState::Update, Some(task.round))).await;
+        report_once(transport, &report(ReportedState::Update, Some(task.round))).await;
         let encoding = self.encoding.unwrap_or(task.encoding);
         let global = tokio::select! {
             global = self.fetch(transport, task.version, encoding) => global?,
@@ -127,8 +127,10 @@ impl Agent {
             let sha256 = hex::encode(Sha256::digest(&body));
             Ok::<_, EncodeError>((body, owed, sha256))
         });
-        let (body, owed, sha256) =
-            encoded.await.map_err(|e| RoundError::Here(e.to_string()))?.map_err(|e| RoundError::Here(e.to_string()))?;
+        let (body, owed, sha256) = encoded
+            .await
+            .map_err(|e| RoundError::Local(e.to_string()))?
+            .map_err(|e| RoundError::Local(e.to_string()))?;
         if samples != self.samples {
             let changed = transport.change_samples(samples).await;
             changed.map_err(|error| RoundError::Call(format!("the change to {samples} images was rejected"), error))?;
@@ -139,12 +141,12 @@ impl Agent {
         let bytes = body.len();
         let sent = transport.update(task.round, &query, content_type, body.into()).await;
         sent.map_err(|error| RoundError::Call(format!("the update of {bytes} bytes was rejected"), error))?;
-        // What was lost is made good later only if the rest has arrived.
+        // What the encoding left out is owed only once the rest has been accepted.
         self.owed = owed;
         Ok(true)
     }
 
-    /// Does to the global model what is to be done. None if it was cancelled.
+    /// Trains, or adds noise. `None` if it was cancelled.
     async fn work(
         &mut self,
         transport: &Transport,
@@ -156,31 +158,32 @@ impl Agent {
             Worker::Noise(share) => {
                 let (global, seed, share) = (global.clone(), training::seed(task, &self.name), *share);
                 let disturbed = tokio::task::spawn_blocking(move || noise::add(&global, share, seed));
-                let parameters = disturbed.await.map_err(|e| RoundError::Here(e.to_string()))?;
+                let parameters = disturbed.await.map_err(|e| RoundError::Local(e.to_string()))?;
                 return Ok(Some(Trained { parameters, loss: None, samples: 1 }));
             }
         };
-        let here = network.take().ok_or_else(|| RoundError::Here("the network is lost".into()))?;
+        let here =
+            network.take().ok_or_else(|| RoundError::Local("the network is in use by an earlier round".into()))?;
         let training = Training::start(*here, global.clone(), images, task, &self.name);
         let Training { progress, cancel, result } = training;
-        // Whatever becomes of this future, training must not go on without it.
+        // Training must not continue when this future is dropped.
         let guard = cancel.clone().drop_guard();
         let reports = async {
             let mut news = std::pin::pin!(transport.news(task.round));
-            let mut is_heard = false;
+            let mut has_news = false;
             while !cancel.is_cancelled() {
                 tokio::select! {
-                    () = &mut news, if !is_heard => is_heard = true,
+                    () = &mut news, if !has_news => has_news = true,
                     () = tokio::time::sleep(REPORT_EVERY) => {}
                 }
                 let mut report = report(ReportedState::Training, Some(task.round));
                 report.progress = *progress.borrow();
-                if cancels(transport.status(&report).await) {
+                if is_cancelled(transport.status(&report).await) {
                     cancel.cancel();
                 }
             }
         };
-        // The end of training does not wait for the answer to a report, which may never come.
+        // The end of training does not wait for the answer to a report.
         let mut result = std::pin::pin!(result);
         let joined = tokio::select! {
             joined = &mut result => joined,
@@ -188,13 +191,13 @@ impl Agent {
         };
         drop(guard);
         let (back, trained) =
-            joined.map_err(|e| RoundError::Fatal(AgentError::Stopped(format!("training broke down: {e}"))))?;
+            joined.map_err(|e| RoundError::Fatal(AgentError::Stopped(format!("training panicked: {e}"))))?;
         *network = Some(Box::new(back));
-        trained.map_err(|error| RoundError::Here(error.to_string()))
+        trained.map_err(|error| RoundError::Local(error.to_string()))
     }
 
-    /// A global version: by its difference to the one that we hold, where that is shorter; exact where the update is sent
-    /// in f32, which the coordinator compares with the exact version.
+    /// A global version, as a difference to the one that is held where that is shorter. It is exact if the update is sent in f32,
+    /// because the coordinator compares that with the exact version.
     async fn fetch(
         &mut self,
         transport: &Transport,
@@ -217,8 +220,8 @@ impl Agent {
         });
         let global = decoded
             .await
-            .map_err(|e| RoundError::Here(e.to_string()))?
-            .map_err(|e| RoundError::Here(format!("version {version} is not readable: {e}")))?;
+            .map_err(|e| RoundError::Local(e.to_string()))?
+            .map_err(|e| RoundError::Local(format!("version {version} is not readable: {e}")))?;
         let global = Arc::new(global);
         self.held = Some((version, global.clone()));
         Ok(global)
@@ -226,11 +229,11 @@ impl Agent {
 }
 
 enum RoundError {
-    /// Something was refused for good: what, and why.
+    /// The coordinator rejected a call for good: which, and why.
     Call(String, CallError),
-    /// Something here; it is reported.
-    Here(String),
-    /// There is no going on.
+    /// Something failed in this agent; it is reported.
+    Local(String),
+    /// The agent cannot continue.
     Fatal(AgentError),
 }
 
@@ -238,15 +241,15 @@ fn report(state: ReportedState, round: Option<u64>) -> StatusReport {
     StatusReport { state, round, progress: None, error: None }
 }
 
-/// The report that this client has failed at that round.
+/// The report that this client has failed in that round.
 fn failure(round: u64, reason: String) -> StatusReport {
     StatusReport { error: Some(reason), ..report(ReportedState::Error, Some(round)) }
 }
 
-/// A report whose loss matters to nobody.
-async fn say(transport: &Transport, report: &StatusReport) {
+/// Sends a report that may be lost.
+async fn report_once(transport: &Transport, report: &StatusReport) {
     if let Err(error) = transport.status(report).await {
-        tracing::debug!("status not delivered: {error}");
+        tracing::debug!("the report was not delivered: {error}");
     }
 }
 
@@ -254,12 +257,12 @@ async fn say(transport: &Transport, report: &StatusReport) {
 async fn heartbeats(transport: &Transport, task: &TrainTask) -> Infallible {
     loop {
         tokio::time::sleep(Duration::from_secs(task.heartbeat_interval_s.max(1).into())).await;
-        say(transport, &report(ReportedState::Update, Some(task.round))).await;
+        report_once(transport, &report(ReportedState::Update, Some(task.round))).await;
     }
 }
 
-/// Whether the answer to a report means to stop training. No answer does not: the coordinator may be restarting.
-fn cancels(answer: Result<StatusReply, CallError>) -> bool {
+/// Whether to stop training after that answer to a report. A network error is no reason to: the coordinator may be restarting.
+fn is_cancelled(answer: Result<StatusReply, CallError>) -> bool {
     match answer {
         Ok(reply) => reply.cancel,
         Err(error) => matches!(

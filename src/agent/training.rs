@@ -1,4 +1,4 @@
-//! Training beside the conversation: on a thread of its own, watched and cancelled from outside.
+//! Training on a thread of its own: its progress can be watched, and it can be cancelled.
 
 use super::progress::Display;
 use crate::model::{self, Images, ModelError, Network, TrainOutcome};
@@ -10,12 +10,12 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// What came of a round's work.
+/// The result of a round's work.
 #[derive(Debug)]
 pub struct Trained {
     /// The new parameters.
     pub parameters: Parameters,
-    /// Mean loss of the last epoch; none where there was no training.
+    /// Mean loss of the last epoch; `None` without training.
     pub loss: Option<f64>,
     /// Images trained on.
     pub samples: u64,
@@ -24,11 +24,11 @@ pub struct Trained {
 /// A round's training that runs.
 #[derive(Debug)]
 pub struct Training {
-    /// Where it stands; none before the first batch.
+    /// `None` before the first batch.
     pub progress: watch::Receiver<Option<Progress>>,
     /// Stops it within a batch.
     pub cancel: CancellationToken,
-    /// The network comes back with the result, for the next round. None: it was told to stop.
+    /// The network, for the next round, and the result, which is `None` if training was cancelled.
     pub result: tokio::task::JoinHandle<(Network, Result<Option<Trained>, ModelError>)>,
 }
 
@@ -68,7 +68,7 @@ impl Training {
     }
 }
 
-/// Each client and round draws its own from the run's seed, the same in every repetition of the run.
+/// The seed of a client in a round: derived from the run's seed, so that a repeated run has the same.
 pub(super) fn seed(task: &TrainTask, name: &str) -> u64 {
     let mut hash = Sha256::new();
     hash.update(task.train.seed.to_le_bytes());

@@ -16,26 +16,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// How long one long-poll waits.
+/// The wait of one long-poll.
 const WAIT_S: u64 = 25;
-/// How long to wait for a connection.
 const CONNECT: Duration = Duration::from_secs(10);
-/// How long an answer may bring nothing, the long-poll's own wait aside.
+/// The longest pause within an answer. It is longer than a long-poll.
 const SILENCE: Duration = Duration::from_secs(60);
-/// The first pause before a call is repeated; it doubles up to the longest. Both are jittered, so that a thousand
-/// agents do not come back in the same instant.
+/// The first pause before a call is repeated; it doubles up to the longest. Both are jittered, so that a thousand agents do
+/// not call again in the same instant.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// See [`FIRST_PAUSE`].
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
-/// Answers that no coordinator gives, or that name a fault of its own, until a call is given up.
+/// Tries of a call whose answer cannot be read or is an internal error of the coordinator.
 const ODD_ANSWERS: u32 = 5;
 
-/// An HTTP client for that coordinator, which trusts the certificate authorities in that PEM file beside those of this machine.
+/// An HTTP client for that coordinator. It trusts the certificate authorities of this machine and those in the PEM file.
 ///
 /// # Errors
-/// One or the other cannot be read.
+/// Certificate authorities cannot be read.
 pub(super) fn http_client(coordinator_url: &str, ca_cert: Option<&Path>) -> Result<reqwest::Client, CallError> {
-    // An error means that one is installed already, which serves as well.
+    // An error means that a provider is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let authorities = ca_cert.map(certificates).transpose()?;
     let http = reqwest::Client::builder()
@@ -51,17 +50,17 @@ pub(super) fn http_client(coordinator_url: &str, ca_cert: Option<&Path>) -> Resu
     Ok(http.build()?)
 }
 
-/// A connection to one run, and our identity on it.
+/// Calls to one run, with the client's identity there.
 #[derive(Debug, Clone)]
 pub struct Transport {
     http: reqwest::Client,
     run_url: String,
     identity: Option<Identity>,
-    /// The coordinator has answered.
+    /// The coordinator has answered, so its address is right.
     was_answered: Arc<AtomicBool>,
 }
 
-/// Who we are to the coordinator.
+/// The client's id and token.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Identity {
     pub client_id: ClientId,
@@ -75,7 +74,7 @@ impl std::fmt::Debug for Identity {
 }
 
 impl Transport {
-    /// Speaks to the run at that coordinator. Nothing is sent yet.
+    /// For the run at that coordinator. Nothing is sent yet.
     ///
     /// # Errors
     /// The certificate authorities of this machine cannot be read.
@@ -83,10 +82,10 @@ impl Transport {
         Self::trusting(coordinator_url, run, None)
     }
 
-    /// The same, trusting the certificate authorities in that PEM file beside those of this machine.
+    /// Like [`Self::new`], and trusts the certificate authorities in the PEM file too.
     ///
     /// # Errors
-    /// One or the other cannot be read.
+    /// Certificate authorities cannot be read.
     pub fn trusting(coordinator_url: &str, run: &RunId, ca_cert: Option<&Path>) -> Result<Self, CallError> {
         Ok(Self {
             http: http_client(coordinator_url, ca_cert)?,
@@ -96,33 +95,33 @@ impl Transport {
         })
     }
 
-    /// Our id, once registered.
+    /// The client's id, once registered.
     pub fn id(&self) -> Option<&ClientId> {
         self.identity.as_ref().map(|i| &i.client_id)
     }
 
-    /// Who we are, once registered.
+    /// The client's identity, once registered.
     pub(super) fn identity(&self) -> Option<&Identity> {
         self.identity.as_ref()
     }
 
-    /// Goes on as who we were.
+    /// Resumes as a client that registered earlier.
     pub(super) fn resume(&mut self, identity: Identity) {
         self.identity = Some(identity);
     }
 
-    /// The run as everybody sees it.
+    /// The public state of the run.
     ///
     /// # Errors
-    /// The coordinator refuses.
+    /// The coordinator rejects it.
     pub async fn snapshot(&self) -> Result<RunSnapshot, CallError> {
         self.call(|| self.request(Method::GET, "")).await
     }
 
-    /// Registers, and is that client from then on.
+    /// Registers, and makes all later calls as that client.
     ///
     /// # Errors
-    /// The coordinator refuses.
+    /// The coordinator rejects it.
     pub async fn register(&mut self, request: &RegisterRequest) -> Result<RegisterReply, CallError> {
         self.identity = None;
         let reply: RegisterReply = self.call(|| self.request(Method::POST, "/clients").json(request)).await?;
@@ -130,65 +129,65 @@ impl Transport {
         Ok(reply)
     }
 
-    /// Changes the number of images that we hold.
+    /// Changes the number of images that the client holds.
     ///
     /// # Errors
-    /// The coordinator refuses.
+    /// The coordinator rejects it.
     pub async fn change_samples(&self, samples: u64) -> Result<(), CallError> {
         let path = self.own("");
         let patch = || self.request(Method::PATCH, &path).json(&ClientPatch { samples });
         self.repeat(|| async { answer(patch().send().await?).await.map(|_| ()) }).await
     }
 
-    /// What to do now; waits for something to do.
+    /// The next task; waits until there is one.
     ///
     /// # Errors
-    /// The coordinator refuses.
+    /// The coordinator rejects it.
     pub async fn task(&self) -> Result<Task, CallError> {
         self.task_within(WAIT_S).await
     }
 
-    /// What to do now; waits so long for something to do.
+    /// The next task; waits up to `wait_s` until there is one.
     pub(super) async fn task_within(&self, wait_s: u64) -> Result<Task, CallError> {
         let path = self.own("/task");
         let wait = [("wait_s", wait_s)];
         self.call(|| self.request(Method::GET, &path).query(&wait)).await
     }
 
-    /// Waits for news while we work for that round: what it brings is looked up by [`Self::status`]. No answer is no news,
-    /// as the coordinator may be restarting.
+    /// Waits while work on that round is wanted. [`Self::status`] then says whether to stop. Without an answer it keeps waiting:
+    /// the coordinator may be restarting.
     pub async fn news(&self, round: u64) {
         let path = self.own("/task");
         let query = [("wait_s", WAIT_S), ("round", round)];
         loop {
             match self.call(|| self.request(Method::GET, &path).query(&query)).await {
-                Ok(Task::Train(task)) if task.round == round => {} // none yet
+                Ok(Task::Train(task)) if task.round == round => {} // it is still wanted
                 _ => return,
             }
         }
     }
 
-    /// Says what we do. Not repeated: the next report says more.
+    /// Reports state and progress. A failed report is not repeated: the next one is newer.
     ///
     /// # Errors
-    /// The coordinator refuses, or there is no answer.
+    /// The coordinator rejects it, or there is no answer.
     pub async fn status(&self, report: &StatusReport) -> Result<StatusReply, CallError> {
         let request = self.request(Method::PUT, &self.own("/status")).json(report);
         json(answer(request.send().await?).await?).await
     }
 
-    /// A version of the global model, in our container as `accept` has it; possibly as a difference to the version `base`. If
-    /// the connection breaks, it goes on where it was.
+    /// A version of the global model in the encoding that `accept` names, possibly as a difference to the version `base`. If the
+    /// connection breaks, the download resumes where it stopped.
     ///
     /// # Errors
-    /// The coordinator refuses.
+    /// The coordinator rejects it.
     pub async fn model(&self, version: u64, accept: &str, base: Option<u64>) -> Result<Bytes, CallError> {
         let path = format!("/models/{version}");
         let whole = || {
             let request = self.request(Method::GET, &path).header(header::ACCEPT, accept);
             request.query(&base.map(|base| ("base", base)).as_slice())
         };
-        // What has come so far, and of what.
+        // What has arrived so far, and the ETag of its whole.
         let part = tokio::sync::Mutex::new((BytesMut::new(), None::<HeaderValue>));
         let fetch = || async {
             let mut part = part.lock().await;
@@ -199,14 +198,14 @@ impl Transport {
                     request.header(header::RANGE, format!("bytes={}-", body.len())).header(header::IF_RANGE, etag);
             }
             let mut response = match answer(request.send().await?).await {
-                // All of it was here, but for the end of it.
-                Err(CallError::Refused { status: StatusCode::RANGE_NOT_SATISFIABLE, .. }) if !body.is_empty() => {
+                // Everything had arrived before the connection broke.
+                Err(CallError::Rejected { status: StatusCode::RANGE_NOT_SATISFIABLE, .. }) if !body.is_empty() => {
                     answer(whole().send().await?).await?
                 }
                 answered => answered?,
             };
             if response.status() != StatusCode::PARTIAL_CONTENT {
-                body.clear(); // the whole, from its beginning
+                body.clear(); // this answer has the whole
                 *etag = response.headers().get(header::ETAG).cloned();
             }
             while let Some(chunk) = response.chunk().await? {
@@ -217,10 +216,10 @@ impl Transport {
         self.repeat(fetch).await
     }
 
-    /// Sends an update. Repeating it is harmless; if the connection breaks, it goes on where it was.
+    /// Sends an update. Repeating it is harmless. If the connection breaks, the upload resumes where it stopped.
     ///
     /// # Errors
-    /// The coordinator refuses.
+    /// The coordinator rejects it.
     pub async fn update(
         &self,
         round: u64,
@@ -248,7 +247,7 @@ impl Transport {
                 }
             }
             match put(&query, rest).await {
-                // Since we asked it was counted, or is gone, as with a coordinator that was killed.
+                // It was counted since the question, or it is gone because the coordinator was killed.
                 Err(error) if query.offset.is_some() && error.code() == Some(ErrorCode::Conflict) => {
                     let here = self.upload(&path).await?;
                     if here.is_some_and(|here| here.counted && Some(&here.sha256) == query.sha256.as_ref()) {
@@ -263,7 +262,7 @@ impl Transport {
         self.repeat(send).await
     }
 
-    /// What the coordinator has of an update; none: nothing.
+    /// What the coordinator has of an update; `None` means nothing.
     async fn upload(&self, path: &str) -> Result<Option<UploadView>, CallError> {
         match answer(self.request(Method::GET, path).send().await?).await {
             Ok(response) => json(response).await.map(Some),
@@ -272,10 +271,10 @@ impl Transport {
         }
     }
 
-    /// Leaves the run. Not repeated: who leaves does not wait.
+    /// Leaves the run. Not repeated: the agent does not wait for it.
     ///
     /// # Errors
-    /// The coordinator refuses, or there is no answer.
+    /// The coordinator rejects it, or there is no answer.
     pub async fn leave(&self) -> Result<(), CallError> {
         answer(self.request(Method::DELETE, &self.own("")).send().await?).await.map(|_| ())
     }
@@ -292,12 +291,12 @@ impl Transport {
         }
     }
 
-    /// Up to the last byte of the answer: who is killed while it answers has not answered.
+    /// Repeats until the whole answer has arrived: a coordinator may be killed while it answers.
     async fn call<T: DeserializeOwned>(&self, request: impl Fn() -> RequestBuilder) -> Result<T, CallError> {
         self.repeat(|| async { json(answer(request().send().await?).await?).await }).await
     }
 
-    /// Repeats while the failure may pass: through a restart of the coordinator, however long it takes.
+    /// Repeats while the failure is temporary, such as a restart of the coordinator, however long it takes.
     async fn repeat<T, F>(&self, call: impl Fn() -> F) -> Result<T, CallError>
     where
         F: Future<Output = Result<T, CallError>>,
@@ -320,7 +319,7 @@ impl Transport {
                 Repeat::Never => false,
             })
             .adjust(|error, pause| match error {
-                CallError::Refused { retry_after: Some(told), .. } => pause.map(|pause| pause.max(*told)),
+                CallError::Rejected { retry_after: Some(wait), .. } => pause.map(|pause| pause.max(*wait)),
                 _ => pause,
             })
             .notify(|error, pause| tracing::warn!("{error}; trying again in {:.1} s", pause.as_secs_f64()))

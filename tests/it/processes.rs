@@ -141,7 +141,7 @@ async fn exit_codes_mean_something() {
         create.bearer_auth(served.token.as_ref().unwrap()).header("content-type", "application/vnd.safetensors");
     take(201, create.body(safetensors(&with(0.0)))).await;
     let (_, said) = code(&["join", &served.origin, "--run", "own"]).await;
-    assert!(said.contains("run 'own' began with parameters of somebody's own"), "{said}");
+    assert!(said.contains("run 'own' has an uploaded model"), "{said}");
     assert!(said.contains("take part with a client of your own") && !said.contains("--dataset"), "{said}");
     assert_eq!(served.program.ends().await, Some(0));
 }

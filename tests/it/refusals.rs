@@ -122,8 +122,8 @@ fn small() -> ModelSpec {
 async fn a_refusal_by_a_proxy_is_reported_in_plain_words_and_its_round_is_not_trained_again() {
     for (refusal, words) in [
         ("413 Request Entity Too Large", "raise its limit (of nginx, client_max_body_size)"),
-        ("403 Forbidden", "refused a request"),
-        ("400 Bad Request", "refused a request"),
+        ("403 Forbidden", "rejected a request"),
+        ("400 Bad Request", "rejected a request"),
     ] {
         let (origin, asked) = proxied(refusal).await;
         let end = Agent::noise(origin, "agent", Encoding::Bf16).gives_up().await;
