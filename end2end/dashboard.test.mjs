@@ -94,7 +94,7 @@ test("the configuration is edited on the page, and what is refused is told at it
   await deadline.fill("0");
   await epochs.fill("2");
   await page.getByTestId("config-save").click();
-  await until(async () => /deadline_s is 0/.test(await page.getByTestId("config-alert").innerText()), "the refusal is told");
+  await until(async () => /deadline_s must be between 1 and 604800, got 0/.test(await page.getByTestId("config-alert").innerText()), "the refusal is told");
   assert.equal(await deadline.getAttribute("aria-invalid"), "true");
   assert.equal(await epochs.getAttribute("aria-invalid"), "false");
   assert.ok(await hasFocus(deadline), "the focus goes to what was refused");

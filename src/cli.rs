@@ -1,23 +1,26 @@
 //! The command line: subcommands, where their settings come from, exit codes, logs.
 //!
-//! Decides precedence (file, then `FEDLEARN_*` variables, then flags; the later wins) and that nothing unknown passes.
-//! Refuses to know what the subcommands do.
+//! Decides precedence (file, then `FEDLEARN_*` variables, then flags; the later wins) and rejects unknown settings. What
+//! the subcommands do is decided in [`crate::commands`].
 
-mod layers;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod documentation;
+mod sources;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
 
-use crate::config::{CommonSettings, JoinSettings, LogFormat, RunsSettings};
+use crate::config::{CommonSettings, Given, JoinSettings, LogFormat, RunsSettings};
 #[cfg(feature = "server")]
-use crate::config::{DemoSettings, ServeSettings, TokenSettings};
+use crate::config::{DemoSettings, FirstRun, ServeSettings, TokenSettings};
 use clap::{Parser, Subcommand};
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
 
-/// The settings file that is read where none is named.
+/// The settings file that is read if none is named.
 const DEFAULT_FILE: &str = "fedlearn.toml";
 
 const EXAMPLES: &str = "\
@@ -26,30 +29,46 @@ Examples:
   fedlearn demo                                   coordinator and three clients on this machine
   fedlearn join http://127.0.0.1:3000 --partition 1/3 --split dirichlet-label:0.3
 
-Every long option can also stand in the settings file (listen = \"0.0.0.0:3000\") or in the environment
-(FEDLEARN_LISTEN=0.0.0.0:3000). A flag goes before a variable, a variable before the file. What is unknown is refused.
+Every long option and every setting of the first run can also be set in the settings file (listen = \"0.0.0.0:3000\") or
+in the environment (FEDLEARN_LISTEN=0.0.0.0:3000). A flag overrides a variable, and a variable overrides the file. Unknown
+settings are rejected. docs/configuration.md lists all of them.
 
 Exit codes:
-  0    done; a coordinator that was told to stop (Ctrl-C, SIGTERM) and did so in good order
+  0    done; for a coordinator, an orderly stop after Ctrl-C or SIGTERM
   1    failed
   2    wrong arguments or settings
-  3    refused by the coordinator: removed, unknown run, wrong secret
+  3    rejected by the coordinator: removed, unknown run, wrong secret
   130  interrupted by Ctrl-C before the work was done";
 
 /// Federated learning over plain REST: a coordinator with a live dashboard, and agents that come and go.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "fedlearn", version, override_usage = "fedlearn [COMMAND]", after_help = EXAMPLES, max_term_width = 120)]
 pub struct Cli {
-    /// What to do; `serve` where none is named.
+    /// What to do; `serve` if none is named.
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// The settings of the first run, below the options of `serve`.
+#[cfg(feature = "server")]
+fn run_settings() -> String {
+    let default = app::api::RunConfig::default();
+    let mut text = "Example: fedlearn serve --listen 0.0.0.0:3000 --min-clients 3 --set train.local_epochs=2\n\n\
+                    Settings of run 'default' with their defaults, for --set, file and environment:\n"
+        .to_owned();
+    for setting in app::api::RunConfig::settings() {
+        let value = default.get(&setting.path).map(|value| app::api::format_value(&value)).unwrap_or_default();
+        text += format!("  {:22} {value:9} {}\n", setting.path, setting.allowed()).trim_end();
+        text.push('\n');
+    }
+    text + "\ndocs/configuration.md describes each. Once the run exists, change them on the dashboard."
 }
 
 /// The subcommands.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Command {
     /// Run the coordinator: API, dashboard, aggregation (the default)
-    #[command(after_help = "Example: fedlearn serve --listen 0.0.0.0:3000 --min-clients 3 --local-epochs 2")]
+    #[command(after_help = run_settings())]
     #[cfg(feature = "server")]
     Serve(Box<ServeSettings>),
     /// Take part in a run as a client
@@ -82,6 +101,17 @@ impl Command {
         }
     }
 
+    /// Passes on what was given and where, for the settings that are checked later.
+    fn set_given(&mut self, given: impl Iterator<Item = Given>) {
+        match self {
+            #[cfg(feature = "server")]
+            Self::Serve(settings) => {
+                settings.first_run.given = given.filter(|given| FirstRun::has(&given.key)).collect();
+            }
+            _ => {}
+        }
+    }
+
     fn problems(&self) -> Vec<String> {
         match self {
             Self::Join(settings) => settings.problems(),
@@ -94,7 +124,7 @@ impl Command {
     }
 }
 
-/// How the program ends. The table in `--help` says when.
+/// How the program ends; `--help` explains each code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
     /// 0.
@@ -115,23 +145,23 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Why there is nothing to run.
+/// Why no subcommand runs.
 #[derive(Debug, thiserror::Error)]
 pub enum Stop {
-    /// Help or version was asked for, or clap has better words for what is wrong.
+    /// Help or version was requested, or the flags are wrong.
     #[error("{0}")]
     Clap(#[from] clap::Error),
-    /// All that is wrong with the settings, each with where it was set.
+    /// Everything that is wrong with the settings, by the names that the user wrote.
     #[error("{}", list(.0))]
     Settings(Vec<String>),
 }
 
 impl Stop {
-    /// Tells the person, and says how to end.
+    /// Prints it; returns the exit code.
     pub fn report(&self) -> Exit {
         match self {
             Self::Clap(error) => {
-                // If the terminal is gone, nobody is left to be told.
+                // It fails if the terminal is gone; then nobody reads it.
                 let _ = error.print();
                 if error.use_stderr() { Exit::Usage } else { Exit::Done }
             }
@@ -158,14 +188,14 @@ pub fn parse(
     args: impl IntoIterator<Item = OsString>,
     variables: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Cli, Stop> {
-    layers::resolve(args, variables, Path::new(DEFAULT_FILE))
+    sources::resolve(args, variables, Path::new(DEFAULT_FILE))
 }
 
 /// Sends the log to standard error. Call it once, before anything logs.
 pub fn init_logging(settings: &CommonSettings) {
     let filter = tracing_subscriber::EnvFilter::new(&settings.log);
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // Who logs into a pipe that is closed would be told so on standard error, and panic because that is closed, too.
+    // A failed write to a closed pipe would be reported on standard error, and panic because that is closed, too.
     let log = log.log_internal_errors(false);
     match settings.log_format {
         LogFormat::Human => log.with_ansi(std::io::stderr().is_terminal()).with_target(false).init(),

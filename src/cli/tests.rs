@@ -1,7 +1,7 @@
 use super::*;
 use crate::config::LogFormat;
 use crate::model::DeviceChoice;
-use app::api::{CohortSize, Dataset};
+use app::api::{CohortSize, Dataset, Kind};
 use clap::CommandFactory;
 use std::path::PathBuf;
 
@@ -20,7 +20,7 @@ fn parse(given: Given) -> Result<Command, Stop> {
     std::fs::write(&file, given.file).unwrap();
     let args = std::iter::once("fedlearn").chain(given.args.split_whitespace()).map(OsString::from);
     let variables = given.variables.iter().map(|(name, value)| (name.into(), value.into()));
-    layers::resolve(args, variables, &file).map(|cli| cli.command)
+    sources::resolve(args, variables, &file).map(|cli| cli.command)
 }
 
 fn serve(given: Given) -> ServeSettings {
@@ -85,24 +85,32 @@ fn options_without_a_subcommand_are_those_of_serve() {
 #[test]
 fn a_variable_goes_before_the_file_and_a_flag_before_both() {
     let settings = serve(Given {
-        file: "min_clients = 2\nbatch-size = 20\nlocal_epochs = 2",
-        variables: &[("FEDLEARN_BATCH_SIZE", "30"), ("FEDLEARN_LOCAL_EPOCHS", "3")],
-        args: "serve --local-epochs 4",
+        file: "max-runs = 2\nbody_timeout_s = 20\nhead_timeout_s = 2\nmin_clients = 2\ndeadline-s = 20\ntrain.local_epochs = 2",
+        variables: &[
+            ("FEDLEARN_BODY_TIMEOUT_S", "30"),
+            ("FEDLEARN_HEAD_TIMEOUT_S", "3"),
+            ("FEDLEARN_DEADLINE_S", "30"),
+            ("FEDLEARN_TRAIN_LOCAL_EPOCHS", "3"),
+        ],
+        args: "serve --head-timeout-s 4 --set train.local_epochs=4",
     });
-    let run = settings.first_run;
-    assert_eq!((run.min_clients, run.batch_size, run.local_epochs), (2, 30, 4));
+    assert_eq!((settings.max_runs, settings.body_timeout_s, settings.head_timeout_s), (2, 30, 4));
+    let run = settings.first_run.create().unwrap().config;
+    assert_eq!((run.min_clients, run.deadline_s, run.train.local_epochs), (2, 30, 4));
 }
 
 #[test]
 fn the_file_takes_lists_numbers_and_booleans() {
     let settings = serve(Given {
-        file: "dataset_path = ['cifar10=/a', 'mnist=/b c']\ncohort = 0.5\naugment = true\nlearning_rate = 1",
+        file: "dataset_path = ['cifar10=/a', 'mnist=/b c']\ncohort.fraction = 0.5\nmax_update_norm = 'none'\n\
+               [train]\naugment = true\nlearning-rate = 1",
         ..NOTHING
     });
     assert_eq!(settings.dataset_path(Dataset::Mnist), Some(PathBuf::from("/b c")));
     assert_eq!(settings.dataset_paths.len(), 2);
-    let run = settings.first_run;
-    assert_eq!((run.cohort, run.augment, run.learning_rate), (CohortSize::Fraction(0.5), true, 1.0));
+    let run = settings.first_run.create().unwrap().config;
+    assert_eq!((run.cohort, run.max_update_norm), (CohortSize::Fraction(0.5), None));
+    assert_eq!((run.train.augment, run.train.learning_rate), (true, 1.0));
 }
 
 #[test]
@@ -138,41 +146,103 @@ fn a_base_path_and_trusted_proxies_are_paths_and_networks() {
 }
 
 #[test]
-fn augment_stands_alone_or_takes_a_value() {
-    for (args, expected) in [("serve --augment", true), ("serve --augment=false", false), ("serve", false)] {
-        assert_eq!(serve(Given { args, ..NOTHING }).first_run.augment, expected, "{args}");
+fn every_setting_of_a_run_can_be_set_by_flag_variable_and_file() {
+    let default = app::api::RunConfig::default();
+    for setting in app::api::RunConfig::settings() {
+        // Given a value that is not the default,
+        let value = match setting.kind {
+            Kind::Switch => "true".to_owned(),
+            Kind::Word(words) => {
+                words.iter().rfind(|word| default.get(&setting.path) != Some((**word).into())).unwrap().to_string()
+            }
+            Kind::Limit => "none".to_owned(),
+            Kind::Whole | Kind::Number => setting.bounds.maximum.unwrap_or(7.0).to_string(),
+        };
+        let value = if setting.path == "cohort.fraction" { "0.5".to_owned() } else { value };
+        let mut expected = default.clone();
+        expected.set(&setting.path, &app::api::parse_value(&value)).unwrap();
+        assert_ne!(expected, default, "{}", setting.path);
+        // when it is given in each way, then the run has it.
+        let assignment = format!("{}={value}", setting.path);
+        let variable = sources::variable(&setting.path);
+        for given in [
+            Given { args: &format!("serve --set {assignment}"), ..NOTHING },
+            Given { variables: &[(&variable, &value)], ..NOTHING },
+            Given { file: &format!("{} = '{value}'", setting.path), ..NOTHING },
+        ] {
+            assert_eq!(serve(given).first_run.create().unwrap().config, expected, "{assignment}");
+        }
     }
 }
 
 #[test]
-fn a_cohort_is_all_a_share_or_a_number() {
-    for (text, expected) in [
-        ("all", CohortSize::Fraction(1.0)),
-        ("1.0", CohortSize::Fraction(1.0)),
-        ("0.25", CohortSize::Fraction(0.25)),
-        ("10", CohortSize::Size(10)),
-    ] {
-        assert_eq!(serve(Given { args: &format!("--cohort {text}"), ..NOTHING }).first_run.cohort, expected);
-    }
+fn a_later_source_replaces_a_share_of_clients_by_a_number() {
+    let given = Given {
+        file: "cohort.fraction = 0.5",
+        variables: &[("FEDLEARN_COHORT_SIZE", "10")],
+        args: "serve --set cohort.size=11",
+    };
+    assert_eq!(serve(given).first_run.create().unwrap().config.cohort, CohortSize::Size(11));
 }
 
 #[test]
-fn an_unknown_key_of_the_file_is_refused_by_name() {
+fn help_lists_the_settings_of_a_run() {
+    let Err(Stop::Clap(shown)) = parse(Given { args: "help serve", ..NOTHING }) else { panic!() };
+    let shown = shown.to_string();
+    for setting in app::api::RunConfig::settings() {
+        assert!(shown.lines().any(|line| line.trim_start().starts_with(&format!("{} ", setting.path))), "{shown}");
+    }
+    assert!(shown.contains("docs/configuration.md"), "{shown}");
+}
+
+#[test]
+fn help_shows_defaults_and_no_value_of_the_environment() {
+    let given = Given { variables: &[("FEDLEARN_JOIN_SECRET", "hunter2")], args: "serve --help", ..NOTHING };
+    let Err(Stop::Clap(shown)) = parse(given) else { panic!() };
+    assert!(!shown.to_string().contains("hunter2"), "{shown}");
+}
+
+#[test]
+fn settings_of_a_run_that_exists_with_other_values_have_no_effect() {
+    // Given a run that exists, and settings of all sources,
+    let settings = serve(Given {
+        file: "train.learning_rate = 0.01\nmode = 'sync'",
+        variables: &[("FEDLEARN_ARCHITECTURE", "resnet18")],
+        args: "serve --min-clients 3 --set cohort.size=4 --set max_update_norm=none",
+    });
+    let existing = serve(Given { args: "serve --min-clients 2", ..NOTHING }).first_run.create().unwrap();
+    // when they are compared,
+    let found = settings.first_run.without_effect(Some((Some(&existing.model), existing.dataset, &existing.config)));
+    // then each setting with another value is named with both values.
+    let found: Vec<_> =
+        found.iter().map(|line| line.find("fedlearn.toml").map_or(line.as_str(), |i| &line[i..])).collect();
     assert_eq!(
-        problems(Given { file: "listne = 'x'", ..NOTHING }),
+        found,
         [
-            "fedlearn.toml: listne: there is no such setting; `fedlearn help serve` and `fedlearn help join` list the settings"
+            "fedlearn.toml: train.learning_rate 0.01 has no effect: run 'default' already exists with train.learning_rate 0.05; change it on the dashboard or by PATCH",
+            "FEDLEARN_ARCHITECTURE resnet18 has no effect: run 'default' already exists with architecture cnn; create another run for it",
+            "--min-clients 3 has no effect: run 'default' already exists with min_clients 2; change it on the dashboard or by PATCH",
+            "--set cohort.size 4 has no effect: run 'default' already exists with cohort.size none; change it on the dashboard or by PATCH",
+            "--set max_update_norm none has no effect: run 'default' already exists with max_update_norm 1000000; change it on the dashboard or by PATCH",
         ]
     );
 }
 
 #[test]
-fn an_unknown_variable_is_refused_by_name() {
+fn an_unknown_key_of_the_file_is_rejected_by_name() {
+    assert_eq!(
+        problems(Given { file: "listne = 'x'", ..NOTHING }),
+        ["fedlearn.toml: listne: unknown setting; `fedlearn help serve` and `fedlearn help join` list the settings"]
+    );
+}
+
+#[test]
+fn an_unknown_variable_is_rejected_by_name() {
     let variables = [("FEDLEARN_LISTNE", "x"), ("FEDLEARN_CACHE", "/c"), ("LEPTOS_OUTPUT_NAME", "fedlearn")];
     let found = problems(Given { variables: &variables, ..NOTHING });
     assert_eq!(
         found,
-        ["FEDLEARN_LISTNE: there is no such setting; `fedlearn help serve` and `fedlearn help join` list the settings"]
+        ["FEDLEARN_LISTNE: unknown setting; `fedlearn help serve` and `fedlearn help join` list the settings"]
     );
 }
 
@@ -189,40 +259,43 @@ fn settings_of_another_subcommand_do_no_harm() {
 #[test]
 fn all_problems_of_all_sources_are_reported_at_once() {
     let found = problems(Given {
-        file: "listen = 'here'\nwrong = 1\ndeadline_s = [1, 2]\nlocal_epochs = 0",
-        variables: &[("FEDLEARN_ENCODING", "f8")],
-        args: "serve --device tpu --cohort half --dataset none --channels 1",
+        file: "listen = 'here'\ndata_dir = ['a', 'b']\ndeadline_s = [1, 2]\n[train]\nlocal_epochs = 0\nepochs = 1",
+        variables: &[("FEDLEARN_ENCODING", "f8"), ("FEDLEARN_DEVICE", "tpu")],
+        args: "serve --dataset none --channels 5000 --min-clients 0 --set cohort.fraction=half",
     });
     assert_eq!(
         found,
         [
-            "fedlearn.toml: wrong: there is no such setting; `fedlearn help serve` and `fedlearn help join` list the settings",
-            "fedlearn.toml: deadline_s: it takes one value, not 2",
-            "fedlearn.toml: listen: 'here' is not an IP address with a port: 127.0.0.1:3000 is reached from this machine alone, \
-             0.0.0.0:3000 from others, too",
-            "FEDLEARN_ENCODING: invalid value 'f8' for '--encoding <ENCODING>' [possible values: f32, bf16, bf16-delta, q8, q4, topk]",
-            "--cohort: 'half' is neither all, nor a share such as 0.5, nor a whole number of clients",
-            "--device: 'tpu' is none of auto, cpu, cuda, cuda:0 to cuda:255",
-            "classes is missing: without a dataset, give it with --classes",
-            "local_epochs is 0, allowed are 1 to 1000",
+            "fedlearn.toml: train.epochs: unknown setting; `fedlearn help serve` and `fedlearn help join` list the settings",
+            "fedlearn.toml: data_dir: must be one value, got 2",
+            "fedlearn.toml: listen: 'here' is not an IP address with a port: 127.0.0.1:3000 accepts connections from this \
+             machine, 0.0.0.0:3000 from others as well",
+            "FEDLEARN_DEVICE: 'tpu' is none of auto, cpu, cuda, cuda:0 to cuda:255",
+            "--classes is required without a dataset",
+            "--channels must be between 1 and 4096, got 5000",
+            "fedlearn.toml: deadline_s must be a whole number, got [1,2]",
+            "fedlearn.toml: train.local_epochs must be between 1 and 1000, got 0",
+            r#"FEDLEARN_ENCODING must be one of f32, bf16, bf16-delta, q8, q4, topk, got "f8""#,
+            "--min-clients must be between 1 and 1000000, got 0",
+            r#"--set cohort.fraction must be a number, got "half""#,
         ]
     );
 }
 
 #[test]
-fn an_unknown_flag_is_reported_with_the_other_problems() {
-    let found = problems(Given { file: "wrong = 1", args: "serve --lisen x", ..NOTHING });
-    assert_eq!(
-        found,
-        [
-            "unexpected argument '--lisen' found",
-            "fedlearn.toml: wrong: there is no such setting; `fedlearn help serve` and `fedlearn help join` list the settings"
-        ]
-    );
+fn an_unknown_flag_is_a_usage_error() {
+    let Err(Stop::Clap(error)) = parse(Given { args: "serve --lisen x", ..NOTHING }) else { panic!() };
+    assert!(error.to_string().contains("'--lisen'"), "{error}");
 }
 
 #[test]
-fn a_file_that_is_no_toml_is_refused_by_line_without_showing_it() {
+fn an_unknown_setting_of_a_run_is_a_usage_error() {
+    let Err(Stop::Clap(error)) = parse(Given { args: "serve --set train.epochs=3", ..NOTHING }) else { panic!() };
+    assert!(error.to_string().contains("'train.epochs' is not a setting of a run"), "{error}");
+}
+
+#[test]
+fn a_file_that_is_not_toml_is_rejected_by_line_without_showing_it() {
     let found = problems(Given { file: "run = 'default'\njoin_secret = hunter2", ..NOTHING });
     assert_eq!(found.len(), 1);
     assert!(found[0].starts_with("fedlearn.toml, line 2: ") && !found[0].contains("hunter2"), "{found:?}");
@@ -238,21 +311,21 @@ fn a_named_file_must_exist() {
 }
 
 #[test]
-fn a_key_written_both_ways_is_refused() {
+fn a_key_written_both_ways_is_rejected() {
     let found = problems(Given { file: "data-dir = 'a'\ndata_dir = 'b'", ..NOTHING });
-    assert_eq!(found, ["fedlearn.toml: data_dir: it is set twice, with '-' and with '_'"]);
+    assert_eq!(found, ["fedlearn.toml: data_dir: set twice, with '-' and with '_'"]);
 }
 
 #[test]
-fn channels_that_contradict_the_dataset_are_refused() {
+fn channels_that_contradict_the_dataset_are_rejected() {
     let found = problems(Given { args: "--channels 3", ..NOTHING });
-    assert_eq!(found, ["channels is 3, but the images of dataset fashion-mnist have 1"]);
+    assert_eq!(found, ["--channels must be 1, as in the images of dataset fashion-mnist, got 3"]);
 }
 
 #[test]
-fn a_dataset_named_twice_is_refused() {
+fn a_dataset_named_twice_is_rejected() {
     let found = problems(Given { args: "--dataset-path mnist=/a --dataset-path mnist=/b", ..NOTHING });
-    assert_eq!(found, ["dataset-path names mnist twice"]);
+    assert_eq!(found, ["dataset_path must name each dataset once, got mnist twice"]);
 }
 
 #[test]
@@ -274,9 +347,9 @@ fn a_client_has_a_name_by_default() {
 }
 
 #[test]
-fn a_split_without_a_part_is_refused() {
+fn a_split_without_a_part_is_rejected() {
     let found = problems(Given { args: "join http://h --split shards:2", ..NOTHING });
-    assert_eq!(found, ["split is shards:2, but partition does not say which part to take"]);
+    assert_eq!(found, ["split shards:2 requires a part: set it with --partition"]);
 }
 
 #[test]
@@ -286,9 +359,9 @@ fn a_join_without_address_is_a_usage_error() {
 }
 
 #[test]
-fn an_address_without_http_is_refused() {
-    let found = problems(Given { args: "join localhost:3000", ..NOTHING });
-    assert_eq!(found, ["URL: 'localhost:3000' is not an address such as http://127.0.0.1:3000"]);
+fn an_address_without_http_is_rejected() {
+    let Err(Stop::Clap(error)) = parse(Given { args: "join localhost:3000", ..NOTHING }) else { panic!() };
+    assert!(error.to_string().contains("'localhost:3000' is not an address such as http://127.0.0.1:3000"), "{error}");
 }
 
 #[test]

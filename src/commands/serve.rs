@@ -2,7 +2,7 @@
 
 use super::{failed, say};
 use crate::cli::Exit;
-use crate::config::{ServeSettings, TokenSettings};
+use crate::config::{FirstRun, ServeSettings, TokenSettings};
 use crate::http::Server;
 use crate::store::Store;
 use std::time::Duration;
@@ -22,10 +22,21 @@ pub(super) async fn run(settings: &ServeSettings, stop: CancellationToken) -> Ex
             return Exit::Done;
         }
     };
+    report_settings_without_effect(&settings.first_run, &server);
     show_admin_token(&server);
     stop.cancelled().await;
     server.stop().await;
     Exit::Done
+}
+
+/// Logs the settings that were given for the run `default` but differ from what the data folder has.
+fn report_settings_without_effect(settings: &FirstRun, server: &Server) {
+    let run = "default".parse().ok().and_then(|run| server.coordinator().run(&run));
+    let stored = run.map(|run| run.feed().snapshot());
+    let stored = stored.as_ref().map(|run| (run.model.as_ref(), run.dataset, &run.config));
+    for line in settings.without_effect(stored) {
+        tracing::warn!("{line}");
+    }
 }
 
 /// Ends the program [`GONE`] after it was told to stop.

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 pub enum RunsAction {
     /// Print all runs: name, state, version, clients, best accuracy
     List,
-    /// Keep a run to be read only: it takes no clients, opens no rounds, and is not counted by --max-runs
+    /// Make a run read-only: it accepts no clients, opens no rounds, and is not counted by --max-runs
     Archive,
     /// Open an archived run again
     Unarchive,
@@ -49,13 +49,13 @@ pub struct RunsSettings {
     /// Address of the coordinator
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:3000", value_parser = base_url)]
     pub url: String,
-    /// The coordinator's admin token; best given as FEDLEARN_ADMIN_TOKEN, which other users cannot see
+    /// The coordinator's admin token; better set as FEDLEARN_ADMIN_TOKEN, which other users cannot see
     #[arg(long, value_name = "TOKEN")]
     pub admin_token: Option<Secret>,
-    /// PEM file of certificate authorities to trust beside those of this machine, for https:// addresses
+    /// PEM file of certificate authorities to trust in addition to those of this machine, for https:// addresses
     #[arg(long, value_name = "FILE")]
     pub ca_cert: Option<PathBuf>,
-    /// Also while clients are at work on a round: archive, rename or delete all the same
+    /// Archive, rename or delete even while clients work on a round
     #[arg(
         long,
         value_name = "BOOL",

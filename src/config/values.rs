@@ -1,13 +1,13 @@
 //! The types of single settings, and how each reads from a text.
 
-use app::api::{CohortSize, Dataset, RegisterRequest};
+use app::api::{Dataset, RegisterRequest};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// A text that no log and no error shows.
+/// A text that appears in no log and no error.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
@@ -29,7 +29,7 @@ impl FromStr for Secret {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.len() {
             1..=256 => Ok(Self(text.to_owned())),
-            len => Err(format!("it has {len} bytes, allowed are 1 to 256")),
+            len => Err(format!("must have between 1 and 256 bytes, got {len}")),
         }
     }
 }
@@ -47,7 +47,7 @@ impl FromStr for DatasetPath {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         let (dataset, path) =
-            text.split_once('=').ok_or_else(|| format!("'{text}' is not of the form DATASET=PATH"))?;
+            text.split_once('=').ok_or_else(|| format!("'{text}' must have the form DATASET=PATH"))?;
         if path.is_empty() {
             return Err(format!("'{text}' names no path"));
         }
@@ -113,7 +113,7 @@ impl FromStr for Network {
     }
 }
 
-/// Whose test split the coordinator evaluates on, if any.
+/// The dataset whose test split the coordinator evaluates, if any.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TestDataset(pub Option<Dataset>);
 
@@ -141,27 +141,18 @@ where
     PossibleValuesParser::new(all.iter().map(T::to_string)).try_map(|word| word.parse::<T>())
 }
 
-pub(super) fn cohort(text: &str) -> Result<CohortSize, String> {
-    let parsed = match text {
-        "all" => Some(CohortSize::Fraction(1.0)),
-        share if share.contains('.') => share.parse().ok().map(CohortSize::Fraction),
-        size => size.parse().ok().map(CohortSize::Size),
-    };
-    parsed.ok_or_else(|| format!("'{text}' is neither all, nor a share such as 0.5, nor a whole number of clients"))
-}
-
 pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
         format!(
-            "'{text}' is not an IP address with a port: 127.0.0.1:3000 is reached from this machine alone, \
-             0.0.0.0:3000 from others, too"
+            "'{text}' is not an IP address with a port: 127.0.0.1:3000 accepts connections from this machine, 0.0.0.0:3000 \
+             from others as well"
         )
     })
 }
 
 pub(super) fn log_filter(text: &str) -> Result<String, String> {
     let filter = tracing_subscriber::EnvFilter::builder().parse(text);
-    filter.map(|_| text.to_owned()).map_err(|e| format!("'{text}' is no log filter: {e}"))
+    filter.map(|_| text.to_owned()).map_err(|e| format!("'{text}' is not a log filter: {e}"))
 }
 
 pub(super) fn base_url(text: &str) -> Result<String, String> {
@@ -179,5 +170,5 @@ pub(super) fn client_name(text: &str) -> Result<String, String> {
 
 pub(super) fn share(text: &str) -> Result<f32, String> {
     let share = text.parse().ok().filter(|share| *share > 0.0 && *share <= 1.0);
-    share.ok_or_else(|| format!("'{text}' is no share: above 0, at most 1"))
+    share.ok_or_else(|| format!("'{text}' must be a number above 0 and at most 1"))
 }

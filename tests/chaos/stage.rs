@@ -113,7 +113,8 @@ impl Stage {
         let quorum = size.agents.div_ceil(2).to_string();
         let deadline = DEADLINE_S.to_string();
         let serve = ["serve", "--listen", "127.0.0.1:0", "--data-dir", "data", "--dataset-path", &dataset_path];
-        let run = ["--min-clients", &quorum, "--deadline-s", &deadline, "--encoding", "bf16", "--batch-size", "16"];
+        let run =
+            ["--min-clients", &quorum, "--deadline-s", &deadline, "--encoding", "bf16", "--set", "train.batch_size=16"];
         let mut coordinator = Program::start(folder.path(), "coordinator", &[&serve[..], &run].concat());
         let dashboard = coordinator.line().await.trim_start_matches("Dashboard:").trim().to_owned();
         let (origin, admin) = dashboard.split_once("/login#").map(|(o, a)| (o.to_owned(), a.to_owned())).unwrap();

@@ -6,7 +6,7 @@ use reqwest::{Method, header};
 use serde_json::json;
 
 /// A run whose rounds take a client for ever.
-const FOR_EVER: [&str; 4] = ["--local-epochs", "1000", "--batch-size", "16"];
+const FOR_EVER: [&str; 4] = ["--set", "train.local_epochs=1000", "--set", "train.batch_size=16"];
 
 /// What a client that works for round 1 is told, which it waits for.
 fn news(guest: &Guest) -> reqwest::RequestBuilder {

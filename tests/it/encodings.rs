@@ -125,7 +125,7 @@ async fn the_encoding_of_a_run_can_be_changed_while_it_runs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn agents_train_a_network_in_the_lossy_encodings() {
     for encoding in ["bf16-delta", "q8", "q4"] {
-        let settings = ["--encoding", encoding, "--batch-size", "32", "--min-clients", "2"];
+        let settings = ["--encoding", encoding, "--set", "train.batch_size=32", "--min-clients", "2"];
         let coordinator = Coordinator::start(&settings).await;
         let agents = [0, 1].map(|i| Agent::start(&coordinator, &format!("agent-{i}"), fashion_mnist(i, 1_500)));
         coordinator.autorun("default", 4).await;

@@ -1,5 +1,6 @@
 //! `fedlearn.example.toml` against the program.
 
+use app::api::RunConfig;
 use clap::CommandFactory;
 use fedlearn::cli::{self, Cli, Command};
 use std::path::Path;
@@ -11,7 +12,11 @@ fn settings(file: &Path, text: &str) -> String {
     std::fs::write(file, text).unwrap();
     let args = ["fedlearn", "serve", "--config", file.to_str().unwrap()];
     match cli::parse(args.map(Into::into), []) {
-        Ok(Cli { command: Command::Serve(settings) }) => format!("{settings:?}"),
+        Ok(Cli { command: Command::Serve(mut settings) }) => {
+            let run = settings.first_run.create().unwrap();
+            settings.first_run.given.clear();
+            format!("{settings:?} {run:?}")
+        }
         other => panic!("{other:?}"),
     }
 }
@@ -19,7 +24,7 @@ fn settings(file: &Path, text: &str) -> String {
 /// The name of the setting that a line of the example shows.
 fn shown(line: &str) -> Option<&str> {
     let (name, _) = line.strip_prefix("# ")?.split_once(" = ")?;
-    name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_').then_some(name)
+    name.bytes().all(|b| b.is_ascii_lowercase() || b"_.".contains(&b)).then_some(name)
 }
 
 #[test]
@@ -35,6 +40,10 @@ fn the_example_shows_every_default() {
     let command = Cli::command();
     let serve = command.find_subcommand("serve").unwrap().get_arguments();
     let defaults = serve.filter(|arg| !arg.get_default_values().is_empty()).filter_map(|arg| arg.get_long());
-    let missing: Vec<_> = defaults.filter(|name| !names.iter().any(|shown| shown == name)).collect();
+    let default = RunConfig::default();
+    let of_run = RunConfig::settings().iter().map(|setting| &setting.path).filter(|path| default.get(path).is_some());
+    let of_run = of_run.map(|path| path.replace('_', "-"));
+    let defaults = defaults.map(str::to_owned).chain(of_run);
+    let missing: Vec<_> = defaults.filter(|name| !names.contains(name)).collect();
     assert!(missing.is_empty(), "fedlearn.example.toml lacks {missing:?}");
 }

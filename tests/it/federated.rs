@@ -5,7 +5,7 @@ use app::api::{ClientState, Phase, RoundOutcome};
 use serde_json::json;
 
 /// Two local epochs of small steps, on a share small enough for a test.
-const TRAINING: [&str; 6] = ["--local-epochs", "2", "--batch-size", "32", "--min-clients", "3"];
+const TRAINING: [&str; 6] = ["--set", "train.local_epochs=2", "--set", "train.batch_size=32", "--min-clients", "3"];
 const IMAGES: usize = 1_500;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -61,7 +61,7 @@ async fn an_agent_that_joins_in_mid_run_takes_part_from_the_next_round() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_is_kicked_drops_its_work_and_takes_it_up_when_admitted_again() {
     // Given an agent in the middle of work for many minutes,
-    let coordinator = Coordinator::start(&["--local-epochs", "1000"]).await;
+    let coordinator = Coordinator::start(&["--set", "train.local_epochs=1000"]).await;
     let agent = Agent::start(&coordinator, "agent", fashion_mnist(0, 1_000));
     coordinator.autorun("default", 1).await;
     let trains = |run: &app::api::RunSnapshot| run.clients.iter().any(|c| c.state == ClientState::Training);

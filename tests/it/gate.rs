@@ -164,7 +164,7 @@ async fn a_single_update_out_of_proportion_to_those_of_other_clients_makes_its_r
 
 #[tokio::test(flavor = "multi_thread")]
 async fn agents_go_on_when_the_operator_raises_the_learning_rate_500_times() {
-    let small = ["--learning-rate", "0.0001", "--min-clients", "3"];
+    let small = ["--set", "train.learning_rate=0.0001", "--min-clients", "3"];
     let coordinator = Coordinator::start(&small).await;
     let agents = [0, 1, 2].map(|i| Agent::start(&coordinator, &format!("agent-{i}"), fashion_mnist(i, 300)));
     let is_over = |rounds| move |run: &RunSnapshot| run.rounds.len() == rounds && run.phase == Phase::Idle;

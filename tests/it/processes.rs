@@ -51,9 +51,13 @@ async fn coordinator_and_agents_as_processes_survive_a_crash_and_end_in_good_ord
     served.program.child.kill().await.unwrap();
     let address = served.origin.trim_start_matches("http://").to_owned();
     let crashed_log = served.program.logged();
+    let flags = ["--min-clients", "3", "--dataset-path", &dataset_path];
     let mut served = Served::start(folder.path(), &address, &flags).await;
     assert_eq!(served.token, None, "the admin token is shown once");
-    // then the agents come back, and the auto-run ends as was wanted.
+    // then the log names the flag that has no effect on the existing run,
+    let ignored = "--min-clients 3 has no effect: run 'default' already exists with min_clients 2";
+    assert!(served.program.logged().contains(ignored), "{}", served.program.logged());
+    // the agents come back, and the auto-run ends as was wanted.
     let run = served.until("the auto-run is over", |run| run.version == 4 && run.autorun.is_none()).await;
     assert!(run.rounds.starts_with(&before.rounds));
     assert_eq!(run.clients.len(), 2);

@@ -121,7 +121,7 @@ async fn a_crash_cannot_fall_between_a_round_and_its_place_in_the_autorun() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_survives_a_restart_and_goes_on() {
-    let mut coordinator = Coordinator::start(&["--batch-size", "32"]).await;
+    let mut coordinator = Coordinator::start(&["--set", "train.batch_size=32"]).await;
     let agent = Agent::start(&coordinator, "agent", fashion_mnist(0, 600));
     coordinator.autorun("default", 1_000).await;
     let before = coordinator.until("default", "two rounds are over", |run| run.version == 2).await;

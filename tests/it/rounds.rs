@@ -252,21 +252,10 @@ async fn an_update_that_could_not_be_stored_is_not_folded_in_twice() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_run_is_made_as_the_flags_say() {
-    let flags = [
-        "--admission",
-        "approval",
-        "--cohort",
-        "3",
-        "--min-clients",
-        "2",
-        "--local-epochs",
-        "4",
-        "--encoding",
-        "f32",
-        "--max-weight-share",
-        "0.4",
-    ];
-    let coordinator = Coordinator::start(&[&NO_DATASET[..], &flags].concat()).await;
+    let settings = ["admission=approval", "cohort.size=3", "train.local_epochs=4", "max_weight_share=0.4"];
+    let flags: Vec<_> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
+    let flags = [&NO_DATASET[..], &["--min-clients", "2", "--encoding", "f32"], &flags].concat();
+    let coordinator = Coordinator::start(&flags).await;
     let run = coordinator.snapshot("default").await;
     let said = serde_json::to_value(&run.config).unwrap();
     assert_eq!((&said["admission"], &said["cohort"]), (&json!("approval"), &json!({"size": 3})));

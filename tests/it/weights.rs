@@ -122,7 +122,10 @@ async fn a_share_that_cannot_be_is_rejected_with_its_bounds() {
     for share in [0.0, 0.001, 1.5, -1.0] {
         let patch = coordinator.operator(Method::PATCH, "/runs/own").header(header::IF_MATCH, "*");
         let body = refused(422, ErrorCode::Invalid, patch.json(&json!({"max_weight_share": share}))).await;
-        assert!(body.problems[0].starts_with(&format!("max_weight_share is {share}, ")), "{body:?}");
+        assert!(
+            body.problems[0].starts_with(&format!("max_weight_share must be between 0.01 and 1, got {share}")),
+            "{body:?}"
+        );
     }
     let config = coordinator.snapshot("own").await.config;
     assert_eq!(config.max_weight_share, 0.5, "the default");

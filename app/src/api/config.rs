@@ -1,53 +1,60 @@
 //! The versioned configuration of a run: what rounds ask of clients, and when they close.
 
+mod setting;
+
+pub use setting::{Bounds, Kind, Problem, Setting};
+
 use super::model::word;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use setting::{Part, kinds, settings};
+use std::sync::LazyLock;
 
 word!(
     /// Who may take part.
     Admission {
-        /// Whoever registers.
+        /// Every client that registers.
         Open = "open",
-        /// Whom the operator admits; until then a client is `pending`.
+        /// The clients that the operator admits; until then a client is `pending`.
         Approval = "approval",
     }
 );
 
 word!(
-    /// How rounds take the work of their clients.
+    /// When a round closes, and what its clients train from.
     Mode {
-        /// All of a round start from the same version; who is late is sent home.
+        /// All clients of a round start from the same version; late updates are rejected.
         Sync = "sync",
-        /// Buffered-asynchronous (FedBuff, Nguyen et al. 2022, arXiv:2106.06639): a round takes `buffer_size` updates,
-        /// whichever come first; who still trains then goes on, and is counted in a later round with less weight.
+        /// Buffered-asynchronous (FedBuff, Nguyen et al. 2022, arXiv:2106.06639): a round takes the first `buffer_size`
+        /// updates. Clients that still train continue; their updates count in a later round, with less weight.
         Async = "async",
     }
 );
 
 word!(
-    /// What becomes of a round whose deadline comes with fewer than `min_clients` updates.
+    /// What happens to a round that has fewer than `min_clients` updates at its deadline.
     BelowQuorum {
-        /// It is void, and its clients start anew from the same version.
+        /// It is void; the next round starts from the same version.
         Void = "void",
-        /// Its deadline moves on by `deadline_s`, as often as it takes, while those who are there are enough.
+        /// Its deadline is extended by `deadline_s`, repeatedly, while enough clients are present.
         Extend = "extend",
     }
 );
 
 word!(
-    /// How parameters travel in our container.
+    /// How parameters are encoded in the container format.
     Encoding {
-        /// As they are: 4 bytes a value.
+        /// Unchanged: 4 bytes a value.
         F32 = "f32",
         /// Rounded to bf16 (to nearest, ties to even), byte planes, zstd.
         Bf16 = "bf16",
-        /// The same values, told by their difference to a version that both sides hold.
+        /// The same values, as the difference to a version that both sides hold.
         Bf16Delta = "bf16-delta",
-        /// What changed, in multiples of a scale up to 127; what is lost is sent with the next update.
+        /// The change, in multiples of a scale up to 127; the rounding error is sent with the next update.
         Q8 = "q8",
-        /// What changed, in multiples of a scale up to 7; what is lost is sent with the next update.
+        /// The change, in multiples of a scale up to 7; the rounding error is sent with the next update.
         Q4 = "q4",
-        /// The largest changes alone; the others are sent once they have added up.
+        /// The largest changes only; the others are sent once they have added up.
         TopK = "topk",
     }
 );
@@ -67,7 +74,7 @@ word!(
 #[cfg_attr(feature = "ssr", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum CohortSize {
-    /// That share of them, rounded up: 0 exclusive to 1 inclusive.
+    /// That share of them, rounded up.
     Fraction(f64),
     /// At most that many.
     Size(u32),
@@ -84,300 +91,280 @@ impl CohortSize {
     }
 }
 
-/// What a client does with the global model in one round.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "ssr", derive(utoipa::ToSchema))]
-#[serde(deny_unknown_fields, default)]
-pub struct TrainConfig {
-    /// Passes over the client's own data.
-    #[cfg_attr(feature = "ssr", schema(minimum = 1, maximum = 1_000))]
-    pub local_epochs: u32,
-    /// Images a step.
-    #[cfg_attr(feature = "ssr", schema(minimum = 1, maximum = 65_536))]
-    pub batch_size: u32,
-    /// The local optimizer.
-    pub optimizer: Optimizer,
-    /// Its step size.
-    #[cfg_attr(feature = "ssr", schema(exclusive_minimum = 0, maximum = 1_000))]
-    pub learning_rate: f64,
-    /// Momentum of `sgd`; `adam` ignores it.
-    #[cfg_attr(feature = "ssr", schema(minimum = 0, maximum = 0.999_999))]
-    pub momentum: f64,
-    /// L2 penalty on the parameters.
-    #[cfg_attr(feature = "ssr", schema(minimum = 0, maximum = 10))]
-    pub weight_decay: f64,
-    /// Random crops (padding 4) and horizontal flips.
-    pub augment: bool,
-    /// Seed of shuffling and augmentation; each client and round draws its own from it.
-    pub seed: u64,
-}
+kinds!(
+    Admission: Kind::Word(Self::WORDS),
+    Mode: Kind::Word(Self::WORDS),
+    BelowQuorum: Kind::Word(Self::WORDS),
+    Encoding: Kind::Word(Self::WORDS),
+    Optimizer: Kind::Word(Self::WORDS),
+);
 
-impl Default for TrainConfig {
-    fn default() -> Self {
-        Self {
-            local_epochs: 1,
-            batch_size: 64,
-            optimizer: Optimizer::Sgd,
-            learning_rate: 0.05,
-            momentum: 0.9,
-            weight_decay: 0.0,
-            augment: false,
-            seed: 0,
-        }
+impl Part for CohortSize {
+    fn describe(own: Setting, all: &mut Vec<Setting>) {
+        all.push(Setting {
+            kind: Kind::Number,
+            bounds: Bounds { exclusive_minimum: Some(0.0), maximum: Some(1.0), ..Bounds::default() },
+            label: "Share of clients",
+            is_alternative: true,
+            ..own.field(
+                "fraction",
+                own.group,
+                "Share of the eligible clients that a round asks, rounded up. Replaces `cohort.size`.",
+            )
+        });
+        all.push(Setting {
+            kind: Kind::Whole,
+            bounds: Bounds { minimum: Some(1.0), maximum: Some(1e6), ..Bounds::default() },
+            label: "Number of clients",
+            unit: "clients",
+            is_alternative: true,
+            ..own.field("size", own.group, "The most clients that a round asks. Replaces `cohort.fraction`.")
+        });
     }
 }
 
-/// The configuration of a run. Versioned: each round records the version it ran under.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "ssr", derive(utoipa::ToSchema))]
-#[serde(deny_unknown_fields, default)]
-pub struct RunConfig {
-    /// Who may take part.
-    pub admission: Admission,
-    /// How many clients a round asks.
-    pub cohort: CohortSize,
-    /// Quorum: a round opens with at least so many eligible clients and is aggregated with at least so many updates.
-    #[cfg_attr(feature = "ssr", schema(minimum = 1, maximum = 1_000_000))]
-    pub min_clients: u32,
-    /// Share of clients asked on top of the cohort, 0 to 10: the round closes once as many updates are in as without them,
-    /// so that it need not wait for the slowest. Of `sync` only.
-    #[cfg_attr(feature = "ssr", schema(minimum = 0, maximum = 10))]
-    pub over_selection: f64,
-    /// Seconds from a round's opening until it closes without the missing ones.
-    #[cfg_attr(feature = "ssr", schema(minimum = 1, maximum = 604_800))]
-    pub deadline_s: u32,
-    /// What becomes of a round that has too few updates by then.
-    pub below_quorum: BelowQuorum,
-    /// How rounds take the work of their clients.
-    pub mode: Mode,
-    /// Of `async`: updates that close a round.
-    #[cfg_attr(feature = "ssr", schema(minimum = 1, maximum = 1_000_000))]
-    pub buffer_size: u32,
-    /// Of `async`: how many versions the one that an update was trained from may be behind, 0 to 10.
-    #[cfg_attr(feature = "ssr", schema(minimum = 0, maximum = 10))]
-    pub max_staleness: u32,
-    /// How parameters travel in our container.
-    pub encoding: Encoding,
-    /// Of the encoding `topk`: the share of a tensor's values that an update changes, 0.000001 to 1; of each at
-    /// least 1,024.
-    #[cfg_attr(feature = "ssr", schema(minimum = 0.000_001, maximum = 1))]
-    pub topk_fraction: f64,
-    /// The largest L2 norm of (update - base version) that is accepted. `None` means any finite one.
-    #[cfg_attr(feature = "ssr", schema(exclusive_minimum = 0))]
-    pub max_update_norm: Option<f64>,
-    /// The largest norm relative to the median of the round's updates, at least 1. It is applied when the round closes; larger
-    /// updates are left out, without a strike. `None` means no such bound.
-    #[cfg_attr(feature = "ssr", schema(minimum = 1))]
-    pub max_norm_ratio: Option<f64>,
-    /// The largest share of a round's weight that one client has, 0.01 to 1: in rounds of three or more updates heavier weights
-    /// are lowered to it. 1 switches this off: each update weighs what its samples say.
-    pub max_weight_share: f64,
-    /// The most images that a client may say it has.
-    #[cfg_attr(feature = "ssr", schema(minimum = 1, maximum = 1_000_000_000_000_i64))]
-    pub max_samples: u64,
-    /// Updates of a client that may be refused until it is in quarantine.
-    #[cfg_attr(feature = "ssr", schema(minimum = 1, maximum = 1_000_000))]
-    pub max_strikes: u32,
-    /// What clients do.
-    pub train: TrainConfig,
-}
-
-impl Default for RunConfig {
-    fn default() -> Self {
-        Self {
-            admission: Admission::Open,
-            cohort: CohortSize::Fraction(1.0),
-            min_clients: 1,
-            over_selection: 0.0,
-            deadline_s: 600,
-            below_quorum: BelowQuorum::Void,
-            mode: Mode::Sync,
-            buffer_size: 10,
-            max_staleness: 5,
-            encoding: Encoding::Bf16,
-            topk_fraction: 0.01,
-            max_update_norm: Some(1e6),
-            max_norm_ratio: Some(20.0),
-            max_weight_share: 0.5,
-            max_samples: 10_000_000,
-            max_strikes: 3,
-            train: TrainConfig::default(),
+settings!(
+    /// What a client does with the global model in one round.
+    TrainConfig {
+        "What clients do" {
+            /// Passes over the client's own data.
+            local_epochs: u32 = 1, [minimum = 1, maximum = 1_000], label: "Local epochs";
+            /// Images in a training step.
+            batch_size: u32 = 64, [minimum = 1, maximum = 65_536], label: "Batch", unit: "images";
+            /// The local optimizer.
+            optimizer: Optimizer = Optimizer::Sgd, label: "Optimizer";
+            /// Step size of the local optimizer.
+            learning_rate: f64 = 0.05, [exclusive_minimum = 0, maximum = 1_000], label: "Learning rate";
+            /// Momentum of `sgd`.
+            momentum: f64 = 0.9, [minimum = 0, maximum = 0.999_999],
+                label: "Momentum", only_with: Some(("train.optimizer", "sgd"));
+            /// L2 penalty on the parameters.
+            weight_decay: f64 = 0.0, [minimum = 0, maximum = 10], label: "Weight decay";
+            /// Random crops (padding 4) and horizontal flips.
+            augment: bool = false, label: "Augmentation";
+            /// Seed of shuffling and augmentation; each client derives its own for each round.
+            seed: u64 = 0, [minimum = 0], label: "Seed";
         }
     }
-}
+);
+
+settings!(
+    /// The configuration of a run. Versioned: each round records the version it ran under.
+    RunConfig {
+        "Who takes part" {
+            /// Who may take part: every client that registers, or the clients that the operator admits.
+            admission: Admission = Admission::Open, label: "Admission", is_at_once: true;
+            /// Quorum: the fewest eligible clients that open a round, and the fewest updates that are aggregated.
+            min_clients: u32 = 1, [minimum = 1, maximum = 1_000_000], label: "Quorum", unit: "clients";
+            /// How many clients a round asks; the clients that were asked least recently come first.
+            cohort: CohortSize = CohortSize::Fraction(1.0);
+            /// Share of clients asked on top of the cohort. The round closes once it has as many updates as without them, so
+            /// that it does not wait for the slowest.
+            over_selection: f64 = 0.0, [minimum = 0, maximum = 10],
+                label: "Over-selection", only_with: Some(("mode", "sync"));
+        }
+        "Rounds" {
+            /// Seconds from the opening of a round until it closes without the missing updates.
+            deadline_s: u32 = 600, [minimum = 1, maximum = 604_800],
+                label: "Deadline", unit: "seconds", is_at_once: true;
+            /// What happens at the deadline with fewer updates than the quorum: the round is void, or its deadline is
+            /// extended by `deadline_s`.
+            below_quorum: BelowQuorum = BelowQuorum::Void, label: "Below quorum", is_at_once: true;
+            /// Whether all clients of a round train the same version (`sync`), or a round takes the first updates that come
+            /// (`async`, FedBuff).
+            mode: Mode = Mode::Sync, label: "Mode";
+            /// Updates that close a round.
+            buffer_size: u32 = 10, [minimum = 1, maximum = 1_000_000],
+                label: "Buffer", unit: "updates", only_with: Some(("mode", "async"));
+            /// The most versions that may lie between the version an update was trained from and the current one.
+            max_staleness: u32 = 5, [minimum = 0, maximum = 10],
+                label: "Staleness", unit: "versions", only_with: Some(("mode", "async"));
+            /// The largest share of a round's weight that one client has: in rounds of three or more updates, heavier weights
+            /// are lowered to it. 1 switches this off.
+            max_weight_share: f64 = 0.5, [minimum = 0.01, maximum = 1], label: "Largest weight", unit: "of a round";
+        }
+        "Which updates are rejected" {
+            /// The largest L2 norm of (update - base version) that is accepted. Without a value there is no limit.
+            max_update_norm: Option<f64> = Some(1e6), [exclusive_minimum = 0],
+                label: "Largest change", is_at_once: true;
+            /// The largest norm relative to the median of the round's updates. Checked when the round closes: larger
+            /// updates are left out, without a strike. Without a value there is no limit.
+            max_norm_ratio: Option<f64> = Some(20.0), [minimum = 1],
+                label: "Against the median", unit: "times", is_at_once: true;
+            /// The largest number of images that a client may report.
+            max_samples: u64 = 10_000_000, [minimum = 1, maximum = 1_000_000_000_000_i64],
+                label: "Samples", unit: "images", is_at_once: true;
+            /// Rejected updates after which a client is in quarantine.
+            max_strikes: u32 = 3, [minimum = 1, maximum = 1_000_000],
+                label: "Strikes", unit: "updates", is_at_once: true;
+        }
+        "What clients do" {
+            /// What a client does in a round.
+            train: TrainConfig = TrainConfig::default();
+            /// How parameters are encoded.
+            encoding: Encoding = Encoding::Bf16, label: "Encoding";
+            /// The share of a tensor's values that an update changes; at least 1,024 of each tensor.
+            topk_fraction: f64 = 0.01, [minimum = 0.000_001, maximum = 1],
+                label: "Share of values", only_with: Some(("encoding", "topk"));
+        }
+    }
+);
 
 impl RunConfig {
-    /// The most versions that an update of an asynchronous run may be behind: so many are kept.
+    /// The largest value of `max_staleness`: that many earlier versions are kept.
     pub const MOST_STALE: u32 = 10;
 
-    /// What is out of bounds, each naming the field, its value and the bound; empty when all is well.
-    pub fn problems(&self) -> Vec<String> {
-        let mut problems = Vec::new();
-        let mut check = |name: &str, value: f64, low: f64, high: f64| {
-            if !(low..=high).contains(&value) {
-                let from = if low == f64::MIN_POSITIVE { "above 0".to_owned() } else { low.to_string() };
-                let to = if high == f64::MAX { "any finite number".to_owned() } else { high.to_string() };
-                let value = if value.abs() < 1e15 { value.to_string() } else { format!("{value:e}") };
-                problems.push(format!("{name} is {value}, allowed are {from} to {to}"));
+    /// Every setting, in the order of the form and the documentation.
+    pub fn settings() -> &'static [Setting] {
+        static ALL: LazyLock<Vec<Setting>> = LazyLock::new(|| {
+            let mut all = Vec::new();
+            RunConfig::describe(Setting::root(), &mut all);
+            all
+        });
+        &ALL
+    }
+
+    /// The setting of that path.
+    pub fn setting(path: &str) -> Option<&'static Setting> {
+        Self::settings().iter().find(|setting| setting.path == path)
+    }
+
+    /// The value of that setting; `None` if there is no such setting, or if an alternative to it is set.
+    pub fn get(&self, path: &str) -> Option<Value> {
+        self.to_json().pointer(&pointer(path)).cloned()
+    }
+
+    /// Changes one setting. [`Self::check`] finds values that do not fit together.
+    ///
+    /// # Errors
+    /// There is no such setting, or the value has the wrong type or is out of bounds.
+    pub fn set(&mut self, path: &str, value: &Value) -> Result<(), Problem> {
+        let setting = Self::setting(path).ok_or_else(|| Problem::new(path, "is not a setting of a run"))?;
+        setting.check(value)?;
+        let mut json = self.to_json();
+        let (parent, name) = path.rsplit_once('.').unwrap_or(("", path));
+        if let Some(Value::Object(parent)) = json.pointer_mut(&pointer(parent)) {
+            if setting.is_alternative {
+                parent.clear();
             }
-        };
-        match self.cohort {
-            CohortSize::Fraction(fraction) => check("cohort.fraction", fraction, f64::MIN_POSITIVE, 1.0),
-            CohortSize::Size(size) => check("cohort.size", size.into(), 1.0, 1e6),
+            parent.insert(name.to_owned(), value.clone());
         }
-        check("min_clients", self.min_clients.into(), 1.0, 1e6);
-        check("over_selection", self.over_selection, 0.0, 10.0);
-        check("deadline_s", self.deadline_s.into(), 1.0, 7.0 * 86_400.0);
-        check("buffer_size", self.buffer_size.into(), 1.0, 1e6);
-        check("max_staleness", self.max_staleness.into(), 0.0, Self::MOST_STALE.into());
-        check("topk_fraction", self.topk_fraction, 1e-6, 1.0);
-        if let Some(norm) = self.max_update_norm {
-            check("max_update_norm", norm, f64::MIN_POSITIVE, f64::MAX);
-        }
-        if let Some(ratio) = self.max_norm_ratio {
-            check("max_norm_ratio", ratio, 1.0, f64::MAX);
-        }
-        check("max_weight_share", self.max_weight_share, 0.01, 1.0);
-        check("max_samples", self.max_samples as f64, 1.0, 1e12);
-        check("max_strikes", self.max_strikes.into(), 1.0, 1e6);
-        let train = &self.train;
-        check("train.local_epochs", train.local_epochs.into(), 1.0, 1000.0);
-        check("train.batch_size", train.batch_size.into(), 1.0, 65_536.0);
-        check("train.learning_rate", train.learning_rate, f64::MIN_POSITIVE, 1000.0);
-        check("train.momentum", train.momentum, 0.0, 0.999_999);
-        check("train.weight_decay", train.weight_decay, 0.0, 10.0);
+        *self = serde_json::from_value(json).map_err(|error| Problem::new(path, format!("is invalid: {error}")))?;
+        Ok(())
+    }
+
+    /// What is out of bounds or does not fit together; empty if the configuration is valid.
+    pub fn check(&self) -> Vec<Problem> {
+        let json = self.to_json();
+        let problem = |setting: &Setting| setting.check(json.pointer(&pointer(&setting.path))?).err();
+        let mut problems: Vec<_> = Self::settings().iter().filter_map(problem).collect();
         if let CohortSize::Size(size) = self.cohort
             && size < self.min_clients
         {
-            problems.push(format!("cohort.size is {size}, below min_clients, which is {}", self.min_clients));
+            let message = format!("must be at least min_clients, which is {}, got {size}", self.min_clients);
+            problems.push(Problem::new("cohort.size", message));
         }
         problems
     }
 
-    /// This configuration with a JSON merge patch (RFC 7396) laid over it. A bound that the patch takes away with `null` is
-    /// none; any other field goes back to its default.
+    /// This configuration with a JSON merge patch (RFC 7396) applied. `null` removes a limit and resets any other setting to
+    /// its default.
     ///
     /// # Errors
-    /// Unknown or mistyped fields, or what [`Self::problems`] finds: all that is known to be wrong.
-    pub fn patched(&self, patch: &serde_json::Value) -> Result<Self, Vec<String>> {
-        let mut merged = serde_json::to_value(self).map_err(|e| vec![e.to_string()])?;
-        merge(&mut merged, patch);
-        // A field that is missing is read as its default, and the default of these is a bound.
-        for name in ["max_update_norm", "max_norm_ratio"] {
-            if patch.get(name).is_some_and(serde_json::Value::is_null) {
-                merged[name] = serde_json::Value::Null;
+    /// All unknown settings, wrong types and values out of bounds; if there are none, what does not fit together.
+    pub fn patch(&self, patch: &Value) -> Result<Self, Vec<Problem>> {
+        let (mut patched, mut problems) = (self.clone(), Vec::new());
+        patched.apply("", patch, &mut problems);
+        if problems.is_empty() {
+            problems = patched.check();
+        }
+        if problems.is_empty() { Ok(patched) } else { Err(problems) }
+    }
+
+    /// The merge patch that makes `to` of this configuration.
+    pub fn difference(&self, to: &Self) -> Value {
+        let mut patch = Value::Object(Map::new());
+        for Setting { path, .. } in Self::settings() {
+            if let Some(value) = to.get(path).filter(|value| self.get(path).as_ref() != Some(value)) {
+                insert(&mut patch, path, value);
             }
         }
-        let Ok(config) = serde_json::from_value::<Self>(merged) else { return Err(self.unreadable(patch)) };
-        let problems = config.problems();
-        if problems.is_empty() { Ok(config) } else { Err(problems) }
+        patch
     }
-}
 
-impl RunConfig {
-    /// What of a patch cannot be read, field by field.
-    fn unreadable(&self, patch: &serde_json::Value) -> Vec<String> {
-        let fields = patch.as_object().into_iter().flatten();
-        let problem = |(name, value): (&String, &serde_json::Value)| {
-            let mut merged = serde_json::to_value(self).ok()?;
-            merge(&mut merged, &serde_json::json!({ name: value }));
-            let error = serde_json::from_value::<Self>(merged).err()?;
-            Some(format!("{name}: {error}"))
+    /// As [`Self::check`], in sentences.
+    pub fn problems(&self) -> Vec<String> {
+        self.check().iter().map(Problem::to_string).collect()
+    }
+
+    /// As [`Self::patch`], with problems in sentences.
+    ///
+    /// # Errors
+    /// See [`Self::patch`].
+    pub fn patched(&self, patch: &Value) -> Result<Self, Vec<String>> {
+        self.patch(patch).map_err(|problems| problems.iter().map(Problem::to_string).collect())
+    }
+
+    fn apply(&mut self, path: &str, patch: &Value, problems: &mut Vec<Problem>) {
+        let is_inside = |setting: &&Setting| {
+            path.is_empty() || setting.path.strip_prefix(path).is_some_and(|rest| rest.starts_with('.'))
         };
-        fields.filter_map(problem).collect()
+        let members: Vec<_> = Self::settings().iter().filter(is_inside).collect();
+        let is_limit = Self::setting(path).is_some_and(|setting| setting.kind == Kind::Limit);
+        let reset = (patch.is_null() && !is_limit).then(|| Self::default().get(path)).flatten();
+        let result = match reset.as_ref().unwrap_or(patch) {
+            value if members.is_empty() => self.set(path, value),
+            Value::Object(fields) if fields.len() != 1 && members.iter().all(|setting| setting.is_alternative) => {
+                let paths: Vec<_> = members.iter().map(|setting| setting.path.as_str()).collect();
+                Err(Problem::new(path, format!("must have exactly one of {}, got {patch}", paths.join(", "))))
+            }
+            Value::Object(fields) => {
+                for (name, value) in fields {
+                    let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                    self.apply(&path, value, problems);
+                }
+                Ok(())
+            }
+            value => Err(Problem::new(path, format!("must be an object, got {value}"))),
+        };
+        problems.extend(result.err());
+    }
+
+    fn to_json(&self) -> Value {
+        serde_json::to_value(self).expect("a struct of plain values serializes")
     }
 }
 
-fn merge(target: &mut serde_json::Value, patch: &serde_json::Value) {
-    use serde_json::Value::Object;
-    match (target, patch) {
-        // An enum with one variant set: another variant replaces it, they do not add up.
-        (Object(target), Object(patch)) if target.contains_key("fraction") || target.contains_key("size") => {
-            *target = patch.clone();
-        }
-        (Object(target), Object(patch)) => {
-            for (key, value) in patch {
-                // A null for what there is not is kept, to be refused by name.
-                if value.is_null() && target.contains_key(key) {
-                    target.remove(key);
-                } else {
-                    merge(target.entry(key.clone()).or_insert(serde_json::Value::Null), value);
-                }
-            }
-        }
-        (target, patch) => *target = patch.clone(),
+/// A setting's value as a person writes it on a command line or in a form: a JSON scalar, a word, or `none` for `null`.
+pub fn parse_value(text: &str) -> Value {
+    match text.trim() {
+        "none" => Value::Null,
+        text => serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned())),
     }
+}
+
+/// The inverse of [`parse_value`].
+pub fn format_value(value: &Value) -> String {
+    match value {
+        Value::Null => "none".to_owned(),
+        Value::String(word) => word.clone(),
+        value => {
+            let text = value.to_string();
+            text.strip_suffix(".0").map_or(text.clone(), str::to_owned)
+        }
+    }
+}
+
+/// Puts a value into nested objects at that path.
+pub fn insert(target: &mut Value, path: &str, value: Value) {
+    let place = path.split('.').fold(target, |object, name| &mut object[name]);
+    *place = value;
+}
+
+/// The path as a JSON pointer (RFC 6901).
+fn pointer(path: &str) -> String {
+    if path.is_empty() { String::new() } else { format!("/{}", path.replace('.', "/")) }
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn the_default_is_within_bounds() {
-        assert_eq!(RunConfig::default().problems(), Vec::<String>::new());
-    }
-
-    #[test]
-    fn a_patch_changes_what_it_names_and_nothing_else() {
-        let patched = RunConfig::default().patched(&json!({"train": {"local_epochs": 3}, "cohort": {"size": 2}}));
-        let mut want = RunConfig { cohort: CohortSize::Size(2), ..RunConfig::default() };
-        want.train.local_epochs = 3;
-        assert_eq!(patched, Ok(want));
-    }
-
-    #[test]
-    fn null_takes_a_bound_away_and_sets_any_other_field_back() {
-        let changed = RunConfig { deadline_s: 5, ..RunConfig::default() };
-        let patched = changed.patched(&json!({"max_update_norm": null, "max_norm_ratio": null, "deadline_s": null}));
-        assert_eq!(patched, Ok(RunConfig { max_update_norm: None, max_norm_ratio: None, ..RunConfig::default() }));
-    }
-
-    #[test]
-    fn a_patch_with_an_unknown_field_is_refused_by_name() {
-        let errors = RunConfig::default().patched(&json!({"train": {"epoch": 3}})).unwrap_err();
-        assert!(errors[0].contains("epoch"), "{errors:?}");
-    }
-
-    #[test]
-    fn a_null_for_an_unknown_field_is_refused_too() {
-        let errors = RunConfig::default().patched(&json!({"max_update_nrm": null})).unwrap_err();
-        assert!(errors[0].starts_with("max_update_nrm: unknown field"), "{errors:?}");
-    }
-
-    #[test]
-    fn all_that_cannot_be_read_is_said_at_once_by_name() {
-        let errors = RunConfig::default().patched(&json!({"min_clients": "2", "mode": "fast"})).unwrap_err();
-        let starts = ["min_clients: invalid type", "mode: unknown variant"];
-        assert!(errors.len() == 2 && errors.iter().zip(starts).all(|(e, start)| e.starts_with(start)), "{errors:?}");
-    }
-
-    #[test]
-    fn all_that_is_out_of_bounds_is_said_at_once() {
-        let errors = RunConfig::default().patched(&json!({"min_clients": 0, "deadline_s": 0})).unwrap_err();
-        assert_eq!(errors.len(), 2, "{errors:?}");
-    }
-
-    #[test]
-    fn bounds_are_said_so_that_they_can_be_read() {
-        let patch = json!({"max_update_norm": 0, "max_norm_ratio": 0.5, "train": {"learning_rate": 1e300}});
-        let errors = RunConfig::default().patched(&patch).unwrap_err();
-        assert_eq!(
-            errors,
-            [
-                "max_update_norm is 0, allowed are above 0 to any finite number",
-                "max_norm_ratio is 0.5, allowed are 1 to any finite number",
-                "train.learning_rate is 1e300, allowed are above 0 to 1000",
-            ]
-        );
-    }
-
-    #[test]
-    fn a_cohort_is_rounded_up_and_never_above_the_eligible() {
-        assert_eq!(CohortSize::Fraction(0.5).of(3), 2);
-        assert_eq!(CohortSize::Fraction(1.0).of(3), 3);
-        assert_eq!(CohortSize::Size(5).of(3), 3);
-    }
-}
+mod tests;

@@ -149,10 +149,10 @@ impl ModelSpec {
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         if !(2..=Self::MAX_CLASSES).contains(&self.classes) {
-            problems.push(format!("classes is {}, allowed are 2 to {}", self.classes, Self::MAX_CLASSES));
+            problems.push(format!("classes must be between 2 and {}, got {}", Self::MAX_CLASSES, self.classes));
         }
         if !(1..=Self::MAX_CHANNELS).contains(&self.channels) {
-            problems.push(format!("channels is {}, allowed are 1 to {}", self.channels, Self::MAX_CHANNELS));
+            problems.push(format!("channels must be between 1 and {}, got {}", Self::MAX_CHANNELS, self.channels));
         }
         problems
     }
