@@ -1,6 +1,5 @@
 //! The roster: who takes part, how it goes for each, and admission.
 
-use super::erased::{part, text};
 use crate::action::{Action, perform};
 use crate::api::{ClientState, ClientView};
 use crate::board::{Board, ClientRow};
@@ -24,17 +23,17 @@ pub fn ClientTable(board: Board, origin: String) -> impl IntoView {
         <section class="card" aria-labelledby="clients-title">
             <div class="card-head">
                 <h2 id="clients-title">"Clients"</h2>
-                {part(move || if empty.get() || board.archived { ().into_any() } else {
-                    view! { <p class="small">"Add one: " <code>{text(command)}</code></p> }.into_any()
-                })}
+                {move || if empty.get() || board.archived { ().into_any() } else {
+                    view! { <p class="small">"Add one: " <code>{command}</code></p> }.into_any()
+                }}
             </div>
-            {part(move || if empty.get() && board.archived {
+            {move || if empty.get() && board.archived {
                 view! { <p class="muted">"No client had joined this run when it was archived."</p> }.into_any()
             } else if empty.get() {
                 view! {
                     <div class="empty">
                         <p>"Nobody has joined yet. On any machine that reaches this one, run"</p>
-                        <p class="command"><code>{text(command)}</code></p>
+                        <p class="command"><code>{command}</code></p>
                         <p class="muted">"Clients appear here as they register."</p>
                     </div>
                 }.into_any()
@@ -61,7 +60,7 @@ pub fn ClientTable(board: Board, origin: String) -> impl IntoView {
                         </tbody>
                     </table>
                 }.into_any()
-            })}
+            }}
         </section>
     }
     .into_any()
@@ -73,26 +72,26 @@ fn Row(board: Board, row: ClientRow) -> impl IntoView {
     let id = row.id.to_string();
     let short: String = id.chars().take(8).collect();
     let state = Memo::new(move |_| view.with(|client| client.state));
-    let word = move || text(move || state.get().to_string());
-    let seen = text(move || view.with(|client| format::ago(client.seen_ms, board.now_ms.get())));
+    let word = move || move || state.get().to_string();
+    let seen = move || view.with(|client| format::ago(client.seen_ms, board.now_ms.get()));
     view! {
         <tr data-testid="client-row" data-client=id.clone() data-state=word()>
             <th scope="row" class="who">
-                <span class="name">{text(move || view.with(|client| client.name.clone()))}</span>
+                <span class="name">{move || view.with(|client| client.name.clone())}</span>
                 <span class="id muted" title=id.clone()>{short}</span>
             </th>
             <td class="state-cell">
                 <span class="state" data-state=word()>{word()}</span>
-                <span class="error-text small" data-testid="trouble">{text(move || view.with(trouble))}</span>
-                <span class="aside muted small">{text(move || view.with(aside))}</span>
+                <span class="error-text small" data-testid="trouble">{move || view.with(trouble)}</span>
+                <span class="aside muted small">{move || view.with(aside)}</span>
             </td>
-            <td class="num" data-label="Samples">{text(move || view.with(|client| format::count(client.samples)))}</td>
-            <td data-label="Device">{text(move || view.with(device))}</td>
+            <td class="num" data-label="Samples">{move || view.with(|client| format::count(client.samples))}</td>
+            <td data-label="Device">{move || view.with(device)}</td>
             <td class="local" data-label="Local progress"><LocalProgress view/></td>
             <td class="num" data-label="Last loss">
-                {text(move || view.with(|client| client.last_loss.map_or("–".to_owned(), format::loss)))}
+                {move || view.with(|client| client.last_loss.map_or("–".to_owned(), format::loss))}
             </td>
-            <td class="num" data-label="Sent">{text(move || view.with(|client| format::bytes(client.sent_bytes)))}</td>
+            <td class="num" data-label="Sent">{move || view.with(|client| format::bytes(client.sent_bytes))}</td>
             <td class="num" data-label="Last seen">{seen}</td>
             {board.is_controlled().then(|| view! { <td class="acts"><Acts board row state/></td> })}
         </tr>
@@ -138,19 +137,19 @@ fn LocalProgress(view: RwSignal<ClientView>) -> impl IntoView {
         let words = progress.get().map(|progress| format!("epoch {}/{}", progress.epoch, progress.epochs));
         words.unwrap_or_default()
     };
-    part(move || {
+    move || {
         if there.get() {
             view! {
                 <span class="local-row">
-                    <progress max="100" value=text(move || percent().to_string()) aria-label="Local training"></progress>
-                    <span class="small muted">{text(epoch)}</span>
+                    <progress max="100" value=move || percent().to_string() aria-label="Local training"></progress>
+                    <span class="small muted">{epoch}</span>
                 </span>
             }
             .into_any()
         } else {
             view! { <span class="muted">"–"</span> }.into_any()
         }
-    })
+    }
 }
 
 #[component]
@@ -169,29 +168,29 @@ fn Acts(board: Board, row: ClientRow, state: Memo<ClientState>) -> impl IntoView
     let may_kick = Memo::new(move |_| state.get() != ClientState::Kicked);
     view! {
         <span class="acts-row needs-js">
-            {part(move || if may_admit.get() {
+            {move || if may_admit.get() {
                 view! {
                     <button
-                        class=text(move || admit_class(state.get()))
+                        class=move || admit_class(state.get())
                         type="button" data-testid="admit"
-                        aria-label=text(move || format!("{} {}", verb(), name()))
+                        aria-label=move || format!("{} {}", verb(), name())
                         on:click=admit
-                    >{text(move || verb().to_owned())}</button>
+                    >{move || verb().to_owned()}</button>
                 }.into_any()
             } else {
                 ().into_any()
-            })}
-            {part(move || if may_kick.get() {
+            }}
+            {move || if may_kick.get() {
                 view! {
                     <button
                         class="button small-button" type="button" data-testid="kick"
-                        aria-label=text(move || format!("Kick {}", name()))
+                        aria-label=move || format!("Kick {}", name())
                         on:click=move |_| board.kicking.set(Some(row.get_value()))
                     >"Kick"</button>
                 }.into_any()
             } else {
                 ().into_any()
-            })}
+            }}
         </span>
     }
     .into_any()

@@ -1,7 +1,6 @@
 //! The configuration that the next round takes.
 
 use super::config_dialog::{ConfigDialog, Form};
-use super::erased::{part, text};
 use crate::api::{BelowQuorum, CohortSize, Mode, Optimizer, RunConfig};
 use crate::board::Board;
 use crate::format;
@@ -18,13 +17,13 @@ pub fn ConfigPanel(board: Board) -> impl IntoView {
         <section class="card" aria-labelledby="config-title">
             <div class="card-head">
                 <h2 id="config-title">"Configuration"</h2>
-                <span class="small muted of-version" data-testid="config-version">{text(version)}</span>
+                <span class="small muted of-version" data-testid="config-version">{version}</span>
                 {board.is_controlled().then(|| view! { <Edit form=Form::new(board)/> })}
             </div>
             <dl class="pairs">
-                {part(move || board.settings.with(|settings| {
+                {move || board.settings.with(|settings| {
                     lines(&settings.config).map(line).into_iter().collect_view().into_any()
-                }))}
+                })}
             </dl>
         </section>
     }

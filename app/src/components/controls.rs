@@ -1,6 +1,5 @@
 //! What the operator can make the run do.
 
-use super::erased::{flag, text};
 use crate::action::{Action, perform};
 use crate::api::{Autorun, Phase};
 use crate::board::{Board, Notice};
@@ -69,31 +68,31 @@ fn Buttons(board: Board) -> impl IntoView {
                     <button class="button primary" type="submit" data-testid="autorun-start">"Start"</button>
                     <button
                         class="button" type="button" data-testid="autorun-stop"
-                        disabled=flag(move || planned.get().is_none())
+                        disabled=move || planned.get().is_none()
                         on:click=stop
                     >"Stop"</button>
                 </div>
                 <p class="muted small">
-                    {text(move || match planned.get() {
+                    {move || match planned.get() {
                         Some(Autorun { rounds }) => format!("{} to go.", format::plural(rounds.into(), "round")),
                         None => "Not running.".to_owned(),
-                    })}
+                    }}
                 </p>
             </form>
             <div class="pair">
                 <button
                     class="button" type="button" data-testid="run-round"
-                    disabled=flag(move || phase.get() != Phase::Idle)
+                    disabled=move || phase.get() != Phase::Idle
                     on:click=one
                 >"Run one round"</button>
                 <button
                     class="button" type="button" data-testid="aggregate-now"
-                    disabled=flag(move || phase.get() != Phase::Training)
+                    disabled=move || phase.get() != Phase::Training
                     on:click=now
                 >"Aggregate now"</button>
                 <button
                     class="button" type="button" data-testid="cancel-round"
-                    disabled=flag(move || phase.get() != Phase::Training)
+                    disabled=move || phase.get() != Phase::Training
                     on:click=cancel
                 >"Cancel round"</button>
             </div>

@@ -1,6 +1,5 @@
 //! The figures that one looks for first.
 
-use super::erased::{part, text};
 use crate::api::ClientState;
 use crate::board::{Board, History};
 use crate::format;
@@ -28,28 +27,28 @@ pub fn Figures(board: Board) -> impl IntoView {
         <dl class="figures">
             <div class="card figure">
                 <dt>"Round"</dt>
-                <dd class="value" data-testid="round">{text(move || round.get().map_or("–".to_owned(), |n| n.to_string()))}</dd>
-                <dd class="sub">{text(planned)}</dd>
+                <dd class="value" data-testid="round">{move || round.get().map_or("–".to_owned(), |n| n.to_string())}</dd>
+                <dd class="sub">{planned}</dd>
             </div>
             <div class="card figure">
                 <dt>"Test accuracy"</dt>
-                <dd class="value" data-testid="accuracy">{text(accuracy)}</dd>
-                <dd class="sub">{text(move || board.history.with(best_line))}</dd>
+                <dd class="value" data-testid="accuracy">{accuracy}</dd>
+                <dd class="sub">{move || board.history.with(best_line)}</dd>
             </div>
             <div class="card figure">
                 <dt>"Global version"</dt>
-                <dd class="value" data-testid="version">{text(version)}</dd>
-                <dd class="sub">{text(move || board.history.with(origin_line))}</dd>
+                <dd class="value" data-testid="version">{version}</dd>
+                <dd class="sub">{move || board.history.with(origin_line)}</dd>
                 {board.admin.then(|| view! { <Downloads board/> })}
             </div>
             <div class="card figure">
                 <dt>"Clients"</dt>
-                <dd class="value">{text(clients)}</dd>
+                <dd class="value">{clients}</dd>
                 <dd class="sub tally">
-                    {part(move || counts.with(|counts| match counts.as_slice() {
+                    {move || counts.with(|counts| match counts.as_slice() {
                         [] => view! { <span>"none has joined yet"</span> }.into_any(),
                         counts => counts.iter().map(tally).collect_view().into_any(),
-                    }))}
+                    })}
                 </dd>
             </div>
         </dl>
@@ -71,10 +70,10 @@ fn Downloads(board: Board) -> impl IntoView {
         <dd class="sub downloads">
             <span>"Download "</span>
             {link("latest", "latest")}
-            {part(move || match has_best.get() {
+            {move || match has_best.get() {
                 true => view! { <span>{best("best", "best")}</span> }.into_any(),
                 false => ().into_any(),
-            })}
+            }}
         </dd>
     }
     .into_any()

@@ -1,6 +1,5 @@
 //! The top of every page: where one is, whether it is live, and the way in or out.
 
-use super::erased::text;
 use crate::api::{RunId, RunLine, RunSnapshot};
 use crate::board::{Board, Link, Notice};
 use crate::format;
@@ -49,11 +48,11 @@ pub fn facts(snapshot: &RunSnapshot) -> String {
 #[component]
 fn Badge(link: RwSignal<Link>) -> impl IntoView {
     let word = move || {
-        text(move || match link.get() {
+        move || match link.get() {
             Link::Static => "static".to_owned(),
             Link::Live => "live".to_owned(),
             Link::Reconnecting => "reconnecting".to_owned(),
-        })
+        }
     };
     view! {
         <span class="badge" role="status" data-testid="badge" data-link=word()>

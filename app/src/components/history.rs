@@ -1,6 +1,5 @@
 //! The rounds that are over, as a table: all that the charts show, and more, for those who cannot see or point.
 
-use super::erased::{part, text};
 use crate::api::{RoundOutcome, RoundSummary};
 use crate::board::{self, Board};
 use crate::format;
@@ -13,7 +12,7 @@ const MOST_ROWS: usize = 100;
 #[component]
 pub fn History(board: Board) -> impl IntoView {
     let empty = Memo::new(move |_| board.history.with(|history| history.rounds.is_empty()));
-    part(move || if empty.get() { ().into_any() } else { view! { <Table board/> }.into_any() })
+    move || if empty.get() { ().into_any() } else { view! { <Table board/> }.into_any() }
 }
 
 /// The newest round first.
@@ -23,13 +22,13 @@ fn Table(board: Board) -> impl IntoView {
     let total = Memo::new(move |_| board.history.with(|history| history.rounds.len()));
     let best = Memo::new(move |_| board.history.with(|history| history.best.map(|best| best.round)));
     let all = format!("api/v1/runs/{}/rounds", board.run());
-    let cut = part(move || {
+    let cut = move || {
         if total.get() <= MOST_ROWS {
             return ().into_any();
         }
         let words = format!("The newest {MOST_ROWS} of {}. ", total.get());
         view! { <p class="small muted">{words} <a href=all.clone() rel="external">"All as JSON"</a></p> }.into_any()
-    });
+    };
     view! {
         <section class="card" aria-labelledby="history-title">
             <div class="card-head">
@@ -100,7 +99,7 @@ fn Row(line: Line, best: Memo<Option<u64>>) -> impl IntoView {
                 {config.map(|words| small(words, "From this round on, this version of the configuration"))}
             </td>
             <td class="num" data-label="Accuracy">
-                <span class="star" title="The best so far">{text(move || if best.get() == Some(number) { "★ ".to_owned() } else { String::new() })}</span>
+                <span class="star" title="The best so far">{move || if best.get() == Some(number) { "★ ".to_owned() } else { String::new() }}</span>
                 {or_dash(round.test_accuracy.map(format::percent))}
             </td>
             <td class="num" data-label="Test loss">{or_dash(round.test_loss.map(format::loss))}</td>

@@ -1,6 +1,5 @@
 //! Asks before a client is removed.
 
-use super::erased::text;
 use crate::action::{Action, perform};
 use crate::board::Board;
 use leptos::html;
@@ -43,7 +42,7 @@ pub fn KickDialog(board: Board) -> impl IntoView {
             node_ref=dialog
             on:close=move |_| board.kicking.set(None)
         >
-            <h2 id="kick-title">{text(move || format!("Kick {}?", name.get()))}</h2>
+            <h2 id="kick-title">{move || format!("Kick {}?", name.get())}</h2>
             <p id="kick-text">
                 "It is removed from the run at once. The open round goes on without it; updates of earlier rounds stay."
             </p>

@@ -5,7 +5,6 @@ mod client_table;
 mod config_dialog;
 mod config_panel;
 mod controls;
-pub mod erased;
 mod figures;
 mod header;
 mod history;

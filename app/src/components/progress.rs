@@ -1,6 +1,5 @@
 //! What the run does now, what it waits for, and how far the open round is.
 
-use super::erased::{part, text};
 use crate::api::Phase;
 use crate::board::{Board, RoundNow};
 use crate::format;
@@ -16,12 +15,12 @@ pub fn Progress(board: Board) -> impl IntoView {
     view! {
         <section class="card now" aria-label="What the run does now">
             <div class="now-line">
-                <span class="pill" data-testid="phase" data-phase=text(move || phase.get().to_string())>
-                    {text(move || phase.get().to_string())}
+                <span class="pill" data-testid="phase" data-phase=move || phase.get().to_string()>
+                    {move || phase.get().to_string()}
                 </span>
-                <p class="waiting" data-testid="waiting" aria-live="polite">{text(waiting)}</p>
+                <p class="waiting" data-testid="waiting" aria-live="polite">{waiting}</p>
             </div>
-            {part(move || if open.get() { view! { <Cohort board phase round/> }.into_any() } else { ().into_any() })}
+            {move || if open.get() { view! { <Cohort board phase round/> }.into_any() } else { ().into_any() }}
         </section>
     }
     .into_any()
@@ -30,7 +29,7 @@ pub fn Progress(board: Board) -> impl IntoView {
 /// Stays in place while updates come in: only its numbers change.
 #[component]
 fn Cohort(board: Board, phase: Memo<Phase>, round: Memo<Option<RoundNow>>) -> impl IntoView {
-    let of = move |what: fn(&RoundNow) -> String| text(move || round.get().as_ref().map(what).unwrap_or_default());
+    let of = move |what: fn(&RoundNow) -> String| move || round.get().as_ref().map(what).unwrap_or_default();
     let deadline_ms = Memo::new(move |_| round.get().map_or(0, |round| round.deadline_ms));
     let left = move || match deadline_ms.get().saturating_sub(board.now_ms.get()) {
         _ if phase.get() == Phase::Aggregating => String::new(), // it has closed already
@@ -50,7 +49,7 @@ fn Cohort(board: Board, phase: Memo<Phase>, round: Memo<Option<RoundNow>>) -> im
                     <strong>{of(|round| format!("{} of {}", round.updated, round.wanted))}</strong>
                     {of(are_in)}
                 </span>
-                <span class="muted" data-testid="deadline">{text(left)}</span>
+                <span class="muted" data-testid="deadline">{left}</span>
             </p>
         </div>
     }

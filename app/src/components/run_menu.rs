@@ -1,6 +1,5 @@
 //! What the operator can do to the run as a whole: archive, rename and delete it.
 
-use super::erased::flag;
 use crate::action::Action;
 use crate::board::{Board, Notice};
 use crate::rest::{in_words, send};
@@ -64,7 +63,7 @@ pub fn RunMenu(board: Board) -> impl IntoView {
         close();
         change(board, &Action::Delete { force: force.get_untracked() }, "./".to_owned());
     };
-    let unchanged = flag(move || name.with(|name| name.trim() == board.run().as_str()));
+    let unchanged = move || name.with(|name| name.trim() == board.run().as_str());
     view! {
         <details class="card run-menu needs-js" data-testid="run-menu">
             <summary>"Manage this run"</summary>

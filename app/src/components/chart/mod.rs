@@ -6,7 +6,6 @@ mod draw;
 mod readout;
 mod scale;
 
-use super::erased::{Text, part, text};
 use crate::api::{BestVersion, RoundOutcome, RoundSummary};
 use crate::board::Board;
 use draw::{Plot, Series};
@@ -19,7 +18,7 @@ use scale::{Axis, nearest, rounds_end, step};
 pub fn Chart(board: Board) -> impl IntoView {
     let empty = Memo::new(move |_| board.history.with(|history| history.rounds.is_empty()));
     let content =
-        part(move || if empty.get() { view! { <Empty/> }.into_any() } else { view! { <Panels board/> }.into_any() });
+        move || if empty.get() { view! { <Empty/> }.into_any() } else { view! { <Panels board/> }.into_any() };
     view! {
         <section class="card charts" aria-labelledby="charts-title">
             <div class="card-head">
@@ -95,7 +94,7 @@ fn Panels(board: Board) -> impl IntoView {
     let selected = RwSignal::new(None::<u64>);
     // The round that the figures beside the titles are of: the pointed one, else the last.
     let of_shown = move |words: fn(&RoundSummary) -> String| {
-        text(move || {
+        Signal::derive(move || {
             let wanted = selected.get();
             board.history.with(|history| {
                 let pointed = wanted.and_then(|number| history.rounds.iter().find(|round| round.number == number));
@@ -104,10 +103,10 @@ fn Panels(board: Board) -> impl IntoView {
         })
     };
     let drawing = move |plot: fn(&Charts) -> &Plot| {
-        text(move || charts.with(|charts| plot(charts).svg(&charts.x, &charts.voids)))
+        Signal::derive(move || charts.with(|charts| plot(charts).svg(&charts.x, &charts.voids)))
     };
     let crosshair = move |plot: fn(&Charts) -> &Plot| {
-        text(move || {
+        Signal::derive(move || {
             let round = selected.get();
             charts.with(|charts| round.map(|round| plot(charts).crosshair(&charts.x, round)).unwrap_or_default())
         })
@@ -125,7 +124,7 @@ fn Panels(board: Board) -> impl IntoView {
         selected.set(charts.with(|charts| nearest(&charts.rounds, charts.x.value(share?))));
     });
     let end = move |pick: fn(&[u64]) -> Option<&u64>| {
-        text(move || charts.with(|charts| pick(&charts.rounds).copied().unwrap_or(0).to_string()))
+        Signal::derive(move || charts.with(|charts| pick(&charts.rounds).copied().unwrap_or(0).to_string()))
     };
     let note = move || charts.with(|charts| !charts.voids.is_empty());
     view! {
@@ -142,7 +141,7 @@ fn Panels(board: Board) -> impl IntoView {
             on:keydown=press
             on:blur=move |_| selected.set(None)
         >
-            <div data-testid="chart-accuracy" data-points=text(move || charts.with(|charts| charts.evaluated.to_string()))>
+            <div data-testid="chart-accuracy" data-points=move || charts.with(|charts| charts.evaluated.to_string())>
                 <Panel
                     title="Accuracy" readout=of_shown(readout::accuracy)
                     drawing=drawing(|charts| &charts.accuracy) crosshair=crosshair(|charts| &charts.accuracy) point
@@ -155,11 +154,11 @@ fn Panels(board: Board) -> impl IntoView {
                 />
             </div>
         </div>
-        {part(move || if note() {
+        {move || if note() {
             view! { <p class="muted small">"A cross on the axis is a void round: it made no new version."</p> }.into_any()
         } else {
             ().into_any()
-        })}
+        }}
     }
     .into_any()
 }
@@ -167,11 +166,11 @@ fn Panels(board: Board) -> impl IntoView {
 #[component]
 fn Panel(
     title: &'static str,
-    readout: Text,
+    readout: Signal<String>,
     /// SVG, drawn anew with each round.
-    drawing: Text,
+    drawing: Signal<String>,
     /// SVG, drawn anew as one points.
-    crosshair: Text,
+    crosshair: Signal<String>,
     /// Called with the share of the width that is pointed at, or none when the pointer leaves.
     point: Callback<Option<f64>>,
 ) -> impl IntoView {
@@ -184,8 +183,8 @@ fn Panel(
             </figcaption>
             <div class="plot" on:pointermove=pointed on:pointerdown=pointed on:pointerleave=move |_| point.run(None)>
                 <svg aria-hidden="true">
-                    <g inner_html=drawing></g>
-                    <g inner_html=crosshair></g>
+                    <g inner_html=move || drawing.get()></g>
+                    <g inner_html=move || crosshair.get()></g>
                 </svg>
             </div>
         </figure>
