@@ -5,7 +5,7 @@ use super::serve::show_admin_token;
 use crate::cli::{self, Exit};
 use crate::config::DemoSettings;
 use crate::http::Server;
-use crate::round::Command as RoundCommand;
+use crate::round::Order;
 use crate::store::Store;
 use app::api::RunId;
 use rustix::process::{Pid, Signal, kill_process};
@@ -34,7 +34,7 @@ pub(super) async fn run(settings: &DemoSettings, stop: CancellationToken) -> Exi
     let mut clients: Vec<Child> = (1..=settings.clients).filter_map(|i| client(settings, &server, i)).collect();
     let run: RunId = "default".parse().expect("it is of the alphabet");
     if let Some(handle) = server.coordinator().run(&run)
-        && let Err(error) = handle.command(RoundCommand::StartAutorun { rounds: settings.rounds }).await
+        && let Err(error) = handle.order(Order::StartAutorun { rounds: settings.rounds }).await
     {
         tracing::error!(%error, "the rounds cannot start");
     }

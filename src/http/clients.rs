@@ -6,7 +6,7 @@ use super::error::{ApiError, ApiResult};
 use super::extract::{ApiJson, ApiPath, ApiQuery, Run};
 use super::proxies::Peer;
 use crate::digest::Sha256Digest;
-use crate::round::Command;
+use crate::round::Order;
 use crate::store::Token;
 use app::api::{
     ClientId, ClientPatch, ErrorCode, RegisterReply, RegisterRequest, RunId, StatusReply, StatusReport, Task,
@@ -137,7 +137,7 @@ pub async fn change(Client { run, id }: Client, ApiJson(patch): ApiJson<ClientPa
     if !problems.is_empty() {
         return Err(ApiError::with_problems(ErrorCode::Invalid, "the change was rejected", problems));
     }
-    run.command(Command::ChangeSamples { client: id, samples: patch.samples }).await?;
+    run.change_samples(id, patch.samples).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -154,13 +154,12 @@ pub async fn leave(
     request: Request,
 ) -> ApiResult<StatusCode> {
     let (mut parts, _) = request.into_parts();
-    let command = if is_admin(&parts, &state).await? {
-        Command::Kick { client: id, ban: false }
+    if is_admin(&parts, &state).await? {
+        run.order(Order::Kick { client: id, ban: false }).await?;
     } else {
         let Client { id, .. } = Client::from_request_parts(&mut parts, &state).await?;
-        Command::Leave { client: id }
-    };
-    run.command(command).await?;
+        run.leave(id).await?;
+    }
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -3,7 +3,7 @@
 use super::auth::Admin;
 use super::error::{ApiError, ApiResult};
 use super::extract::{ApiJson, ApiPath, Run};
-use crate::round::Command;
+use crate::round::Order;
 use app::api::{Autorun, ClientId, ErrorCode, KickRequest, RunId};
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
@@ -19,7 +19,7 @@ pub async fn start_autorun(_: Admin, Run(run): Run, ApiJson(wish): ApiJson<Autor
         let message = format!("rounds is {}, allowed are 1 to {}", wish.rounds, Autorun::MAX_ROUNDS);
         return Err(ApiError::new(ErrorCode::Invalid, message));
     }
-    run.command(Command::StartAutorun { rounds: wish.rounds }).await?;
+    run.order(Order::StartAutorun { rounds: wish.rounds }).await?;
     Ok(StatusCode::ACCEPTED)
 }
 
@@ -29,7 +29,7 @@ pub async fn start_autorun(_: Admin, Run(run): Run, ApiJson(wish): ApiJson<Autor
     responses((status = 202, description = "the current round is the last")),
 )]
 pub async fn stop_autorun(_: Admin, Run(run): Run) -> ApiResult<StatusCode> {
-    run.command(Command::StopAutorun).await?;
+    run.order(Order::StopAutorun).await?;
     Ok(StatusCode::ACCEPTED)
 }
 
@@ -39,7 +39,7 @@ pub async fn stop_autorun(_: Admin, Run(run): Run) -> ApiResult<StatusCode> {
     responses((status = 202, description = "it is open"), (status = 409)),
 )]
 pub async fn start_round(_: Admin, Run(run): Run) -> ApiResult<StatusCode> {
-    run.command(Command::StartRound).await?;
+    run.order(Order::StartRound).await?;
     Ok(StatusCode::ACCEPTED)
 }
 
@@ -49,7 +49,7 @@ pub async fn start_round(_: Admin, Run(run): Run) -> ApiResult<StatusCode> {
     responses((status = 202, description = "it is closed"), (status = 409)),
 )]
 pub async fn aggregate_now(_: Admin, Run(run): Run) -> ApiResult<StatusCode> {
-    run.command(Command::AggregateNow).await?;
+    run.order(Order::Aggregate).await?;
     Ok(StatusCode::ACCEPTED)
 }
 
@@ -59,7 +59,7 @@ pub async fn aggregate_now(_: Admin, Run(run): Run) -> ApiResult<StatusCode> {
     responses((status = 202, description = "it is void"), (status = 409)),
 )]
 pub async fn cancel_round(_: Admin, Run(run): Run) -> ApiResult<StatusCode> {
-    run.command(Command::CancelRound).await?;
+    run.order(Order::Cancel).await?;
     Ok(StatusCode::ACCEPTED)
 }
 
@@ -69,7 +69,7 @@ pub async fn cancel_round(_: Admin, Run(run): Run) -> ApiResult<StatusCode> {
     responses((status = 202, description = "it is admitted")),
 )]
 pub async fn admit(_: Admin, Run(run): Run, ApiPath((_, client)): ApiPath<(RunId, ClientId)>) -> ApiResult<StatusCode> {
-    run.command(Command::Admit { client }).await?;
+    run.order(Order::Admit { client }).await?;
     Ok(StatusCode::ACCEPTED)
 }
 
@@ -91,6 +91,6 @@ pub async fn kick(
     } else {
         serde_json::from_slice(&body).map_err(|e| ApiError::new(ErrorCode::Invalid, e.to_string()))?
     };
-    run.command(Command::Kick { client, ban }).await?;
+    run.order(Order::Kick { client, ban }).await?;
     Ok(StatusCode::ACCEPTED)
 }

@@ -64,9 +64,42 @@ pub struct Closed {
     pub rejected: BTreeMap<ClientId, String>,
 }
 
+/// What the operator may order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    /// Admit a pending client, or take a kicked one back, which also lifts a ban on its name.
+    Admit {
+        /// The client.
+        client: ClientId,
+    },
+    /// Remove a client. No update of it is accepted any more; one that is counted is removed from its round, unless it is
+    /// being aggregated already.
+    Kick {
+        /// The client.
+        client: ClientId,
+        /// Reject later registrations under its name too.
+        ban: bool,
+    },
+    /// Complete that many more rounds, one after the other, the open one included. Void rounds do not count.
+    StartAutorun {
+        /// How many; 0 is [`Order::StopAutorun`].
+        rounds: u32,
+    },
+    /// Finish the open round, then stop.
+    StopAutorun,
+    /// Open one round now.
+    StartRound,
+    /// Close the open round now with the updates that are counted: at least 1, whatever `min_clients` is.
+    Aggregate,
+    /// Void the open round now; its clients stop, and no other round follows automatically.
+    Cancel,
+}
+
 /// What happened, or what somebody wants.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Command {
+    /// The operator orders something.
+    Order(Order),
     /// A client registered, and is stored as [`super::RoundMachine::newcomer`] has it; its id is new and unguessable. Said
     /// twice, it is [`Command::Seen`].
     Join {
@@ -78,19 +111,6 @@ pub enum Command {
         samples: u64,
         /// What it trains on.
         device: String,
-    },
-    /// The operator admits a pending client, or takes a kicked one back (which also lifts a ban on its name).
-    Admit {
-        /// Which client.
-        client: ClientId,
-    },
-    /// The operator removes a client. No update of it is taken any more; one that is in is taken out again, unless it is
-    /// being combined already.
-    Kick {
-        /// Which client.
-        client: ClientId,
-        /// Refuse later registrations under its name too.
-        ban: bool,
     },
     /// A client leaves by itself.
     Leave {
@@ -159,19 +179,6 @@ pub enum Command {
         /// The update.
         update: Received,
     },
-    /// Complete that many more rounds, one after the other, the open one included. Void rounds do not count.
-    StartAutorun {
-        /// How many; 0 is [`Command::StopAutorun`].
-        rounds: u32,
-    },
-    /// Finish the open round, then stop.
-    StopAutorun,
-    /// One round, now.
-    StartRound,
-    /// Close the open round now with the updates that are in: at least 1, whatever `min_clients` says.
-    AggregateNow,
-    /// Stop now: the open round is void, its clients are to stop, and no other follows by itself.
-    CancelRound,
     /// A new configuration, already checked: taken by the next round. What is safe changes at once: admission (where it
     /// becomes `open`, those who wait for it are let in), the deadline and what follows it, the bounds of the ingest gate.
     Configure {

@@ -4,7 +4,7 @@ use super::command::{Assignment, Closed, Received};
 use super::current::{CurrentRound, Outcome};
 use super::recent_norms::RecentNorms;
 use super::roster::Roster;
-use super::{Command, Effect, Reject, Restored, UnixMs};
+use super::{Command, Effect, Order, Reject, Restored, UnixMs};
 use app::api::{Admission, Autorun, ClientId, ClientState, CohortStep, Phase, RunConfig};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -110,9 +110,8 @@ impl RoundMachine {
                 | Command::Status { .. }
         );
         match command {
+            Command::Order(order) => self.order(now, order)?,
             Command::Join { client, name, samples, device } => self.join(now, client, name, samples, device)?,
-            Command::Admit { client } => self.admit(now, &client)?,
-            Command::Kick { client, ban } => self.kick(&client, ban)?,
             Command::Leave { client } => self.leave(&client)?,
             Command::Seen { client } => self.seen(now, &client)?,
             Command::Heartbeat { client } => self.heartbeat(now, &client)?,
@@ -125,11 +124,6 @@ impl RoundMachine {
             Command::ChangeSamples { client, samples } => self.change_samples(now, &client, samples)?,
             Command::Status { client, report } => self.status(now, &client, report)?,
             Command::Update { client, round, update } => self.update(now, &client, round, update)?,
-            Command::StartAutorun { rounds } => self.set_autorun(now, rounds),
-            Command::StopAutorun => self.set_autorun(now, 0),
-            Command::StartRound => self.start_round(now)?,
-            Command::AggregateNow => self.aggregate_now(now)?,
-            Command::CancelRound => self.cancel_round(now)?,
             Command::Configure { config, config_version } => self.configure(now, *config, config_version),
             Command::Committed { version, test_loss, test_accuracy } => {
                 self.check_aggregating()?;
@@ -163,6 +157,19 @@ impl RoundMachine {
         let pause = self.pause.as_ref().map(|p| p.until_ms);
         let offline = self.roster.next_offline().map(|(at, _)| at);
         [deadline, pause, offline].into_iter().flatten().min()
+    }
+
+    fn order(&mut self, now: UnixMs, order: Order) -> Result<(), Reject> {
+        match order {
+            Order::Admit { client } => self.admit(now, &client)?,
+            Order::Kick { client, ban } => self.kick(&client, ban)?,
+            Order::StartAutorun { rounds } => self.set_autorun(now, rounds),
+            Order::StopAutorun => self.set_autorun(now, 0),
+            Order::StartRound => self.start_round(now)?,
+            Order::Aggregate => self.aggregate_now(now)?,
+            Order::Cancel => self.cancel_round(now)?,
+        }
+        Ok(())
     }
 
     fn update(&mut self, now: UnixMs, id: &ClientId, round: u64, update: Received) -> Result<(), Reject> {

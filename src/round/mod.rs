@@ -24,7 +24,9 @@ mod waiting;
 mod weights;
 mod words;
 
-pub use command::{Assignment, Closed, Command, Counted, Effect, Received, Reject, Standing, StoredBody, UnixMs};
+pub use command::{
+    Assignment, Closed, Command, Counted, Effect, Order, Received, Reject, Standing, StoredBody, UnixMs,
+};
 pub use machine::{RoundMachine, VOID_PAUSE_MS};
 pub use recent_norms::{RECENT_NORMS, RecentNorms};
 pub use restored::{Restored, RestoredClient, RestoredRound};

@@ -2,7 +2,7 @@
 
 use super::schedule::{Died, Schedule, What};
 use app::api::{Admission, BelowQuorum, CohortSize, Mode, RunConfig};
-use fedlearn::round::Command;
+use fedlearn::round::{Command, Order};
 use rand::RngExt;
 use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
@@ -16,22 +16,22 @@ impl Schedule {
         match (self.rng.random_range(0..100), somebody) {
             (0..10, Some(client)) => {
                 let ban = self.rng.random_bool(0.2);
-                _ = self.order(Command::Kick { client, ban });
+                _ = self.order(Order::Kick { client, ban });
             }
-            (10..40, Some(client)) => _ = self.order(Command::Admit { client }),
+            (10..40, Some(client)) => _ = self.order(Order::Admit { client }),
             (40..45, _) => {
                 let round = self.environment.lock().shown.round.as_ref().map(|round| round.number);
                 // Noted first: what it sets going is judged before it returns.
                 let is_new = round.is_some_and(|round| self.ordered.insert(round));
                 // One that the coordinator died at may be in force all the same.
-                let is_refused = matches!(self.order(Command::AggregateNow), Ok(false));
+                let is_refused = matches!(self.order(Order::Aggregate), Ok(false));
                 if is_refused && is_new {
                     self.ordered.remove(&round.unwrap_or_default());
                 }
             }
-            (45..48, _) => _ = self.order(Command::StartRound),
-            (48..50, _) => _ = self.order(Command::CancelRound),
-            (50..53, _) => _ = self.order(Command::StopAutorun),
+            (45..48, _) => _ = self.order(Order::StartRound),
+            (48..50, _) => _ = self.order(Order::Cancel),
+            (50..53, _) => _ = self.order(Order::StopAutorun),
             (53..65, _) => {
                 let config = random_config(&mut self.rng);
                 let patch = serde_json::to_value(config).unwrap();
@@ -39,16 +39,16 @@ impl Schedule {
             }
             _ => {
                 let rounds = self.rng.random_range(1..6);
-                _ = self.order(Command::StartAutorun { rounds });
+                _ = self.order(Order::StartAutorun { rounds });
             }
         }
     }
 
-    pub(super) fn order(&mut self, command: Command) -> Result<bool, Died> {
+    pub(super) fn order(&mut self, order: Order) -> Result<bool, Died> {
         if self.is_traced {
-            eprintln!("    the operator: {command:?}");
+            eprintln!("    the operator: {order:?}");
         }
-        self.act(async move |run| run.command(command).await.is_ok())
+        self.act(async move |run| run.command(Command::Order(order)).await.is_ok())
     }
 
     pub(super) fn configure(&mut self, patch: serde_json::Value) {

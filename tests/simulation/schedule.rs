@@ -7,7 +7,7 @@ use super::database::{Database, Model};
 use super::environment::{Simulated, Twin};
 use app::api::{ClientId, ClientState, RunConfig, RunSnapshot};
 use fedlearn::digest::Sha256Digest;
-use fedlearn::round::{Command, Restored, RoundMachine};
+use fedlearn::round::{Order, Restored, RoundMachine};
 use fedlearn::run::{Aggregation, Candidate, Ledger, Run};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -348,7 +348,7 @@ impl Schedule {
                 shared.shown.clients.iter().filter(|c| is_out(c.state)).map(|c| c.id.clone()).collect()
             };
             for client in kept_out {
-                _ = self.order(Command::Admit { client });
+                _ = self.order(Order::Admit { client });
             }
             if !is_started {
                 is_started = true;
@@ -359,7 +359,7 @@ impl Schedule {
                     // Too few for what the open round may want.
                     self.configure(json!({"below_quorum": "void"}));
                 }
-                _ = self.order(Command::StartAutorun { rounds: 3 });
+                _ = self.order(Order::StartAutorun { rounds: 3 });
                 self.follow();
             }
             if is_started && self.environment.lock().shown.autorun.is_none() {

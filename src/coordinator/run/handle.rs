@@ -7,7 +7,7 @@ use crate::coordinator::clock::Clock;
 use crate::coordinator::uploads::{Places, Rejection, SizeLimit, Uploads, limits};
 use crate::coordinator::versions::Versions;
 use crate::digest::Sha256Digest;
-use crate::round::{Command, Reject};
+use crate::round::{Command, Order, Reject};
 use crate::run::{Expectation, Refusal};
 use crate::store::{Store, StoreError, blocking};
 use crate::wire;
@@ -163,18 +163,38 @@ impl RunHandle {
         self.feed().blocked.borrow().clone().map(RunError::Blocked)
     }
 
-    /// Passes a command to the round machine. When this returns, its decision is durable.
+    pub(super) async fn command(&self, command: Command) -> Result<(), RunError> {
+        self.ask(move |run| async move { Ok(run.command(command).await?) }.boxed()).await
+    }
+
+    /// Carries out an order of the operator. When this returns, its effects are durable.
     ///
     /// # Errors
-    /// The machine rejects it, or the run cannot answer now.
-    pub async fn command(&self, command: Command) -> Result<(), RunError> {
-        self.ask(move |run| async move { Ok(run.command(command).await?) }.boxed()).await
+    /// The round machine rejects it, or the run cannot answer now.
+    pub async fn order(&self, order: Order) -> Result<(), RunError> {
+        self.command(Command::Order(order)).await
+    }
+
+    /// A client has another number of training images. It applies to updates from now on.
+    ///
+    /// # Errors
+    /// As [`Self::order`].
+    pub async fn change_samples(&self, client: ClientId, samples: u64) -> Result<(), RunError> {
+        self.command(Command::ChangeSamples { client, samples }).await
+    }
+
+    /// A client leaves.
+    ///
+    /// # Errors
+    /// As [`Self::order`].
+    pub async fn leave(&self, client: ClientId) -> Result<(), RunError> {
+        self.command(Command::Leave { client }).await
     }
 
     /// Adds a client to the roster.
     ///
     /// # Errors
-    /// As [`Self::command`].
+    /// As [`Self::order`].
     pub async fn register(
         &self,
         client: ClientId,
@@ -187,7 +207,7 @@ impl RunHandle {
     /// Passes on a client's report of its state.
     ///
     /// # Errors
-    /// As [`Self::command`].
+    /// As [`Self::order`].
     pub async fn status(&self, client: ClientId, report: StatusReport) -> Result<StatusReply, RunError> {
         self.ask(move |run| async move { Ok(run.status(&client, report).await?) }.boxed()).await
     }
@@ -196,7 +216,7 @@ impl RunHandle {
     /// update for that round would not be accepted any more.
     ///
     /// # Errors
-    /// As [`Self::command`].
+    /// As [`Self::order`].
     pub async fn task(
         &self,
         client: &ClientId,
@@ -327,10 +347,10 @@ mod tests {
     async fn a_full_mailbox_is_reported_with_its_limit_or_why_the_run_is_blocked() {
         let (_folder, handle, _inbox) = run().await;
         // Given a full mailbox,
-        let waiting = handle.command(Command::StopAutorun);
+        let waiting = handle.order(Order::StopAutorun);
         assert!(waiting.now_or_never().is_none());
         // then the next request is told how many wait,
-        let refusal = async || handle.command(Command::StopAutorun).await.unwrap_err().to_string();
+        let refusal = async || handle.order(Order::StopAutorun).await.unwrap_err().to_string();
         assert_eq!(refusal().await, "run 'run' is busy: 1 requests wait for it, which is the most at once");
         // but while the run is blocked, why it is.
         handle.feed().health(|health| health.blocked = Some("the disk is full".into()));
@@ -342,7 +362,7 @@ mod tests {
         let (_folder, handle, inbox) = run().await;
         drop(inbox);
         handle.feed().health(|health| health.failed = Some("the run has failed".into()));
-        let refusal = handle.command(Command::StopAutorun).await.unwrap_err();
+        let refusal = handle.order(Order::StopAutorun).await.unwrap_err();
         assert!(matches!(&refusal, RunError::Blocked(reason) if reason == "the run has failed"), "{refusal}");
     }
 }

@@ -5,7 +5,7 @@ use app::api::Phase;
 
 fn started(config: RunConfig, names: &[&str]) -> World {
     let mut world = World::with(config, names);
-    world.ok(Command::StartAutorun { rounds: 9 });
+    world.ok(Command::Order(Order::StartAutorun { rounds: 9 }));
     world
 }
 

@@ -5,7 +5,7 @@ use super::*;
 use app::api::{Autorun, Phase};
 
 fn start(rounds: u32) -> Command {
-    Command::StartAutorun { rounds }
+    Command::Order(Order::StartAutorun { rounds })
 }
 
 #[test]
@@ -54,7 +54,7 @@ fn an_autorun_started_in_mid_round_counts_that_round() {
 fn a_stopped_autorun_finishes_the_open_round() {
     let mut world = World::with(quorum(1), &["alice"]);
     world.ok(start(5));
-    world.ok(Command::StopAutorun);
+    world.ok(Command::Order(Order::StopAutorun));
     assert_eq!((world.machine.autorun(), world.machine.phase()), (None, Phase::Training));
     world.ok(update("alice", 1));
     world.ok(committed(1));
@@ -65,7 +65,7 @@ fn a_stopped_autorun_finishes_the_open_round() {
 fn a_stopped_autorun_that_waited_is_idle() {
     let mut world = World::new(quorum(1));
     world.ok(start(5));
-    world.ok(Command::StopAutorun);
+    world.ok(Command::Order(Order::StopAutorun));
     assert_eq!(world.machine.phase(), Phase::Idle);
 }
 
@@ -92,7 +92,7 @@ fn the_operator_need_not_sit_out_the_pause() {
         assert_eq!(world.round(), None);
         world
     };
-    for command in [start(2), Command::StartRound] {
+    for command in [start(2), Command::Order(Order::StartRound)] {
         let mut world = with_pause();
         world.ok(command);
         assert_eq!(world.round(), Some(2));

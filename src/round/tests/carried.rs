@@ -7,7 +7,7 @@ use app::api::Phase;
 /// In round 1 of an auto-run; all have begun.
 fn begun(config: RunConfig, names: &[&str]) -> World {
     let mut world = World::with(config, names);
-    world.ok(Command::StartAutorun { rounds: 9 });
+    world.ok(Command::Order(Order::StartAutorun { rounds: 9 }));
     for name in names {
         assert_eq!(world.begin(name), Some((1, 0)));
     }
@@ -61,7 +61,7 @@ fn an_update_counts_in_one_round_only() {
 #[test]
 fn who_had_not_begun_is_asked_anew() {
     let mut world = World::with(asynchronous(1), &["alice", "bob"]);
-    world.ok(Command::StartAutorun { rounds: 9 });
+    world.ok(Command::Order(Order::StartAutorun { rounds: 9 }));
     world.begin("alice");
     world.ok(update("alice", 1));
     world.ok(committed(1));
@@ -144,7 +144,7 @@ fn between_rounds_too() {
 
 #[test]
 fn the_end_of_the_auto_run_sends_all_home() {
-    for stop in [Command::StopAutorun, Command::StartAutorun { rounds: 1 }] {
+    for stop in [Command::Order(Order::StopAutorun), Command::Order(Order::StartAutorun { rounds: 1 })] {
         let mut world = begun(asynchronous(1), &["alice", "bob"]);
         world.ok(stop);
         world.ok(update("alice", 1));
@@ -162,7 +162,7 @@ fn so_does_its_end_between_rounds() {
     world.ok(kick("alice", false));
     world.pass_with(&["bob"], DEADLINE_MS);
     assert_eq!(world.machine.phase(), Phase::Waiting);
-    world.ok(Command::StopAutorun);
+    world.ok(Command::Order(Order::StopAutorun));
     assert_eq!(world.refused(update("bob", 1)), closed(1));
     assert!(world.machine.is_cancelled(&id("bob"), 1));
     let bob = world.machine.client(&id("bob")).unwrap();
@@ -241,7 +241,7 @@ fn one_that_was_kicked_left_or_failed_meanwhile_is_carried_no_further() {
 fn one_that_is_offline_keeps_its_work_and_holds_no_place() {
     let config = RunConfig { cohort: CohortSize::Size(2), ..asynchronous(1) };
     let mut world = World::with(config, &["alice", "bob"]);
-    world.ok(Command::StartAutorun { rounds: 9 });
+    world.ok(Command::Order(Order::StartAutorun { rounds: 9 }));
     world.begin("alice");
     world.begin("bob");
     world.ok(join("carol"));
@@ -271,7 +271,7 @@ fn from_synchronous_to_asynchronous_nobody_is_carried() {
     world.ok(configure(asynchronous(1), 2));
     world.ok(update("alice", 1));
     assert_eq!(world.machine.phase(), Phase::Training, "it is a synchronous round yet");
-    world.ok(Command::AggregateNow);
+    world.ok(Command::Order(Order::Aggregate));
     assert_eq!(world.refused(update("bob", 1)), closed(1));
     world.ok(committed(1));
     assert_eq!(world.begin("bob"), Some((2, 1)));
@@ -329,7 +329,7 @@ fn who_was_at_work_when_the_coordinator_died_between_two_rounds_goes_on() {
 #[test]
 fn a_restart_after_the_autorun_was_stopped_carries_nothing() {
     let mut world = begun(asynchronous(1), &["alice", "bob"]);
-    world.ok(Command::StopAutorun);
+    world.ok(Command::Order(Order::StopAutorun));
     world.ok(update("alice", 1));
     world.ok(committed(1));
     world.restart_and_tick(5_000);

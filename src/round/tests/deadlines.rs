@@ -71,7 +71,7 @@ fn even_so_a_round_that_cannot_reach_quorum_any_more_is_void_at_once() {
 #[test]
 fn a_void_round_sends_all_home_and_the_next_starts_from_the_same_version() {
     let mut world = World::with(quorum(2), &["alice", "bob"]);
-    world.ok(Command::StartAutorun { rounds: 1 });
+    world.ok(Command::Order(Order::StartAutorun { rounds: 1 }));
     world.ok(update("alice", 1));
     world.pass_with(&["alice", "bob"], DEADLINE_MS);
     for name in ["alice", "bob"] {
@@ -176,9 +176,9 @@ fn an_open_round_keeps_the_rest_of_its_configuration_and_the_next_takes_the_new_
     world.ok(committed(1));
     assert_eq!((world.ended()[0].config_version, world.last().1), (1, "1 of 3 updates in, the other clients are gone"));
 
-    assert_eq!(world.refused(Command::StartRound), Reject::TooFewClients { eligible: 1, min_clients: 2 });
+    assert_eq!(world.refused(Command::Order(Order::StartRound)), Reject::TooFewClients { eligible: 1, min_clients: 2 });
     world.ok(join("erin"));
-    world.ok(Command::StartRound);
+    world.ok(Command::Order(Order::StartRound));
     let round = world.machine.open_round().unwrap();
     assert_eq!((round.config_version, round.target, round.cohort.len()), (2, 7, 2));
     let Ok(Task::Train(task)) = world.machine.task(world.now, &id("alice")) else { panic!("nothing to train") };

@@ -26,7 +26,7 @@ fn round(world: &mut World, number: u64, norms: &[(&str, f64)]) -> Vec<String> {
         world.ok(with_norm(name, number, *norm));
     }
     if world.machine.closed().is_none() {
-        world.ok(Command::AggregateNow);
+        world.ok(Command::Order(Order::Aggregate));
     }
     combined(world)
 }
@@ -39,7 +39,7 @@ fn next_round(world: &mut World) {
         world.ok(committed(world.machine.version() + 1));
     }
     if world.machine.open_round().is_none() {
-        world.ok(Command::StartRound);
+        world.ok(Command::Order(Order::StartRound));
     }
 }
 
@@ -332,6 +332,6 @@ fn verdict_and_measure_outlive_a_restart() {
     for name in NAMES {
         world.ok(Command::Seen { client: id(name) });
     }
-    world.ok(Command::StartRound);
+    world.ok(Command::Order(Order::StartRound));
     assert_eq!(round(&mut world, 2, &[("z", 2.1)]), [""; 0], "of the last round");
 }

@@ -80,7 +80,7 @@ impl Judge {
                 assert_eq!(round.updates.insert(client.clone(), *asked), None, "a second update of {client}");
                 self.at_work.remove(client);
             }
-            Command::Kick { client, .. } | Command::Rejected { client, .. }
+            Command::Order(Order::Kick { client, .. }) | Command::Rejected { client, .. }
                 if self.round.as_ref().is_some_and(|r| r.is_aggregating && r.updates.contains_key(client)) =>
             {
                 self.out_too_late.insert(client.clone());
@@ -192,7 +192,7 @@ impl Judge {
                 assert!(seen.open.number == *round && !seen.is_aggregating && !seen.updates.is_empty());
                 seen.is_aggregating = true;
                 let seen = self.round.as_ref().unwrap();
-                let is_ordered = matches!(command, Some(Command::AggregateNow));
+                let is_ordered = matches!(command, Some(Command::Order(Order::Aggregate)));
                 assert!(is_ordered || self.is_due(now, machine, seen), "closed too early: {seen:?}");
                 self.parts(machine);
             }
@@ -206,7 +206,7 @@ impl Judge {
                 if seen.config.mode == Mode::Sync || machine.autorun().is_none() {
                     self.at_work.clear();
                 }
-                if !seen.is_aggregating && !matches!(command, Some(Command::CancelRound)) {
+                if !seen.is_aggregating && !matches!(command, Some(Command::Order(Order::Cancel))) {
                     assert!(seen.updates.len() < seen.config.min_clients as usize, "void with a quorum");
                     let is_sync = seen.config.mode == Mode::Sync;
                     let is_there = |id: &&ClientId| machine.client(id).is_some_and(|c| is_eligible(c.state));

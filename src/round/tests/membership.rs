@@ -62,7 +62,7 @@ fn full(asked: bool) -> World {
         world.machine.handle(world.now, join(&n.to_string())).unwrap();
     }
     if asked {
-        world.machine.handle(world.now, Command::StartRound).unwrap();
+        world.machine.handle(world.now, Command::Order(Order::StartRound)).unwrap();
     }
     // Not by `refused`: what it compares is large.
     assert_eq!(world.machine.handle(world.now, join("alice")), Err(Reject::RosterFull(MAX_CLIENTS)));
@@ -180,7 +180,7 @@ fn a_client_in_error_is_not_asked_until_it_reports_that_it_goes_on() {
     assert_eq!(world.machine.client(&id("alice")).unwrap().error.as_deref(), Some("no memory"));
     world.ok(seen("alice"));
     assert_eq!(world.state("alice"), ClientState::Error);
-    world.ok(Command::StartRound);
+    world.ok(Command::Order(Order::StartRound));
     assert_eq!(world.cohort(), ["bob"]);
 
     world.ok(report("alice", ReportedState::Ready, None));
@@ -215,7 +215,7 @@ fn a_restart_keeps_the_roster_and_takes_nobody_for_present() {
     assert_eq!((world.state("dave"), world.machine.is_banned("dave")), (ClientState::Quarantine, false));
 
     world.ok(seen("alice"));
-    world.ok(Command::StartRound);
+    world.ok(Command::Order(Order::StartRound));
     assert_eq!(world.cohort(), ["alice"]);
 }
 
@@ -223,13 +223,13 @@ fn a_restart_keeps_the_roster_and_takes_nobody_for_present() {
 fn a_restart_goes_on_with_the_next_version_and_number() {
     let mut world = World::with(quorum(1), &["alice"]);
     for round in 1..=2 {
-        world.ok(Command::StartRound);
+        world.ok(Command::Order(Order::StartRound));
         world.ok(update("alice", round));
         world.ok(committed(round));
     }
     world.restart(1_000);
     world.ok(seen("alice"));
-    world.ok(Command::StartRound);
+    world.ok(Command::Order(Order::StartRound));
     let round = world.machine.open_round().unwrap();
     assert_eq!((round.number, round.base_version), (3, 2));
     assert_eq!(world.machine.may_update(&id("alice"), 2), Err(Reject::RoundClosed { round: 2 }));
@@ -240,7 +240,7 @@ fn a_restart_forgets_nobody_who_waits_to_be_asked() {
     let mut world = World::with(cohort_of(1, 1), &["a", "b", "c"]);
     let mut asked = Vec::new();
     for round in 1..=3 {
-        world.ok(Command::StartRound);
+        world.ok(Command::Order(Order::StartRound));
         asked.push(world.cohort()[0].to_owned());
         world.ok(update(&asked[round - 1], round as u64));
         world.ok(committed(round as u64));
@@ -267,7 +267,7 @@ fn clients_are_listed_by_time_of_registration() {
 #[test]
 fn an_error_in_a_round_is_over_with_the_round() {
     let mut world = World::with(quorum(2), &["alice", "bob", "carol"]);
-    world.ok(Command::StartAutorun { rounds: 9 });
+    world.ok(Command::Order(Order::StartAutorun { rounds: 9 }));
     // Given that those who are asked fail, as where a learning rate is too high,
     world.ok(report("alice", ReportedState::Error, Some(1)));
     assert_eq!((world.state("alice"), world.task("alice")), (ClientState::Error, None));
@@ -285,7 +285,7 @@ fn an_error_in_a_round_is_over_with_the_round() {
 fn an_error_in_a_round_that_is_over_is_noted_and_keeps_nobody_from_the_next_one() {
     let mut world = World::in_round(quorum(1), &["alice", "bob"]);
     world.ok(update("bob", 1));
-    world.ok(Command::AggregateNow);
+    world.ok(Command::Order(Order::Aggregate));
     world.ok(report("alice", ReportedState::Error, Some(1)));
     assert_eq!(world.state("alice"), ClientState::Ready);
     assert!(world.machine.client(&id("alice")).unwrap().error.is_some());

@@ -18,7 +18,7 @@ mod schedules;
 mod sentences;
 mod silence;
 
-use super::{Command, Effect, Received, Reject, Restored, RoundMachine, Standing, StoredBody, UnixMs};
+use super::{Command, Effect, Order, Received, Reject, Restored, RoundMachine, Standing, StoredBody, UnixMs};
 use crate::digest::Sha256Digest;
 use app::api::{
     Admission, ClientId, ClientState, CohortSize, CohortStep, Mode, Progress, ReportedState, RoundOutcome,
@@ -60,7 +60,7 @@ fn seen(name: &str) -> Command {
 }
 
 fn admit(name: &str) -> Command {
-    Command::Admit { client: id(name) }
+    Command::Order(Order::Admit { client: id(name) })
 }
 
 fn ask(name: &str) -> Command {
@@ -101,7 +101,7 @@ fn step(name: &str, step: CohortStep) -> Effect {
 }
 
 fn kick(name: &str, ban: bool) -> Command {
-    Command::Kick { client: id(name), ban }
+    Command::Order(Order::Kick { client: id(name), ban })
 }
 
 fn report(name: &str, state: ReportedState, round: Option<u64>) -> Command {
@@ -151,7 +151,7 @@ impl World {
     /// The same, in round 1, started by hand.
     fn in_round(config: RunConfig, names: &[&str]) -> Self {
         let mut world = Self::with(config, names);
-        world.ok(Command::StartRound);
+        world.ok(Command::Order(Order::StartRound));
         world
     }
 

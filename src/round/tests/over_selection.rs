@@ -76,7 +76,7 @@ fn whoever_was_asked_in_excess_counts_as_asked() {
     let first: Vec<_> = world.cohort().into_iter().map(str::to_owned).collect();
     world.ok(update(&first[0], 1));
     world.ok(committed(1));
-    world.ok(Command::StartRound);
+    world.ok(Command::Order(Order::StartRound));
     assert!(world.cohort().iter().all(|name| !first.contains(&(*name).to_owned())));
 }
 

@@ -20,7 +20,7 @@ fn a_rejected_update_is_shown_and_its_client_is_asked_for_no_other_in_this_round
     world.ok(update("bob", 1));
     assert_eq!(world.machine.phase(), app::api::Phase::Aggregating);
     world.ok(committed(1));
-    world.ok(Command::StartRound);
+    world.ok(Command::Order(Order::StartRound));
     assert_eq!((world.cohort(), world.task("alice")), (vec!["alice", "bob"], Some((2, 1))));
     assert!(!world.machine.waiting().contains("rejected"), "{}", world.machine.waiting());
 }
@@ -44,7 +44,7 @@ fn an_error_that_a_client_reports_is_stored_once_a_round_and_said_in_what_the_ru
     // and the next round knows nothing of it.
     world.ok(update("bob", 1));
     world.ok(committed(1));
-    world.ok(Command::StartRound);
+    world.ok(Command::Order(Order::StartRound));
     assert!(!world.machine.waiting().contains("reported"), "{}", world.machine.waiting());
 }
 
@@ -61,7 +61,7 @@ fn a_sound_update_is_accepted_after_one_that_was_rejected() {
 #[test]
 fn a_round_that_only_rejected_updates_could_complete_is_void_at_once_and_says_why() {
     let mut world = World::with(quorum(2), &["alice", "bob"]);
-    world.ok(Command::StartAutorun { rounds: 1 });
+    world.ok(Command::Order(Order::StartAutorun { rounds: 1 }));
     world.ok(rejected("bob", 1, TOO_LARGE, None));
     let reason = "at most 1 of 2 updates can still come, 1 failed, min_clients is 2; \
                   bob's update was rejected: the body has 14834130 bytes";
@@ -87,7 +87,7 @@ fn the_same_bytes_rejected_twice_are_one_strike_whatever_the_round() {
     assert_eq!(strikes(&world), 1);
     world.ok(update("bob", 1));
     world.ok(committed(1));
-    world.ok(Command::StartRound);
+    world.ok(Command::Order(Order::StartRound));
     world.ok(rejected("alice", 2, "lies", Some("body")));
     assert_eq!((strikes(&world), world.state("alice")), (1, ClientState::Error));
     world.ok(rejected("alice", 2, "lies", Some("another body")));
@@ -114,7 +114,7 @@ fn an_honest_mistake_is_no_strike_however_often() {
 fn a_rejection_that_comes_when_its_round_is_over_is_shown_and_fails_nothing() {
     let mut world = World::in_round(quorum(1), &["alice", "bob"]);
     world.ok(update("bob", 1));
-    world.ok(Command::AggregateNow);
+    world.ok(Command::Order(Order::Aggregate));
     world.ok(committed(1));
     world.ok(rejected("alice", 1, TOO_LARGE, None));
     let alice = world.machine.client(&id("alice")).unwrap();

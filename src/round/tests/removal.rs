@@ -60,7 +60,7 @@ fn of_a_client_in_quarantine_nothing_is_taken_and_nothing_is_asked() {
     world.ok(update("bob", 1));
     assert_eq!(world.machine.phase(), Phase::Aggregating, "it is not waited for");
     world.ok(committed(1));
-    world.ok(Command::StartRound);
+    world.ok(Command::Order(Order::StartRound));
     assert_eq!(world.cohort(), ["bob"]);
     world.pass_with(&["bob"], super::super::OFFLINE_AFTER_MS);
     assert_eq!(world.state("alice"), ClientState::Quarantine);

@@ -220,7 +220,7 @@ fn the_update_of_one_that_left_stays_in() {
 fn a_round_that_the_operator_closed_stays_closed() {
     let mut world = World::in_round(quorum(1), &["alice", "bob"]);
     world.ok(update("alice", 1));
-    world.ok(Command::AggregateNow);
+    world.ok(Command::Order(Order::Aggregate));
     assert_eq!(world.restart_and_tick(1_000), [Effect::Aggregate { round: 1 }]);
     assert_eq!(world.refused(update("bob", 1)), Reject::RoundClosed { round: 1 });
     world.ok(committed(1));
@@ -230,7 +230,7 @@ fn a_round_that_the_operator_closed_stays_closed() {
 #[test]
 fn restarts_one_after_the_other_lose_nothing() {
     let mut world = World::with(quorum(3), &["alice", "bob", "carol"]);
-    world.ok(Command::StartAutorun { rounds: 2 });
+    world.ok(Command::Order(Order::StartAutorun { rounds: 2 }));
     for name in ["alice", "bob"] {
         world.restart(30_000);
         world.ok(update(name, 1));
@@ -250,7 +250,7 @@ fn what_the_operator_closed_stays_closed_without_one_that_was_kicked() {
     let mut world = World::in_round(quorum(2), &["alice", "bob", "carol"]);
     world.ok(update("alice", 1));
     world.ok(update("bob", 1));
-    world.ok(Command::AggregateNow);
+    world.ok(Command::Order(Order::Aggregate));
     world.ok(kick("alice", false));
     for _ in 0..2 {
         world.restart_and_tick(1_000);
@@ -268,7 +268,7 @@ fn who_waits_for_an_admission_that_is_open_by_now_is_let_in() {
     let effects = world.restart_and_tick(0);
     assert_eq!(effects, [store("alice", Standing::Admitted)]);
     world.ok(seen("alice"));
-    world.ok(Command::StartRound);
+    world.ok(Command::Order(Order::StartRound));
     assert_eq!(world.cohort(), ["alice"]);
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 #[test]
 fn a_round_by_hand_runs_from_the_model_to_the_next_version() {
     let mut world = World::with(quorum(2), &["alice", "bob"]);
-    assert_eq!(world.ok(Command::StartRound), [Effect::RoundOpened, Effect::Course]);
+    assert_eq!(world.ok(Command::Order(Order::StartRound)), [Effect::RoundOpened, Effect::Course]);
     assert_eq!(world.machine.phase(), Phase::Training);
     assert_eq!(world.cohort(), ["alice", "bob"]);
 
@@ -99,15 +99,15 @@ fn a_loss_that_is_no_number_is_as_good_as_none() {
 fn too_few_clients_start_no_round() {
     let mut world = World::with(quorum(2), &["alice"]);
     let expected = Reject::TooFewClients { eligible: 1, min_clients: 2 };
-    assert_eq!(world.refused(Command::StartRound), expected);
+    assert_eq!(world.refused(Command::Order(Order::StartRound)), expected);
 }
 
 #[test]
 fn there_is_one_round_at_a_time() {
     let mut world = World::in_round(quorum(1), &["alice"]);
-    assert_eq!(world.refused(Command::StartRound), Reject::RoundInWork { round: 1 });
+    assert_eq!(world.refused(Command::Order(Order::StartRound)), Reject::RoundInWork { round: 1 });
     world.ok(update("alice", 1));
-    assert_eq!(world.refused(Command::StartRound), Reject::RoundInWork { round: 1 });
+    assert_eq!(world.refused(Command::Order(Order::StartRound)), Reject::RoundInWork { round: 1 });
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn an_update_is_taken_once_from_the_cohort_while_its_round_is_open() {
     let twice = Reject::AlreadyUpdated { client: id("alice"), round: 1 };
     assert_eq!(world.refused(update("alice", 1)), twice);
 
-    world.ok(Command::AggregateNow);
+    world.ok(Command::Order(Order::Aggregate));
     assert_eq!(world.refused(update("alice", 1)), twice);
     assert_eq!(world.refused(update("bob", 1)), Reject::RoundClosed { round: 1 });
     world.ok(committed(1));
@@ -147,7 +147,7 @@ fn those_who_waited_longest_are_asked_first() {
     let mut world = World::with(cohort_of(2, 1), &names);
     let mut asked: BTreeMap<String, u32> = BTreeMap::new();
     for round in 1..=9 {
-        world.ok(Command::StartRound);
+        world.ok(Command::Order(Order::StartRound));
         let cohort: Vec<_> = world.cohort().into_iter().map(str::to_owned).collect();
         assert!(cohort.is_sorted());
         for name in &cohort {
@@ -170,7 +170,7 @@ fn seed_and_round_decide_between_equals() {
         for n in 0..40 {
             world.ok(join(&n.to_string()));
         }
-        world.ok(Command::StartRound);
+        world.ok(Command::Order(Order::StartRound));
         world.cohort().into_iter().map(str::to_owned).collect::<Vec<_>>()
     };
     assert_eq!(cohort(1, 1), cohort(1, 1));
@@ -186,7 +186,7 @@ fn whoever_joins_in_mid_round_takes_part_from_the_next_one_on() {
     assert_eq!(world.machine.task(world.now, &id("bob")), Ok(Task::Wait { state: ClientState::Join, rejected: None }));
     world.ok(update("alice", 1));
     world.ok(committed(1));
-    world.ok(Command::StartRound);
+    world.ok(Command::Order(Order::StartRound));
     assert_eq!(world.cohort(), ["alice", "bob"]);
 }
 
@@ -314,7 +314,7 @@ fn a_round_that_too_many_have_failed_at_is_void_at_once() {
     for name in ["carol", "dave"] {
         asynchronous.ok(join(name));
     }
-    asynchronous.ok(Command::StartRound);
+    asynchronous.ok(Command::Order(Order::StartRound));
     for name in ["alice", "bob", "carol"] {
         asynchronous.ok(report(name, ReportedState::Error, Some(2)));
     }
@@ -324,12 +324,12 @@ fn a_round_that_too_many_have_failed_at_is_void_at_once() {
 #[test]
 fn the_operator_may_close_a_round_below_quorum_but_not_without_an_update() {
     let mut world = World::with(quorum(3), &["alice", "bob", "carol"]);
-    assert_eq!(world.refused(Command::AggregateNow), Reject::NoRound);
-    world.ok(Command::StartRound);
-    assert_eq!(world.refused(Command::AggregateNow), Reject::TooFewUpdates { updates: 0, min_clients: 1 });
+    assert_eq!(world.refused(Command::Order(Order::Aggregate)), Reject::NoRound);
+    world.ok(Command::Order(Order::StartRound));
+    assert_eq!(world.refused(Command::Order(Order::Aggregate)), Reject::TooFewUpdates { updates: 0, min_clients: 1 });
     world.ok(update("alice", 1));
-    assert_eq!(world.ok(Command::AggregateNow), [Effect::Aggregate { round: 1 }, Effect::Course]);
-    assert_eq!(world.refused(Command::AggregateNow), Reject::RoundInWork { round: 1 });
+    assert_eq!(world.ok(Command::Order(Order::Aggregate)), [Effect::Aggregate { round: 1 }, Effect::Course]);
+    assert_eq!(world.refused(Command::Order(Order::Aggregate)), Reject::RoundInWork { round: 1 });
     world.ok(committed(1));
     assert_eq!(world.last(), (RoundOutcome::Complete, "closed by the operator with 1 of 3 updates"));
 }
@@ -362,7 +362,7 @@ fn work_for_a_round_that_is_over_is_cancelled_and_not_shown_as_work() {
     world.ok(report("bob", ReportedState::Training, Some(1)));
     assert!(!world.machine.is_cancelled(&id("bob"), 1));
     world.ok(update("alice", 1));
-    world.ok(Command::AggregateNow);
+    world.ok(Command::Order(Order::Aggregate));
     world.ok(committed(1));
     world.ok(report("bob", ReportedState::Training, Some(1)));
     assert!(world.machine.is_cancelled(&id("bob"), 1));
@@ -383,9 +383,9 @@ fn a_late_report_does_not_take_a_client_back_from_finish() {
 fn nobody_is_asked_whose_time_to_go_offline_has_come_unnoticed() {
     let mut world = World::with(quorum(1), &["alice", "bob"]);
     world.now += OFFLINE_AFTER_MS;
-    assert_eq!(world.refused(Command::StartRound), Reject::TooFewClients { eligible: 0, min_clients: 1 });
+    assert_eq!(world.refused(Command::Order(Order::StartRound)), Reject::TooFewClients { eligible: 0, min_clients: 1 });
     world.ok(join("carol"));
-    world.ok(Command::StartRound);
+    world.ok(Command::Order(Order::StartRound));
     assert_eq!(world.cohort(), ["carol"]);
 }
 
@@ -393,12 +393,12 @@ fn nobody_is_asked_whose_time_to_go_offline_has_come_unnoticed() {
 fn the_operator_can_stop_at_once() {
     for config in [quorum(1), asynchronous(2)] {
         let mut world = World::with(config, &["alice", "bob"]);
-        assert_eq!(world.refused(Command::CancelRound), Reject::NoRound);
-        world.ok(Command::StartAutorun { rounds: 9 });
+        assert_eq!(world.refused(Command::Order(Order::Cancel)), Reject::NoRound);
+        world.ok(Command::Order(Order::StartAutorun { rounds: 9 }));
         world.begin("alice");
         world.begin("bob");
         world.ok(update("alice", 1));
-        world.ok(Command::CancelRound);
+        world.ok(Command::Order(Order::Cancel));
         assert_eq!(world.last(), (RoundOutcome::Void, "cancelled by the operator"));
         assert_eq!((world.machine.phase(), world.machine.autorun()), (Phase::Idle, None));
         assert!(world.machine.is_cancelled(&id("bob"), 1));
@@ -412,5 +412,5 @@ fn the_operator_can_stop_at_once() {
 fn what_is_being_combined_is_not_cancelled() {
     let mut world = World::in_round(quorum(1), &["alice"]);
     world.ok(update("alice", 1));
-    assert_eq!(world.refused(Command::CancelRound), Reject::RoundInWork { round: 1 });
+    assert_eq!(world.refused(Command::Order(Order::Cancel)), Reject::RoundInWork { round: 1 });
 }

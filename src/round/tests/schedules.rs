@@ -118,7 +118,7 @@ impl Schedule {
     fn calm(&mut self, config: RunConfig) {
         self.dies_after = None;
         self.configure(config);
-        self.command(Command::StartAutorun { rounds: 3 });
+        self.command(Command::Order(Order::StartAutorun { rounds: 3 }));
         let alive = ["x", "y", "z"];
         let first_version = self.judge.version;
         let mut at_work: BTreeMap<&str, u64> = BTreeMap::new();
@@ -234,12 +234,12 @@ fn random_command(rng: &mut ChaCha8Rng, schedule: &Schedule) -> Command {
         87..88 => Command::Late { client },
         88..89 => join(name),
         89..90 => admit(name),
-        90..93 => Command::StartAutorun { rounds: rng.random_range(0..9) },
-        93..94 => Command::StopAutorun,
-        94..96 => Command::StartRound,
+        90..93 => Command::Order(Order::StartAutorun { rounds: rng.random_range(0..9) }),
+        93..94 => Command::Order(Order::StopAutorun),
+        94..96 => Command::Order(Order::StartRound),
         96..97 => match rng.random_bool(0.7) {
-            true => Command::AggregateNow,
-            false => Command::CancelRound,
+            true => Command::Order(Order::Aggregate),
+            false => Command::Order(Order::Cancel),
         },
         97..99 => committed(schedule.judge.version + 1),
         _ => Command::AggregationFailed { reason: "chance".to_owned() },
@@ -253,7 +253,7 @@ fn run(seed: u64) -> Schedule {
         schedule.command(join(&client.to_string()));
     }
     if rng.random_bool(0.8) {
-        schedule.command(Command::StartAutorun { rounds: 20 });
+        schedule.command(Command::Order(Order::StartAutorun { rounds: 20 }));
     }
     for _ in 0..STEPS {
         match rng.random_range(0..100) {

@@ -23,7 +23,7 @@ fn between_rounds_it_says_how_many_clients_it_lacks() {
     let mut world = World::with(quorum(3), &["alice", "bob", "carol"]);
     world.ok(report("bob", ReportedState::Error, None));
     world.pass_with(&["alice"], OFFLINE_AFTER_MS);
-    world.ok(Command::StartAutorun { rounds: 2 });
+    world.ok(Command::Order(Order::StartAutorun { rounds: 2 }));
     says(
         &world,
         "Waiting for clients since 22:14:20 UTC: 1 of at least 3 is ready; 2 offline or in error (bob, carol since 22:13:20 UTC); \
@@ -132,19 +132,19 @@ fn of_many_clients_it_names_the_first_few() {
 #[test]
 fn while_aggregating_it_says_what_follows() {
     let mut world = World::with(quorum(1), &["alice"]);
-    world.ok(Command::StartAutorun { rounds: 2 });
+    world.ok(Command::Order(Order::StartAutorun { rounds: 2 }));
     world.ok(update("alice", 1));
     says(&world, "Round 1: combining and evaluating 1 update since 22:13:20 UTC; then the next round opens.");
-    world.ok(Command::StartAutorun { rounds: 1 });
+    world.ok(Command::Order(Order::StartAutorun { rounds: 1 }));
     says(&world, "Round 1: combining and evaluating 1 update since 22:13:20 UTC; then the auto-run is complete.");
-    world.ok(Command::StopAutorun);
+    world.ok(Command::Order(Order::StopAutorun));
     says(&world, "Round 1: combining and evaluating 1 update since 22:13:20 UTC; then the run is idle.");
 }
 
 #[test]
 fn after_a_void_round_it_says_why_it_was_void() {
     let mut world = World::with(quorum(1), &["alice"]);
-    world.ok(Command::StartAutorun { rounds: 2 });
+    world.ok(Command::Order(Order::StartAutorun { rounds: 2 }));
     world.pass_with(&["alice"], DEADLINE_MS);
     says(
         &world,
@@ -173,7 +173,7 @@ fn of_a_client_in_error_it_does_not_say_since_when() {
 #[test]
 fn after_a_void_round_it_says_so_where_too_few_are_left_for_the_next_one() {
     let mut world = World::with(quorum(2), &["alice", "bob"]);
-    world.ok(Command::StartAutorun { rounds: 2 });
+    world.ok(Command::Order(Order::StartAutorun { rounds: 2 }));
     world.ok(Command::Leave { client: id("bob") });
     says(
         &world,

@@ -24,7 +24,7 @@ fn a_client_that_trains_for_90_s_in_silence_is_awaited_and_its_update_counts() {
     let mut world = World::new(quorum(1));
     world.ok(join("quick"));
     world.ok(join("silent"));
-    world.ok(Command::StartRound);
+    world.ok(Command::Order(Order::StartRound));
     world.ok(take("quick"));
     world.ok(take("silent"));
     assert_eq!(world.state("silent"), ClientState::Training, "not `join`");
@@ -45,7 +45,7 @@ fn a_client_without_a_task_takes_none() {
     assert_eq!(world.ok(take("alice")), []);
     assert_eq!(world.state("alice"), ClientState::Join);
     // A task that is asked for again is shown once.
-    world.ok(Command::StartRound);
+    world.ok(Command::Order(Order::StartRound));
     assert_eq!(world.ok(take("alice")), [show("alice")]);
     assert_eq!(world.ok(take("alice")), []);
 }
@@ -110,7 +110,7 @@ fn silence_ends_with_its_round() {
     let mut world = World::in_round(quorum(1), &["alice", "bob"]);
     world.ok(take("alice"));
     world.ok(update("bob", 1));
-    world.ok(Command::AggregateNow);
+    world.ok(Command::Order(Order::Aggregate));
     world.ok(committed(1));
     assert_eq!(world.state("alice"), ClientState::Ready);
     world.pass_with(&["bob"], OFFLINE_AFTER_MS);
@@ -129,7 +129,7 @@ fn the_task_states_the_interval_of_heartbeats_and_the_deadline() {
 #[test]
 fn in_asynchronous_runs_a_silent_client_keeps_its_work_and_is_shown_to_train() {
     let mut world = World::with(asynchronous(1), &["alice", "bob"]);
-    world.ok(Command::StartAutorun { rounds: 9 });
+    world.ok(Command::Order(Order::StartAutorun { rounds: 9 }));
     world.ok(ask("alice"));
     world.ok(take("alice"));
     for round in 1..=3 {
@@ -147,7 +147,7 @@ fn in_asynchronous_runs_a_silent_client_keeps_its_work_and_is_shown_to_train() {
 fn a_round_that_misses_only_a_client_that_registered_again_is_void_at_once() {
     // Given two clients that must both deliver, of which one dies in training,
     let mut world = World::with(quorum(2), &["alice", "bob"]);
-    world.ok(Command::StartAutorun { rounds: 1 });
+    world.ok(Command::Order(Order::StartAutorun { rounds: 1 }));
     for name in ["alice", "bob"] {
         world.begin(name);
     }
@@ -167,7 +167,7 @@ fn a_round_that_misses_only_a_client_that_registered_again_is_void_at_once() {
 #[test]
 fn a_client_that_registers_again_when_its_predecessor_is_offline_already_ends_the_wait_at_once() {
     let mut world = World::with(quorum(2), &["alice", "bob"]);
-    world.ok(Command::StartAutorun { rounds: 1 });
+    world.ok(Command::Order(Order::StartAutorun { rounds: 1 }));
     world.ok(update("alice", 1));
     world.pass_with(&["alice"], OFFLINE_AFTER_MS);
     assert_eq!((world.state("bob"), world.round()), (ClientState::Offline, Some(1)));
@@ -180,7 +180,7 @@ fn clients_of_one_name_that_are_both_there_are_both_awaited() {
     let mut world = World::new(quorum(2));
     world.ok(join_as("first", "python"));
     world.ok(join_as("second", "python"));
-    world.ok(Command::StartRound);
+    world.ok(Command::Order(Order::StartRound));
     world.ok(take("first"));
     world.ok(take("second"));
     world.ok(join_as("third", "python"));
@@ -210,7 +210,7 @@ fn after_a_restart_nobody_counts_as_replaced_until_all_had_time_to_come_back() {
     let mut world = World::new(quorum(2));
     world.ok(join_as("first", "python"));
     world.ok(join_as("second", "python"));
-    world.ok(Command::StartRound);
+    world.ok(Command::Order(Order::StartRound));
     world.restart_and_tick(1_000);
     assert_eq!(world.round(), Some(1));
     world.ok(report("first", ReportedState::Training, Some(1)));
@@ -225,7 +225,7 @@ fn after_a_restart_a_client_that_never_sent_a_heartbeat_is_awaited_until_the_dea
     let mut world = World::new(quorum(1));
     world.ok(join("quick"));
     world.ok(join("silent"));
-    world.ok(Command::StartRound);
+    world.ok(Command::Order(Order::StartRound));
     world.ok(take("silent"));
     world.ok(update("quick", 1));
     world.restart_and_tick(1_000);
@@ -240,7 +240,7 @@ fn after_a_restart_a_client_that_has_sent_heartbeats_has_60_s_to_come_back() {
     let mut world = World::new(quorum(1));
     world.ok(join("quick"));
     world.ok(join("agent"));
-    world.ok(Command::StartRound);
+    world.ok(Command::Order(Order::StartRound));
     world.ok(take("agent"));
     assert_eq!(world.ok(heartbeat("agent"))[0], Effect::HeartbeatsBegan(id("agent")));
     assert_eq!(world.ok(heartbeat("agent")), [show("agent")], "stored once");
