@@ -71,7 +71,7 @@ mod tests {
     use crate::wire::{Dtype, TensorSpec};
 
     fn schema(values: u64) -> Schema {
-        let spec = TensorSpec { name: "w".into(), dtype: Dtype::F32, shape: vec![values] };
+        let spec = TensorSpec { name: "w".into(), dtype: Dtype::F32, shape: vec![values.div_ceil(100), 100] };
         Schema::new(vec![spec]).unwrap()
     }
 
