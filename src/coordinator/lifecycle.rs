@@ -99,6 +99,7 @@ impl Coordinator {
         drop(splits);
         match renamed {
             Ok(true) => {
+                self.forget(run);
                 tracing::info!(%run, %to, "run renamed");
                 self.host_again(to, Ok(())).await
             }
@@ -116,15 +117,14 @@ impl Coordinator {
     /// Its clients are at work, and `force` is false; or the store, then it is as it was.
     pub async fn delete_run(self: &Arc<Self>, run: &RunId, force: bool) -> Result<(), LifecycleError> {
         let splits = self.test_splits.lock().await;
-        if let Some(Hosted::Unreadable(_)) = self.hosted(run) {
-            self.forget(run);
-        } else {
+        if !matches!(self.hosted(run), Some(Hosted::Unreadable(_))) {
             self.end_actor(run, force, format!("the operator has deleted run '{run}'")).await?;
         }
         let deleted = self.store.delete_run(run).await;
         drop(splits);
         match deleted {
             Ok(()) => {
+                self.forget(run);
                 tracing::info!(%run, "run deleted");
                 Ok(())
             }
@@ -132,8 +132,8 @@ impl Coordinator {
         }
     }
 
-    /// Ends a run's actor with the work beside it, and stops hosting the run. Clients that wait for a task receive `stop` with
-    /// the reason.
+    /// Ends a run's actor with the work beside it. Clients that ask for a task receive `stop` with the reason, until the run is
+    /// hosted again or forgotten.
     async fn end_actor(&self, run: &RunId, force: bool, reason: String) -> Result<(), LifecycleError> {
         let handle = self.run(run).ok_or_else(|| LifecycleError::NoRun(run.clone()))?;
         if !handle.is_archived() {
@@ -145,7 +145,6 @@ impl Coordinator {
                 Err(error) => return Err(error.into()),
             }
         }
-        self.forget(run);
         Ok(())
     }
 
@@ -153,9 +152,9 @@ impl Coordinator {
         self.runs_mut().remove(run);
     }
 
-    /// Hosts a run as it is stored, unless it is still hosted, and returns the answer of the store.
+    /// Hosts a run as it is stored, unless its actor still works, and returns the answer of the store.
     async fn host_again(self: &Arc<Self>, run: &RunId, stored: Result<(), StoreError>) -> Result<(), LifecycleError> {
-        if self.run(run).is_none() {
+        if self.run(run).is_none_or(|handle| handle.is_retired()) {
             self.start_stored(|stored| stored == run).await?;
             if let Some(Hosted::Unreadable(_)) = self.hosted(run) {
                 self.tasks.spawn(Self::retry_unreadable(self.clone()));

@@ -89,6 +89,11 @@ impl RunHandle {
         self.feed().read(|run| run.archived_ms.is_some())
     }
 
+    /// Whether the run takes no more requests.
+    pub(in crate::coordinator) fn is_retired(&self) -> bool {
+        self.feed().retired().is_some()
+    }
+
     /// Has the run's actor do some work, unless this call is cancelled before: a request that was answered with an error
     /// must not take effect later.
     pub(super) async fn ask<T: Send + 'static>(
