@@ -2,7 +2,7 @@
 
 use super::aggregation::{Aggregator, Evaluator};
 use super::run::{Actor, LiveEnvironment, MAILBOX, Parts};
-use super::run::{Feed, Retired, RunHandle};
+use super::run::{Feed, Retired, RunHandle, Tokens};
 use super::uploads::{Uploads, limits};
 use super::versions::{Versions, from_blob};
 use super::{Coordinator, Hosted, StartError};
@@ -103,12 +103,14 @@ impl Coordinator {
         }
         let feed = Arc::new(Feed::new(snapshot));
         feed.health(|health| health.too_large = problem);
+        let tokens = Arc::new(Tokens::new(store.client_tokens(&run).await?));
         let (sender, inbox) = mpsc::channel(MAILBOX);
         let parts = Parts {
             run: run.clone(),
             store: store.clone(),
             clock: self.clock.clone(),
             feed: feed.clone(),
+            tokens: tokens.clone(),
             versions: versions.clone(),
             uploads: uploads.clone(),
             places: self.places.clone(),
@@ -137,6 +139,7 @@ impl Coordinator {
                 store,
                 clock: self.clock.clone(),
                 feed,
+                tokens,
                 versions,
                 uploads,
                 aggregator: Arc::new(aggregator),

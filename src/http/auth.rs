@@ -4,7 +4,6 @@ use super::AppState;
 use super::error::ApiError;
 use super::extract::Run;
 use crate::coordinator::RunHandle;
-use crate::digest::Sha256Digest;
 use app::api::{ClientId, ClientState, DASHBOARD_HEADER, ErrorCode};
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
@@ -97,10 +96,10 @@ impl FromRequestParts<AppState> for Client {
             unauthorized("this needs the token that the client got when it registered, as Authorization: Bearer TOKEN")
         })?;
         // An unknown client gets the same answer as a wrong token: the roster is not public.
-        match state.coordinator.store().client_token(run.run(), &id).await? {
-            Some(kept) if kept == Sha256Digest::of(token) => Ok(Self { run, id }),
-            _ => Err(unauthorized("this is not the token of that client")),
+        if !run.tokens().is_of(&id, token) {
+            return Err(unauthorized("this is not the token of that client"));
         }
+        Ok(Self { run, id })
     }
 }
 
@@ -113,11 +112,7 @@ impl FromRequestParts<AppState> for ModelReader {
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
         let Run(run) = Run::from_request_parts(parts, state).await?;
         let token = bearer(&parts.headers);
-        let client = match token {
-            Some(token) => state.coordinator.store().has_client_token(run.run(), token).await?,
-            None => None,
-        };
-        let Some(id) = client else {
+        let Some(id) = token.and_then(|token| run.tokens().holder(token)) else {
             return if is_admin(parts, state).await? {
                 Ok(Self(run))
             } else if token.is_some() {

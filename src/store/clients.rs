@@ -139,32 +139,21 @@ impl Store {
         Ok(())
     }
 
-    /// The hash of a client's token, if the client is on the roster.
+    /// The clients on a run's roster, and SHA-256 of their tokens.
     ///
     /// # Errors
     /// The database.
-    pub async fn client_token(&self, run: &RunId, client: &ClientId) -> Result<Option<Sha256Digest>, StoreError> {
-        let found: Option<Vec<u8>> =
-            sqlx::query_scalar("SELECT token_sha256 FROM clients WHERE run = ? AND client = ? AND standing <> 'left'")
+    pub async fn client_tokens(&self, run: &RunId) -> Result<Vec<(ClientId, Sha256Digest)>, StoreError> {
+        let rows: Vec<(String, Vec<u8>)> =
+            sqlx::query_as("SELECT client, token_sha256 FROM clients WHERE run = ? AND standing <> 'left'")
                 .bind(run.as_str())
-                .bind(client.as_str())
-                .fetch_optional(&self.readers)
+                .fetch_all(&self.readers)
                 .await?;
-        found.map(|bytes| Sha256Digest::from_slice(&bytes).map_err(corrupt("client token"))).transpose()
-    }
-
-    /// Whether any client on a run's roster has this token.
-    ///
-    /// # Errors
-    /// The database.
-    pub async fn has_client_token(&self, run: &RunId, token: &str) -> Result<Option<ClientId>, StoreError> {
-        let found: Option<String> =
-            sqlx::query_scalar("SELECT client FROM clients WHERE run = ? AND token_sha256 = ? AND standing <> 'left'")
-                .bind(run.as_str())
-                .bind(Sha256Digest::of(token).0.as_slice())
-                .fetch_optional(&self.readers)
-                .await?;
-        found.map(|id| id.parse().map_err(|e| corrupt("client")(format!("{e}")))).transpose()
+        let token = |(client, sha256): (String, Vec<u8>)| {
+            let client = client.parse().map_err(|e| corrupt("client")(format!("{e}")))?;
+            Ok((client, Sha256Digest::from_slice(&sha256).map_err(corrupt("client token"))?))
+        };
+        rows.into_iter().map(token).collect()
     }
 
     pub(super) async fn roster(&self, run: &RunId) -> Result<Vec<RestoredClient>, StoreError> {

@@ -2,6 +2,7 @@
 
 use super::feed::Feed;
 use super::health::Storage;
+use super::tokens::Tokens;
 use crate::coordinator::aggregation::Aggregator;
 use crate::coordinator::clock::Clock;
 use crate::coordinator::uploads::Uploads;
@@ -38,6 +39,7 @@ pub(in crate::coordinator) struct LiveEnvironment {
     pub ledger: RunLedger,
     pub clock: Clock,
     pub feed: Arc<Feed>,
+    pub tokens: Arc<Tokens>,
     pub versions: Arc<Versions>,
     pub uploads: Arc<Uploads>,
     pub aggregator: Arc<Aggregator>,
@@ -61,6 +63,11 @@ impl Ledger for LiveEnvironment {
         match &saved {
             Ok(()) => self.feed.stored(Storage::Ledger),
             Err(error) => self.feed.not_stored(Storage::Ledger, self.clock.now_ms(), error),
+        }
+        match (&saved, record) {
+            (Ok(()), Record::Joined { client, token }) => self.tokens.insert(client.id.clone(), *token),
+            (Ok(()), Record::Left { client }) => self.tokens.remove(client),
+            _ => {}
         }
         saved
     }

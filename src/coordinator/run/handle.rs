@@ -3,6 +3,7 @@
 use super::error::{Retired, RunError};
 use super::feed::Feed;
 use super::mailbox::{Job, LiveRun};
+use super::tokens::Tokens;
 use crate::coordinator::clock::Clock;
 use crate::coordinator::uploads::{Places, Rejection, SizeLimit, Uploads, limits};
 use crate::coordinator::versions::Versions;
@@ -40,6 +41,7 @@ pub(in crate::coordinator) struct Parts {
     pub store: Store,
     pub clock: Clock,
     pub feed: Arc<Feed>,
+    pub tokens: Arc<Tokens>,
     pub versions: Arc<Versions>,
     pub uploads: Arc<Uploads>,
     pub places: Arc<Places>,
@@ -63,6 +65,11 @@ impl RunHandle {
     /// What the run shows to everybody.
     pub fn feed(&self) -> &Arc<Feed> {
         &self.parts.feed
+    }
+
+    /// The tokens of the run's clients.
+    pub fn tokens(&self) -> &Tokens {
+        &self.parts.tokens
     }
 
     /// The run's global versions.
@@ -343,7 +350,19 @@ mod tests {
         let uploads = Arc::new(Uploads::new(store.clone(), versions.clone(), interrupted));
         let (feed, places, clock) = (Arc::new(Feed::idle()), Arc::default(), Clock::start());
         let (halt, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let parts = Parts { run, store, clock, feed, versions, uploads, places, max_upload_mb: 1, halt, tasks };
+        let parts = Parts {
+            run,
+            store,
+            clock,
+            feed,
+            tokens: Arc::default(),
+            versions,
+            uploads,
+            places,
+            max_upload_mb: 1,
+            halt,
+            tasks,
+        };
         let (sender, inbox) = mpsc::channel(1);
         (folder, RunHandle::new(sender, parts), inbox)
     }

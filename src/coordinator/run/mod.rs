@@ -7,12 +7,14 @@ mod feed;
 mod handle;
 mod health;
 mod mailbox;
+mod tokens;
 mod upload;
 mod views;
 
 pub use error::{Retired, RunError};
 pub use feed::Feed;
 pub use handle::RunHandle;
+pub use tokens::Tokens;
 pub use upload::{Announced, Upload};
 pub use views::{CachedView, View};
 
