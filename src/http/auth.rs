@@ -1,4 +1,4 @@
-//! Who is it: the operator, by admin token or session cookie; or a client, by its own token.
+//! Identifies the sender of a request: the operator by admin token or session cookie, a client by its token.
 
 use super::AppState;
 use super::error::ApiError;
@@ -13,9 +13,8 @@ use axum_extra::extract::CookieJar;
 /// Name of the dashboard's session cookie.
 pub const SESSION_COOKIE: &str = "fedlearn_session";
 
-/// What the operator's requests need.
 const NEEDS_ADMIN: &str = "this needs the admin token as Authorization: Bearer TOKEN, or a log-in on the dashboard; \
-                           `fedlearn token` makes a new one in place of one that was lost";
+                           `fedlearn token` makes a new one if it was lost";
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
@@ -74,7 +73,7 @@ impl FromRequestParts<AppState> for Admin {
     }
 }
 
-/// The client that the path names, with its token.
+/// The client that the path names; its token was right.
 pub struct Client {
     /// Its run.
     pub run: RunHandle,
@@ -103,7 +102,7 @@ impl FromRequestParts<AppState> for Client {
     }
 }
 
-/// Anybody who may have the model: an admitted client of the run, or the operator.
+/// An admitted client of the run, or the operator: they may fetch the model.
 pub struct ModelReader(pub RunHandle);
 
 impl FromRequestParts<AppState> for ModelReader {
@@ -126,7 +125,7 @@ impl FromRequestParts<AppState> for ModelReader {
                 Err(ApiError::new(ErrorCode::Kicked, format!("client {id} was removed by the operator")))
             }
             Some(ClientState::Pending) => {
-                Err(ApiError::new(ErrorCode::NotAdmitted, format!("client {id} awaits admission")))
+                Err(ApiError::new(ErrorCode::NotAdmitted, format!("client {id} waits for the operator to admit it")))
             }
             _ => Ok(Self(run)),
         }

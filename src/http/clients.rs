@@ -1,4 +1,4 @@
-//! The client plane, parameters aside: register, ask what to do, report, leave.
+//! The client plane without models and updates: register, ask for a task, report, leave.
 
 use super::AppState;
 use super::auth::{Client, is_admin};
@@ -16,12 +16,12 @@ use axum::extract::{FromRequestParts, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use std::time::Duration;
 
-/// The longest that a long-poll waits: a client is heard when it asks, and must not be `offline` while it waits.
+/// The longest wait of a long-poll. A request is a sign of life, and a client must not be `offline` while it waits.
 const MAX_WAIT_S: u32 = 30;
-/// The longest report of an error that is kept, in characters.
+/// Longer reports of an error are cut.
 const MAX_ERROR_CHARS: usize = 500;
 
-/// Register: answered with an id and a token, which is shown this once.
+/// Register: the answer has an id and a token, which is never shown again.
 #[utoipa::path(
     post, path = "/runs/{run}/clients", tag = "client", security(()), params(("run" = RunId, Path)),
     request_body = RegisterRequest,
@@ -63,22 +63,21 @@ pub async fn register(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct TaskQuery {
-    /// How long to wait for something to do, in seconds; more than 30 is taken as 30.
+    /// How long to wait for something to do, in seconds; more than 30 means 30.
     #[serde(default)]
     wait_s: u32,
-    /// The round that the client works for. Then this waits for the end of that work: it is answered as soon as no update
-    /// for that round would be taken any more.
+    /// The round that the client works for. The answer comes as soon as an update for that round would no longer be accepted.
     round: Option<u64>,
 }
 
 /// What to do now. Waits until there is something, up to `wait_s`.
 ///
-/// A client that has taken a task need not send anything until its update: it is awaited until the task's `deadline_ms`. Once it
-/// has begun to send heartbeats, which are optional, it is given up after three missing ones. A heartbeat is this request with
-/// `round`, or `PUT .../status`; `heartbeat_interval_s` of the task says how often to send one.
+/// A client that has a task need not send anything before its update: the coordinator waits for it until the task's
+/// `deadline_ms`. Heartbeats are optional: once a client sends them, the coordinator waits no longer after three missing ones. A
+/// heartbeat is this request with `round`, or `PUT .../status`, every `heartbeat_interval_s` of the task.
 ///
-/// With `wait`, `Retry-After` says in how many seconds one that does not long-poll should ask again: one for every 200
-/// clients of the run, at most 30, so that all of them together ask about 200 times a second.
+/// With `wait`, `Retry-After` is the pause in seconds for clients that do not long-poll: one for every 200 clients of the run, at
+/// most 30, so that all of them together ask about 200 times a second.
 #[utoipa::path(
     get, path = "/runs/{run}/clients/{id}/task", tag = "client",
     params(("run" = RunId, Path), ("id" = ClientId, Path), TaskQuery),
@@ -105,12 +104,12 @@ pub async fn task(
     Ok((headers, Json(task)))
 }
 
-/// In how many seconds each of so many clients should ask again, so that all together ask 200 times a second.
+/// The pause of each client, so that all together ask 200 times a second.
 fn ask_again_s(clients: usize) -> u64 {
     clients.div_ceil(200).clamp(1, 30) as u64
 }
 
-/// State and progress, and a heartbeat. The reply says whether to stop training.
+/// Report state and progress; also a heartbeat. The reply says whether to stop training.
 #[utoipa::path(
     put, path = "/runs/{run}/clients/{id}/status", tag = "client",
     params(("run" = RunId, Path), ("id" = ClientId, Path)), request_body = StatusReport,
@@ -124,8 +123,8 @@ pub async fn status(
     Ok(Json(run.status(id, report).await?))
 }
 
-/// Change the number of training images that the client holds. It counts for updates that come from now on. With the client's
-/// own token only: the operator bounds these numbers by `max_samples` and `max_weight_share`.
+/// Change the number of training images that the client holds, for later updates. Only the client itself can: the operator limits
+/// these numbers by `max_samples` and `max_weight_share`.
 #[utoipa::path(
     patch, path = "/runs/{run}/clients/{id}", tag = "client",
     params(("run" = RunId, Path), ("id" = ClientId, Path)), request_body = ClientPatch,
@@ -141,7 +140,7 @@ pub async fn change(Client { run, id }: Client, ApiJson(patch): ApiJson<ClientPa
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Leave (with the client's token), or be removed (with the operator's).
+/// Leave the run (with the client's token), or remove the client (with the operator's).
 #[utoipa::path(
     delete, path = "/runs/{run}/clients/{id}", tag = "client", params(("run" = RunId, Path), ("id" = ClientId, Path)),
     security(("client" = []), ("admin" = []), ("session" = [])),

@@ -16,7 +16,7 @@ use axum::http::StatusCode;
 )]
 pub async fn start_autorun(_: Admin, Run(run): Run, ApiJson(wish): ApiJson<Autorun>) -> ApiResult<StatusCode> {
     if !(1..=Autorun::MAX_ROUNDS).contains(&wish.rounds) {
-        let message = format!("rounds is {}, allowed are 1 to {}", wish.rounds, Autorun::MAX_ROUNDS);
+        let message = format!("rounds must be between 1 and {}, got {}", Autorun::MAX_ROUNDS, wish.rounds);
         return Err(ApiError::new(ErrorCode::Invalid, message));
     }
     run.order(Order::StartAutorun { rounds: wish.rounds }).await?;
@@ -43,7 +43,7 @@ pub async fn start_round(_: Admin, Run(run): Run) -> ApiResult<StatusCode> {
     Ok(StatusCode::ACCEPTED)
 }
 
-/// Close the open round with the updates that are in.
+/// Close the open round with the updates received so far.
 #[utoipa::path(
     post, path = "/runs/{run}/rounds/current/aggregate", tag = "admin", params(("run" = RunId, Path)),
     responses((status = 202, description = "it is closed"), (status = 409)),
@@ -63,7 +63,7 @@ pub async fn cancel_round(_: Admin, Run(run): Run) -> ApiResult<StatusCode> {
     Ok(StatusCode::ACCEPTED)
 }
 
-/// Admit a pending client, or take a kicked one back.
+/// Admit a pending or kicked client.
 #[utoipa::path(
     post, path = "/runs/{run}/clients/{id}/admit", tag = "admin", params(("run" = RunId, Path), ("id" = ClientId, Path)),
     responses((status = 202, description = "it is admitted")),
@@ -73,7 +73,7 @@ pub async fn admit(_: Admin, Run(run): Run, ApiPath((_, client)): ApiPath<(RunId
     Ok(StatusCode::ACCEPTED)
 }
 
-/// Remove a client; with `ban`, refuse its name from now on. An empty body is no ban.
+/// Remove a client; with `ban`, reject its name from now on. An empty body is no ban.
 #[utoipa::path(
     post, path = "/runs/{run}/clients/{id}/kick", tag = "admin", params(("run" = RunId, Path), ("id" = ClientId, Path)),
     request_body = Option<KickRequest>,

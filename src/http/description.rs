@@ -1,20 +1,20 @@
-//! The API's own description: OpenAPI 3.1 out of the handlers' annotations.
+//! The API's description: OpenAPI 3.1 from the handlers' annotations.
 //!
-//! An annotation states what is special to its operation. What holds for every operation alike is added here: which token it
-//! needs, the refusals of what comes before a handler (path, query, body, token, run), and what each status means.
+//! An annotation describes its own operation. This adds what all operations share: the token, the errors that arise before a
+//! handler runs (path, query, body, token, run), and the meaning of each status.
 
 use super::auth::SESSION_COOKIE;
 use app::api::DASHBOARD_HEADER;
 use serde_json::{Map, Value, json};
 use utoipa::openapi::OpenApi;
 
-/// Statuses of refusals: what each means, by the codes of the body.
-const REFUSALS: [(&str, &str); 18] = [
+/// The meaning of each status of an error, with the codes of the body.
+const ERRORS: [(&str, &str); 18] = [
     ("400", "`bad_request`: path, query, header or body cannot be read"),
     ("401", "`unauthorized`: no token, or not a valid one"),
     (
         "403",
-        "`kicked`, `quarantined`, `not_admitted`: the client is kept out; `wrong_secret`: the join secret is missing or wrong; \
+        "`kicked`, `quarantined`, `not_admitted`: the client may not take part; `wrong_secret`: the join secret is missing or wrong; \
          `cross_site`: a session's request lacks the dashboard's header",
     ),
     ("404", "`not_found`: no such run, client, round or version"),
@@ -78,7 +78,7 @@ fn complete(path: &str, method: &str, operation: &mut Value, schemas: &Value) {
     for (media_type, content) in bodies.into_iter().flatten() {
         make_binary(media_type, content);
     }
-    let common = common_refusals(path, method, operation);
+    let common = common_errors(path, method, operation);
     let summary = operation["summary"].clone();
     let Some(responses) = operation["responses"].as_object_mut() else { return };
     for status in common {
@@ -93,8 +93,8 @@ fn complete(path: &str, method: &str, operation: &mut Value, schemas: &Value) {
     }
 }
 
-/// What is answered before the handler of such an operation runs, or when the store fails.
-fn common_refusals(path: &str, method: &str, operation: &Value) -> Vec<&'static str> {
+/// Statuses of errors that arise before the operation's handler runs, or when the store fails.
+fn common_errors(path: &str, method: &str, operation: &Value) -> Vec<&'static str> {
     let mut statuses = Vec::new();
     let security = operation["security"].as_array().map_or(&[][..], Vec::as_slice);
     let is_open = security.iter().all(|scheme| scheme.as_object().is_some_and(Map::is_empty));
@@ -121,7 +121,7 @@ fn common_refusals(path: &str, method: &str, operation: &Value) -> Vec<&'static 
 }
 
 fn describe(status: &str, response: &mut Map<String, Value>, summary: &Value, schemas: &Value) {
-    let refusal = REFUSALS.iter().find(|(known, _)| *known == status);
+    let error = ERRORS.iter().find(|(known, _)| *known == status);
     let is_described = response.get("description").and_then(Value::as_str).is_some_and(|text| !text.is_empty());
     if !is_described {
         let of_schema = || {
@@ -129,13 +129,13 @@ fn describe(status: &str, response: &mut Map<String, Value>, summary: &Value, sc
             let name = schema.get("$ref").or_else(|| schema.get("items")?.get("$ref"))?.as_str()?.rsplit('/').next()?;
             schemas.get(name)?.get("description").cloned()
         };
-        let text = match refusal {
+        let text = match error {
             Some((_, text)) => json!(text),
             None => of_schema().unwrap_or_else(|| summary.clone()),
         };
         response.insert("description".to_owned(), text);
     }
-    if refusal.is_some() && status != "416" {
+    if error.is_some() && status != "416" {
         response
             .entry("content")
             .or_insert_with(|| json!({"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}));
@@ -156,7 +156,7 @@ fn describe(status: &str, response: &mut Map<String, Value>, summary: &Value, sc
     }
 }
 
-/// A variant with a tag is one object, and not `allOf` two: generators make no type of that.
+/// Makes one object of a tagged variant that utoipa describes as `allOf` two: generators make no type of that.
 fn join_parts(variant: &mut Value, schemas: &Value) {
     let Some(parts) = variant.get_mut("allOf").map(Value::take) else { return };
     let (mut required, mut properties) = (Vec::new(), Map::new());
@@ -170,8 +170,8 @@ fn join_parts(variant: &mut Value, schemas: &Value) {
     *variant = json!({"type": "object", "description": description, "required": required, "properties": properties});
 }
 
-/// Corrects what utoipa describes less exactly than OpenAPI can: integers that cannot be negative (`int64` is one bit too few),
-/// their largest value, and the one word of a tag (generators make a type of an `enum`).
+/// Makes utoipa's schemas more exact: unsigned integers (`int64` is one bit too few), their largest value, and the one word of a
+/// tag (generators make a type of an `enum`).
 fn correct(schema: &mut Value) {
     if schema.get("minimum").and_then(Value::as_f64).is_some_and(|least| least >= 0.0) {
         let unsigned = match schema.get("format").and_then(Value::as_str) {
@@ -197,7 +197,7 @@ fn correct(schema: &mut Value) {
     }
 }
 
-/// The schema of a JSON merge patch of such an object: each of its fields, and none of them required.
+/// The schema of a JSON merge patch of an object: the same fields, none of them required.
 fn patch_of(whole: &Value) -> Value {
     let mut patch = whole.clone();
     if let Some(patch) = patch.as_object_mut() {
@@ -214,7 +214,7 @@ fn patch_of(whole: &Value) -> Value {
     patch
 }
 
-/// Bytes are a string of format `binary`, and no list of integers; a stream of events has a name, an id and data each.
+/// Describes bytes as a string of format `binary` instead of a list of integers, and events by name, id and data.
 fn make_binary(media_type: &str, content: &mut Value) {
     if media_type == "text/event-stream" {
         content["schema"] = json!({
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn every_response_is_described_and_every_refusal_has_the_one_body() {
+    fn every_response_is_described_and_every_error_has_the_same_body() {
         let document = document();
         for (name, operation) in operations(&document) {
             for (status, response) in operation["responses"].as_object().unwrap() {
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn every_operation_has_an_id_of_its_own_a_summary_and_a_token_that_it_needs_or_none() {
+    fn every_operation_has_a_unique_id_a_summary_and_a_security_requirement() {
         let document = document();
         let all = operations(&document);
         let mut ids: Vec<_> = all.iter().map(|(_, operation)| operation["operationId"].as_str().unwrap()).collect();
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn the_document_speaks_of_this_project_alone() {
+    fn the_document_names_this_project_only() {
         let info = &document()["info"];
         assert_eq!((&info["title"], &info["version"]), (&json!("fedlearn"), &json!(env!("CARGO_PKG_VERSION"))));
         assert!(info.get("contact").is_none());

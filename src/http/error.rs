@@ -1,4 +1,4 @@
-//! Refusals and failures as HTTP: one status a code, a JSON body that names the thing and the bound.
+//! Errors as HTTP: one status a code, and a JSON body that names the subject and the limit.
 
 use super::MAX_JSON_BYTES;
 use crate::coordinator::{LifecycleError, RunError, StartError, UploadError, VersionError};
@@ -11,29 +11,29 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use std::error::Error;
 
-/// What a handler answers instead.
+/// The error answer of a handler.
 #[derive(Debug)]
 pub struct ApiError {
     body: ErrorBody,
     retry_after_s: Option<u32>,
 }
 
-/// What a handler returns.
+/// The result of a handler.
 pub type ApiResult<T> = Result<T, ApiError>;
 
 impl ApiError {
-    /// The same refusal in other words: of a body that holds a secret, nothing may be quoted.
-    pub fn in_words(mut self, message: &str) -> Self {
+    /// Replaces the message: nothing of a body that has a secret may be quoted.
+    pub fn with_message(mut self, message: &str) -> Self {
         message.clone_into(&mut self.body.message);
         self
     }
 
-    /// What it says to people.
+    /// The message for people.
     pub fn message(&self) -> &str {
         &self.body.message
     }
 
-    /// A refusal with its reason.
+    /// An error with its message. Temporary ones have `Retry-After: 1`.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         let retry_after_s = match code {
             ErrorCode::TooMany | ErrorCode::Unavailable | ErrorCode::TooEarly => Some(1),
@@ -42,27 +42,27 @@ impl ApiError {
         Self { body: ErrorBody { code, message: message.into(), problems: Vec::new() }, retry_after_s }
     }
 
-    /// A refusal for several reasons.
+    /// An error with several problems.
     pub fn with_problems(code: ErrorCode, message: impl Into<String>, problems: Vec<String>) -> Self {
         let mut this = Self::new(code, message);
         this.body.problems = problems;
         this
     }
 
-    /// The same, with when to come back: in a second, if not told.
+    /// Replaces `Retry-After`.
     pub fn retry_after_s(mut self, seconds: u32) -> Self {
         self.retry_after_s = Some(seconds);
         self
     }
 
-    /// Reading a request's body failed: too slow, too large, or cut off.
+    /// Reading a request's body failed: it was too slow, or was cut off.
     pub fn from_body(error: &(dyn Error + 'static)) -> Self {
         let mut cause = Some(error);
         while let Some(e) = cause {
             if e.is::<tokio::time::error::Elapsed>() {
                 return Self::new(
                     ErrorCode::Timeout,
-                    "the body did not come in time: --body-timeout-s of the coordinator, for JSON 30 s at most",
+                    "the body did not arrive in time: the limit is --body-timeout-s of the coordinator, and for JSON 30 s at most",
                 );
             }
             cause = e.source();
@@ -73,7 +73,7 @@ impl ApiError {
     fn from_status(status: StatusCode, message: String, error: &(dyn Error + 'static)) -> Self {
         match status {
             StatusCode::PAYLOAD_TOO_LARGE => {
-                let message = format!("the body is too large: JSON and forms may have {MAX_JSON_BYTES} bytes");
+                let message = format!("the body is too large: JSON and forms may have at most {MAX_JSON_BYTES} bytes");
                 Self::new(ErrorCode::TooLarge, message)
             }
             StatusCode::UNSUPPORTED_MEDIA_TYPE => Self::new(ErrorCode::UnsupportedMediaType, message),
@@ -180,7 +180,7 @@ impl From<UploadError> for ApiError {
 }
 
 impl From<StoreError> for ApiError {
-    /// A full disk or a locked database passes: come back.
+    /// 503: a full disk and a locked database are temporary.
     fn from(error: StoreError) -> Self {
         tracing::error!(%error, "the store failed");
         Self::new(ErrorCode::Unavailable, error.to_string())

@@ -1,4 +1,4 @@
-//! What happens in a run, live: server-sent events (HTML Living Standard, 9.2), a snapshot first, then the changes.
+//! The feed of a run as server-sent events (HTML Living Standard, 9.2): first a snapshot, then the changes.
 
 use super::AppState;
 use super::extract::Run;
@@ -18,7 +18,7 @@ use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 /// Idle streams send a comment that often, or a proxy might close them.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// nginx collects a response until its buffer is full, unless the response forbids it: by this header, with `no`.
+/// With `no`, nginx sends each event at once instead of filling a buffer first.
 const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// An event `snapshot` with a `RunSnapshot`, then events `change` with an `Event` each. A stream that falls behind receives a
@@ -31,13 +31,13 @@ const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
         (status = 429)),
 )]
 pub async fn events(State(state): State<AppState>, Run(run): Run) -> impl IntoResponse {
-    // Open streams would keep the server from stopping.
+    // An open stream would delay the stop of the coordinator.
     let shutdown = state.coordinator.shutdown().clone();
     let stream = messages(run.feed().clone()).take_until(shutdown.cancelled_owned());
     let stream = stream.take_until(run.feed().over());
     let head = [
         (header::CONTENT_TYPE, "text/event-stream"),
-        // A proxy that compressed the stream would collect it as well.
+        // A proxy that compresses the stream would buffer it.
         (header::CACHE_CONTROL, "no-store, no-transform"),
         (BUFFERING, "no"),
     ];

@@ -1,4 +1,4 @@
-//! axum's extractors with our refusals, and the run a path names.
+//! axum's extractors with the API's errors, and the run that a path names.
 
 use super::AppState;
 use super::error::ApiError;
@@ -7,17 +7,14 @@ use app::api::{ErrorCode, RunId};
 use axum::extract::{FromRequest, FromRequestParts, Path};
 use axum::http::request::Parts;
 
-/// A JSON body.
 #[derive(FromRequest)]
 #[from_request(via(axum::Json), rejection(ApiError))]
 pub struct ApiJson<T>(pub T);
 
-/// Path parameters.
 #[derive(FromRequestParts)]
 #[from_request(via(Path), rejection(ApiError))]
 pub struct ApiPath<T>(pub T);
 
-/// Query parameters.
 #[derive(FromRequestParts)]
 #[from_request(via(axum::extract::Query), rejection(ApiError))]
 pub struct ApiQuery<T>(pub T);

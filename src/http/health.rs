@@ -1,4 +1,4 @@
-//! For those who operate the coordinator: liveness, readiness, Prometheus.
+//! Liveness, readiness, and metrics for Prometheus.
 
 use super::AppState;
 use super::error::{ApiError, ApiResult};
@@ -13,7 +13,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 use std::sync::atomic::AtomicU64;
 
-/// The process lives.
+/// The process is alive.
 #[utoipa::path(get, path = "/healthz", tag = "health", security(()), responses((status = 200, content_type = "text/plain", body = String)))]
 pub async fn healthz() -> &'static str {
     "ok\n"

@@ -9,7 +9,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 
-/// Path of what is done to a run, whether it can be read or not.
+/// Names a run, also one that cannot be read.
 #[derive(serde::Deserialize)]
 pub struct RunPath {
     run: RunId,

@@ -1,5 +1,5 @@
-//! Bodies that are refused before all of them has come: the rest is read and dropped for a while. Were the connection closed
-//! at once, a client that is still sending would see it break, and not the refusal: it would send the same again.
+//! Bodies of requests that are rejected early: the rest is read and dropped for a while. If the connection closed at once, a client
+//! that is still sending would see a broken connection instead of the answer, and would repeat the request.
 
 use axum::body::{Body, BodyDataStream, Bytes, HttpBody};
 use futures::{Stream, StreamExt};
@@ -7,12 +7,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-/// How long the rest of a body is read.
-const LONGEST: Duration = Duration::from_secs(30);
-/// How long nothing of it may come.
+/// The longest time to read the rest.
+const MOST: Duration = Duration::from_secs(30);
+/// The longest pause in the rest.
 const SILENCE: Duration = Duration::from_secs(5);
 
-/// The same body. Dropped before its end, the rest is read and dropped.
+/// The same body. If it is dropped before its end, the rest is read and dropped.
 pub fn linger(body: Body) -> Body {
     if body.is_end_stream() { body } else { Body::from_stream(Lingering(Some(body.into_data_stream()))) }
 }
@@ -35,8 +35,7 @@ impl Stream for Lingering {
 impl Drop for Lingering {
     fn drop(&mut self) {
         let (Some(body), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) else { return };
-        // Where it ends early, there is nobody left to notice.
-        drop(runtime.spawn(tokio::time::timeout(LONGEST, drain(body))));
+        drop(runtime.spawn(tokio::time::timeout(MOST, drain(body))));
     }
 }
 

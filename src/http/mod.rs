@@ -1,7 +1,7 @@
 //! HTTP: the REST resources, the events, the page.
 //!
-//! Decides who may do what, status codes, caps and time limits. Refuses to know the rules of rounds and how anything is
-//! stored: each handler parses, asks the coordinator, and answers.
+//! Decides permissions, status codes, limits of size and time. Leaves the rules of rounds and storage to the coordinator: each
+//! handler parses the request, calls the coordinator, and answers.
 
 mod auth;
 mod auth_limiter;
@@ -53,27 +53,26 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-/// The largest JSON body.
 const MAX_JSON_BYTES: usize = 64 << 10;
-/// How long one of these may take to come: anybody may send one to where clients register, and holds a connection with it.
+/// The longest time for a JSON body to arrive. Anybody may send one to register, and it occupies a connection.
 const JSON_TIMEOUT: Duration = Duration::from_secs(30);
-/// The Content-Security-Policy of whatever is not a page.
+/// The Content-Security-Policy of all answers other than pages.
 const NO_CONTENT: &str = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// What every handler has at hand.
+/// The state that all handlers share.
 #[derive(Debug, Clone)]
 pub struct AppState {
     /// The runs.
     pub coordinator: Arc<Coordinator>,
-    /// Hash of the join secret, where one is asked for.
+    /// Hash of the join secret, if one is required.
     pub join_secret: Option<Sha256Digest>,
     /// The largest body accepted, whatever the model.
     pub size_limit: SizeLimit,
     /// Limits join secrets and log-ins by address.
     pub auth_limiter: Arc<AuthLimiter>,
-    /// Under which path a proxy serves this, where that was said.
+    /// The path under which a proxy serves the coordinator, if set.
     pub base_path: BasePath,
-    /// Where the page's files are.
+    /// Location of the page's files.
     pub leptos: LeptosOptions,
 }
 
@@ -94,21 +93,21 @@ impl FromRef<AppState> for LeptosOptions {
     tags(
         (name = "client", description = "With the client's token"),
         (name = "admin", description = "With the admin token, or the dashboard's session cookie"),
-        (name = "read", description = "Open to everybody who reaches the coordinator"),
-        (name = "health", description = "For those who operate it"),
+        (name = "read", description = "Without a token"),
+        (name = "health", description = "For monitoring"),
     ),
     components(schemas(app::api::ErrorBody)),
     servers((url = "..", description = "the coordinator's root, seen from this document")),
 )]
 struct ApiDoc;
 
-/// The REST resources, with their description. A JSON body must come within `body_timeout`, and at most within 30 s. At most
-/// `watchers` requests may watch the events at once: anybody may, and holds a connection with it.
+/// The REST resources, with their description. A JSON body must arrive within `body_timeout`, and within 30 s. At most `watchers`
+/// streams of events are open at once: each occupies a connection, and anybody may open one.
 fn documented_routes(body_timeout: Duration, watchers: usize) -> OpenApiRouter<AppState> {
     let most = watchers.clamp(1, Semaphore::MAX_PERMITS);
     let watchers = Arc::new(Semaphore::new(most));
     let watched = middleware::from_fn(move |request, next| {
-        let too_many = move || format!("{most} watch the events already, the most at once");
+        let too_many = move || format!("{most} streams of events are open, which is the most at once");
         connections::at_most(watchers.clone(), too_many, request, next)
     });
     let control = OpenApiRouter::new()
@@ -135,7 +134,7 @@ fn documented_routes(body_timeout: Duration, watchers: usize) -> OpenApiRouter<A
         .routes(routes!(export::export))
         .layer(DefaultBodyLimit::max(MAX_JSON_BYTES))
         .layer(MapRequestBodyLayer::new(move |body| within(JSON_TIMEOUT.min(body_timeout), body)));
-    // These look at the size themselves: their caps depend on the model.
+    // These check the size themselves, because their limits depend on the model.
     let bodies = OpenApiRouter::new()
         .routes(routes!(updates::put_update, updates::get_update))
         .routes(routes!(runs::list, runs::create))
@@ -148,7 +147,7 @@ fn documented_routes(body_timeout: Duration, watchers: usize) -> OpenApiRouter<A
         .routes(routes!(health::metrics))
 }
 
-/// Everything that the coordinator serves. A request whose body has not come within `body_timeout` is ended.
+/// All routes of the coordinator. A body must arrive within `body_timeout`.
 pub fn router(state: AppState, body_timeout: Duration, watchers: usize) -> Router {
     let (api, document) = documented_routes(body_timeout, watchers).split_for_parts();
     let document = description::completed(document);
@@ -160,7 +159,7 @@ pub fn router(state: AppState, body_timeout: Duration, watchers: usize) -> Route
         .route("/api/{*rest}", axum::routing::any(no_such_address))
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(state.clone())
-        // A cache between would keep an old round for as long as it likes.
+        // A cache would serve an old round.
         .layer(fixed(header::CACHE_CONTROL, "no-store"));
 
     api.merge(page::routes(state).layer(CompressionLayer::new()))
@@ -170,7 +169,7 @@ pub fn router(state: AppState, body_timeout: Duration, watchers: usize) -> Route
         .layer(fixed(header::REFERRER_POLICY, "no-referrer"))
         // No page of another origin may load any of this as an image or a script.
         .layer(fixed(HeaderName::from_static("cross-origin-resource-policy"), "same-origin"))
-        // A page has a policy of its own; nothing else is a document that loads anything.
+        // Pages have their own policy; other answers load nothing.
         .layer(fixed(header::CONTENT_SECURITY_POLICY, NO_CONTENT))
         // The one place that logs requests. Paths hold no secrets, and queries are left out.
         .layer(TraceLayer::new_for_http().make_span_with(
@@ -178,7 +177,7 @@ pub fn router(state: AppState, body_timeout: Duration, watchers: usize) -> Route
         ))
 }
 
-/// A body that fails once the time is over, however steadily it trickles.
+/// A body that fails if its last byte has not arrived within `limit`.
 fn within(limit: Duration, body: Body) -> Body {
     if body.is_end_stream() {
         return body;
@@ -195,24 +194,24 @@ fn within(limit: Duration, body: Body) -> Body {
     }))
 }
 
-/// What names no path is nothing that we have, and more than the page's router can bear.
+/// Rejects a request target without a path, with which the page's router panics.
 async fn with_path(request: Request, next: Next) -> Response {
     if request.uri().path().starts_with('/') {
         return next.run(request).await;
     }
-    let message = format!("'{}' is no path", request.uri());
+    let message = format!("'{}' is not a path", request.uri());
     ApiError::new(ErrorCode::BadRequest, message).into_response()
 }
 
 async fn no_such_address() -> ApiError {
-    ApiError::new(ErrorCode::NotFound, "there is no such address; see /api/openapi.json")
+    ApiError::new(ErrorCode::NotFound, "this address does not exist; see /api/openapi.json")
 }
 
 async fn method_not_allowed() -> ApiError {
-    ApiError::new(ErrorCode::MethodNotAllowed, "this address has no such method; see /api/openapi.json")
+    ApiError::new(ErrorCode::MethodNotAllowed, "this address does not have that method; see /api/openapi.json")
 }
 
-/// A header as text, where it is there.
+/// A header as text, if the request has it.
 fn header_text(headers: &HeaderMap, name: HeaderName) -> ApiResult<Option<&str>> {
     let Some(value) = headers.get(&name) else { return Ok(None) };
     let text = value.to_str();

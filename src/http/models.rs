@@ -16,8 +16,8 @@ use axum::response::{IntoResponse, Redirect, Response};
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct ModelQuery {
-    /// A version that the client holds already. The coordinator answers with a delta against it where it has that version
-    /// itself and the delta is smaller.
+    /// A version that the client has already. The answer is a difference to it if the coordinator still has that version and the
+    /// difference is smaller.
     #[serde(default)]
     base: Option<u64>,
 }
@@ -26,7 +26,7 @@ pub struct ModelQuery {
 #[utoipa::path(
     get, path = "/runs/{run}/models/{version}", tag = "client",
     params(("run" = RunId, Path), ("version" = String, Path, description = "a version, `latest` or `best`"), ModelQuery,
-        ("If-None-Match" = Option<String>, Header, description = "the ETag of what the client has"),
+        ("If-None-Match" = Option<String>, Header, description = "the ETag of the body that the client has"),
         ("Range" = Option<String>, Header, description = "one range of bytes, such as `bytes=1000-`"),
         ("If-Range" = Option<String>, Header, description = "the ETag that the range belongs to"),
     ),
@@ -40,7 +40,7 @@ pub struct ModelQuery {
         )),
         (status = 206, description = "the range asked for", content(
             (Vec<u8> = "application/vnd.safetensors"), (Vec<u8> = "application/vnd.fedlearn.params"),
-        ), headers(("Content-Range" = String, description = "where it lies in the whole body"))), (status = 304, description = "what you have is current"),
+        ), headers(("Content-Range" = String, description = "where it lies in the whole body"))), (status = 304, description = "the client has this body already"),
         (status = 307, description = "from `latest` or `best` to that version", headers(
             ("Location" = String, description = "the version, relative to this address"),
         )), (status = 403), (status = 406),
@@ -59,7 +59,7 @@ pub async fn get_model(
         _ => None,
     };
     if let Some(version) = redirected {
-        // Relative: nobody knows under which path a proxy serves this.
+        // Relative: a proxy may serve the coordinator under a path.
         let to = Redirect::temporary(&version.to_string());
         return Ok(([(header::CACHE_CONTROL, "no-store")], to).into_response());
     }
@@ -85,7 +85,7 @@ pub async fn get_model(
         head.insert(header::CONTENT_ENCODING, text(encoding)?);
     }
     let total = bytes.len() as u64;
-    // A range of what is another body by now would be worthless.
+    // A range of another body would be useless.
     let same = !headers.contains_key(header::IF_RANGE) || names(&headers, header::IF_RANGE, &etag);
     let range = headers.get(header::RANGE).filter(|_| same).and_then(|v| v.to_str().ok());
     match range.map(|range| single_range(range, total)) {
@@ -109,8 +109,8 @@ fn best(run: &RunHandle) -> ApiResult<u64> {
         Some(best) => Ok(best.version),
         None => {
             let why = match snapshot.dataset {
-                Some(_) => "no version of it is evaluated yet",
-                None => "it has no test split, so that no version has an accuracy",
+                Some(_) => "no version of it has been evaluated yet",
+                None => "it has no test split, so no version has an accuracy",
             };
             let message =
                 format!("run '{}' has no best version: {why}; models/latest is the current one", snapshot.run);
@@ -119,7 +119,7 @@ fn best(run: &RunHandle) -> ApiResult<u64> {
     })
 }
 
-/// What to send to a client that asks like this and holds that version.
+/// The body for a client that sends these headers and has the version `base`.
 async fn representation(
     run: &RunHandle,
     version: u64,
@@ -132,7 +132,7 @@ async fn representation(
     let format = |with_base| wire::model_format(accept, codings, updates, with_base);
     let delta = ModelFormat::Container(Encoding::Bf16Delta);
     if let Some(base) = base.filter(|_| format(true) == Ok(delta)) {
-        // A client that names nothing but the delta gets it in any case.
+        // A client that accepts only the difference gets it in any case.
         let whole = format(false).ok();
         let whole_body = async {
             match whole {
@@ -159,9 +159,9 @@ pub(super) fn names(headers: &HeaderMap, header: header::HeaderName, etag: &str)
     values.flat_map(|v| v.split(',')).map(str::trim).any(|tag| tag == "*" || tag == etag)
 }
 
-/// First and last byte. None where the whole body is to be sent: several ranges, or not understood (RFC 9110, 14.2).
+/// First and last byte. `None` means the whole body: there are several ranges, or it cannot be read (RFC 9110, 14.2).
 fn single_range(range: &str, total: u64) -> Result<Option<(u64, u64)>, ()> {
-    // The last so many bytes, where there are fewer: all of them, which the crate does not know.
+    // The crate rejects a suffix that is longer than the body; it means all bytes.
     let suffix = range.strip_prefix("bytes=-").and_then(|n| n.parse::<u64>().ok());
     if suffix.is_some_and(|n| n >= total) && total > 0 {
         return Ok(Some((0, total - 1)));

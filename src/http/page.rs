@@ -1,4 +1,4 @@
-//! The dashboard: rendered here by Leptos, with what it needs from the coordinator as context; and its files.
+//! The dashboard, rendered by Leptos with the coordinator's state as context, and its files.
 
 use super::AppState;
 use super::auth::is_admin;
@@ -19,17 +19,15 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tower_http::set_header::SetResponseHeaderLayer;
 
-/// Pages that are rendered or being sent at once, aside from the operator's and the one to become the operator by.
+/// Pages that are rendered or sent at once, not counting the operator's and the log-in page.
 const MAX_PAGES: usize = 64;
-/// So many clients are in a page as it is sent, which is some 400 kB then, and not 200 MB. A browser has the others from the
-/// events a moment later.
+/// Clients in a page: it has some 400 kB then instead of 200 MB. A browser gets the others with the events a moment later.
 const MAX_CLIENTS: usize = 200;
 
-/// Whether the page is rendered for the operator.
 #[derive(Debug, Clone, Copy)]
 struct IsAdmin(bool);
 
-/// Where cargo-leptos puts what the page loads; `cargo leptos watch` says otherwise by its variables.
+/// The places of the page's files as cargo-leptos makes them, or as the variables of `cargo leptos watch` set them.
 pub fn options(site_root: &Path) -> LeptosOptions {
     let is_watched = std::env::var_os("LEPTOS_WATCH").is_some();
     let reload_port = std::env::var("LEPTOS_RELOAD_PORT").ok().and_then(|port| port.parse().ok()).unwrap_or(3001);
@@ -43,7 +41,7 @@ pub fn options(site_root: &Path) -> LeptosOptions {
         .build()
 }
 
-/// What a page may load: only what this coordinator serves, no script without the page's nonce, and into no frame.
+/// A page may load only files of this coordinator, no script without the page's nonce, and may not be in a frame.
 ///
 /// WebAssembly needs a permission of its own, which does not extend to JavaScript's `eval`. `base-uri` is not `'none'`
 /// since the page names its own base, see [`ServerContext`]. `cargo leptos watch` reloads by a WebSocket of another port.
@@ -69,7 +67,7 @@ pub fn routes(state: AppState) -> Router {
             };
             let host = parts.as_ref().and_then(|parts| parts.headers.get(header::HOST)?.to_str().ok());
             let response = use_context::<ResponseOptions>();
-            // Both are missing where a file is sent, which needs none.
+            // Both are missing if a file is sent, which needs none.
             if let (Some(response), Some(nonce)) = (&response, use_nonce())
                 && let Ok(policy) = HeaderValue::from_str(&content_security_policy(&nonce, &state.leptos))
             {
@@ -85,7 +83,7 @@ pub fn routes(state: AppState) -> Router {
                     }
                 }),
                 admin: admin.is_some_and(|IsAdmin(admin)| admin),
-                // Behind a proxy the browser's script knows better; this is a line to copy, not an address to follow.
+                // Shown as a line to copy. Behind a proxy the browser's script replaces it.
                 origin: format!("http://{}", host.unwrap_or("localhost")),
                 root,
                 now_ms: state.coordinator.clock().now_ms(),
@@ -103,12 +101,12 @@ pub fn routes(state: AppState) -> Router {
         .route_layer(limited)
         .fallback(leptos_axum::file_and_error_handler_with_context::<AppState, _>(context, app::shell))
         .layer(middleware::from_fn_with_state(state.clone(), mark_admin))
-        // A page out of a cache would show an old round; the files are asked for again too, and mostly answered by 304.
+        // A cached page would show an old round. Files are requested again too, and mostly answered with 304.
         .layer(SetResponseHeaderLayer::if_not_present(header::CACHE_CONTROL, HeaderValue::from_static("no-cache")))
         .with_state(state)
 }
 
-/// What the page is rendered from, and its browser takes it over with: the same, or the two would not match.
+/// The snapshot that the page is rendered from. The browser hydrates it with the same one, or the two would not match.
 fn for_page(run: &RunSnapshot) -> RunSnapshot {
     RunSnapshot {
         seq: run.seq,
@@ -125,7 +123,7 @@ fn for_page(run: &RunSnapshot) -> RunSnapshot {
         autorun: run.autorun,
         version: run.version,
         best: run.best,
-        // Its counts are those of its lists; cut short, they would be wrong. The sentence tells of it in any case.
+        // Its counts are the lengths of its lists, so a shortened one would be wrong. `waiting` describes the round in any case.
         round: run.round.as_ref().filter(|round| round.cohort.len() <= MAX_CLIENTS).cloned(),
         clients: run.clients.iter().take(MAX_CLIENTS).cloned().collect(),
         rounds: run.rounds.clone(),
@@ -134,7 +132,7 @@ fn for_page(run: &RunSnapshot) -> RunSnapshot {
 
 async fn mark_admin(State(state): State<AppState>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
-    // A store that does not answer leaves the page readable, without controls.
+    // If the store does not answer, the page is shown without controls.
     let admin = is_admin(&parts, &state).await.unwrap_or(false);
     parts.extensions.insert(IsAdmin(admin));
     next.run(Request::from_parts(parts, body)).await
@@ -142,11 +140,11 @@ async fn mark_admin(State(state): State<AppState>, request: Request, next: Next)
 
 async fn limit(pages: Arc<Semaphore>, request: Request, next: Next) -> Response {
     let is_admin = matches!(request.extensions().get(), Some(IsAdmin(true)));
-    // Who is not logged in can always do so: that page is small.
+    // The log-in page is small and always available.
     if is_admin || request.uri().path() == "/login" {
         return next.run(request).await;
     }
-    at_most(pages, || format!("{MAX_PAGES} pages are being sent already, the most at once"), request, next).await
+    at_most(pages, || format!("{MAX_PAGES} pages are being sent, which is the most at once"), request, next).await
 }
 
 #[cfg(test)]
@@ -160,8 +158,8 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     #[tokio::test]
-    async fn only_so_many_pages_are_being_sent_at_once_but_the_operators_is_in_any_case() {
-        // Given a page that takes for ever, and room for one of them,
+    async fn the_number_of_pages_sent_at_once_is_limited_except_for_the_operators() {
+        // Given pages without an end, and a limit of one,
         let (pages, stop) = (Arc::new(Semaphore::new(1)), CancellationToken::new());
         let page = || async { Body::from_stream(futures::stream::pending::<Result<Vec<u8>, std::io::Error>>()) };
         let limited = middleware::from_fn(move |mut request: Request, next| {
@@ -178,7 +176,7 @@ mod tests {
         let ask = async |query| reqwest::get(format!("{origin}/{query}")).await.unwrap();
         let first = ask("").await;
         assert_eq!(first.status(), 200);
-        // then the next one is told to come back, unless it is the operator's, or one to log in by.
+        // then the next one gets 429, unless it is the operator's or the log-in page.
         let second = ask("").await;
         assert_eq!((second.status().as_u16(), second.headers()["retry-after"].to_str().unwrap()), (429, "1"));
         let (operators, login) = (ask("?admin").await, ask("login").await);

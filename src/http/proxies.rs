@@ -1,5 +1,5 @@
-//! What proxies in front of the coordinator do to a request: their own address takes the place of the client's, and a path
-//! may stand before the request's own.
+//! Undoes what proxies in front of the coordinator do to a request: its connection comes from the proxy's address, and its path
+//! may have a prefix.
 
 use crate::config::{BasePath, Network};
 use axum::Router;
@@ -38,7 +38,7 @@ impl<S: Sync> FromRequestParts<S> for Peer {
     }
 }
 
-/// Serves the router also below the base path, and has it see the client's address where a trusted proxy names it.
+/// Serves the router also below the base path, and gives it the client's address if a trusted proxy names it.
 pub fn behind(router: Router, base_path: BasePath, trusted: Vec<Network>) -> Router {
     let settings = Arc::new((base_path, trusted));
     let seen = move |mut request: Request, next: Next| {
@@ -49,7 +49,7 @@ pub fn behind(router: Router, base_path: BasePath, trusted: Vec<Network>) -> Rou
             let client = client_of(Peer::of(request.extensions()).0, request.headers(), trusted);
             request.extensions_mut().insert(Peer(client));
             if !prefix.is_empty() && request.uri().path() == prefix {
-                // The page's addresses are relative: without the slash they would lead out of the path.
+                // The page's addresses are relative: without the slash they would leave the base path.
                 let last = prefix.rsplit('/').next().unwrap_or_default();
                 return Redirect::permanent(&format!("{last}/")).into_response();
             }
@@ -59,11 +59,11 @@ pub fn behind(router: Router, base_path: BasePath, trusted: Vec<Network>) -> Rou
             next.run(request).await
         }
     };
-    // A router's own layers run once it has chosen the route; this one comes before.
+    // A router's own layers run after it has chosen the route; this one must run before.
     Router::new().fallback_service(router).layer(middleware::from_fn(seen))
 }
 
-/// The address without the prefix, where it begins with it.
+/// The address without the prefix, if it has it.
 fn without(prefix: &str, uri: &Uri) -> Option<Uri> {
     let rest = uri.path_and_query()?.as_str().strip_prefix(prefix).filter(|rest| rest.starts_with('/'))?;
     let mut parts = uri.clone().into_parts();
@@ -71,8 +71,8 @@ fn without(prefix: &str, uri: &Uri) -> Option<Uri> {
     Uri::from_parts(parts).ok()
 }
 
-/// Whom a request comes from. Each proxy adds the address that it was asked by at the end of `X-Forwarded-For`. What stands
-/// before the first address that is not a trusted proxy's may be made up.
+/// The client's address. Each proxy appends the address that its request came from to `X-Forwarded-For`. Entries before the
+/// last one that is not a trusted proxy's may be forged.
 fn client_of(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> IpAddr {
     let lines = headers.get_all("x-forwarded-for").into_iter().filter_map(|line| line.to_str().ok());
     let named: Vec<&str> = lines.flat_map(|line| line.split(',')).map(str::trim).collect();
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_prefix_is_taken_off_whole_path_segments_only() {
+    fn a_prefix_is_removed_as_whole_path_segments_only() {
         let without = |uri: &str| without("/fl", &uri.parse().unwrap()).map(|uri| uri.to_string());
         assert_eq!(without("/fl/runs/a?x=/fl/"), Some("/runs/a?x=/fl/".to_owned()));
         assert_eq!(without("/fl/"), Some("/".to_owned()));

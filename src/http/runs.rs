@@ -74,7 +74,7 @@ pub async fn create(_: Admin, State(state): State<AppState>, mut request: Reques
     Ok((StatusCode::CREATED, location, Json(handle.feed().snapshot())))
 }
 
-/// Everything there is to see of a run. Its ETag is the version of its configuration.
+/// The public state of a run. Its ETag is the version of its configuration.
 #[utoipa::path(
     get, path = "/runs/{run}", tag = "read", security(()), params(("run" = RunId, Path)),
     responses((status = 200, body = RunSnapshot, headers(("ETag" = String, description = "the version of its configuration")))),
@@ -90,15 +90,13 @@ fn etag(config_version: u64) -> String {
     format!("\"{config_version}\"")
 }
 
-/// As JSON.
 pub(super) fn json(value: &impl Serialize) -> Vec<u8> {
     // Our own types have string keys and no failing serializers.
     serde_json::to_vec(value).expect("types of app::api always serialize")
 }
 
-/// Change the configuration by JSON merge patch; applied at the next round boundary, but at once where that is safe: admission,
-/// `deadline_s`, `below_quorum`, and the bounds of the ingest gate (`max_update_norm`, `max_norm_ratio`, `max_samples`,
-/// `max_strikes`).
+/// Change the configuration by JSON merge patch. It applies from the next round; admission, `deadline_s`, `below_quorum`, and the
+/// bounds of the ingest gate (`max_update_norm`, `max_norm_ratio`, `max_samples`, `max_strikes`) apply at once.
 #[utoipa::path(
     patch, path = "/runs/{run}", tag = "admin",
     params(("run" = RunId, Path), ("If-Match" = String, Header, description = "the ETag of the run, or `*` for any version")),
@@ -118,7 +116,10 @@ pub async fn configure(
         return Err(ApiError::new(ErrorCode::Invalid, "a patch of the configuration is a JSON object"));
     }
     let known = header_text(&headers, header::IF_MATCH)?.ok_or_else(|| {
-        ApiError::new(ErrorCode::PreconditionRequired, "If-Match is missing: send the ETag that GET of the run has")
+        ApiError::new(
+            ErrorCode::PreconditionRequired,
+            "If-Match is missing: send the ETag that a GET of the run returns",
+        )
     })?;
     let current = run.feed().read(|snapshot| snapshot.config_version);
     let expected: u64 = if names(&headers, header::IF_MATCH, &format!("\"{current}\"")) {
@@ -163,7 +164,7 @@ fn read_parameters(body: Spool, format: BodyFormat, max_bytes: u64) -> ApiResult
     })
 }
 
-/// The rounds that are over.
+/// The rounds that have ended.
 #[utoipa::path(
     get, path = "/runs/{run}/rounds", tag = "read", security(()), params(("run" = RunId, Path)),
     responses((status = 200, body = Vec<RoundSummary>)),

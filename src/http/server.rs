@@ -1,4 +1,4 @@
-//! A coordinator that listens: put together from its settings, started, stopped in good order.
+//! The server: made from its settings, started and stopped.
 
 use super::connections::{self, Limits, room_in_files};
 use super::{AppState, leptos_options, proxies, router};
@@ -20,21 +20,21 @@ use tokio_util::sync::CancellationToken;
 /// Why the coordinator did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The address is taken or not ours.
+    /// The address is in use, or is not one of this machine.
     #[error("cannot listen on {address}: {source}; {}", remedy(.source))]
     Listen {
         /// Which address.
         address: SocketAddr,
-        /// Why not.
+        /// Why.
         source: std::io::Error,
     },
-    /// The device is not there.
+    /// The device is missing.
     #[error(transparent)]
     Device(#[from] ModelError),
-    /// The data folder.
+    /// The data folder cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A run.
+    /// A run cannot be started.
     #[error(transparent)]
     Run(#[from] StartError),
     /// The first run's settings do not fit together.
@@ -42,19 +42,19 @@ pub enum ServeError {
     Settings(Vec<String>),
 }
 
-/// What to do where an address cannot be listened on.
+/// What to do if an address cannot be listened on.
 fn remedy(error: &std::io::Error) -> &'static str {
     match error.kind() {
         std::io::ErrorKind::AddrInUse => "another program listens there: stop it, or choose another port with --listen",
-        std::io::ErrorKind::PermissionDenied => "choose a port from 1024 on with --listen",
+        std::io::ErrorKind::PermissionDenied => "choose a port of 1024 or more with --listen",
         _ => "choose an address of this machine with --listen, such as 0.0.0.0:3000 for all of them",
     }
 }
 
-/// How long a coordinator may take to stop: for its connections to end, and its runs to get to where they can be left.
+/// The longest stop: connections end, and runs reach a point at which they can be left.
 const STOP: Duration = Duration::from_secs(8);
 
-/// A coordinator that listens.
+/// A coordinator and its listener.
 pub struct Server {
     address: SocketAddr,
     base_path: BasePath,
@@ -64,7 +64,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts. When this returns, requests are answered.
+    /// Starts. Requests are answered when this returns.
     ///
     /// # Errors
     /// See [`ServeError`].
@@ -72,8 +72,8 @@ impl Server {
         Self::start_with(settings, |_| Ok(())).await
     }
 
-    /// The same, after `prepare` has prepared the data folder. It runs once the address is taken, so that a coordinator that
-    /// cannot listen changes no data.
+    /// Like [`Self::start`]; `prepare` prepares the data folder. It runs once the listener exists, so that a coordinator that cannot
+    /// listen changes no data.
     pub(crate) async fn start_with(
         settings: &ServeSettings,
         prepare: impl FnOnce(&Path) -> Result<(), StoreError>,
@@ -93,12 +93,12 @@ impl Server {
             Coordinator::start(store, device, paths, settings.max_upload_mb, max_runs, CancellationToken::new())
                 .await?;
         let CreateRun { run, model, dataset, config } = first;
-        // Once: a run that the operator has renamed or deleted does not come back.
+        // Only once: a run that the operator has renamed or deleted is not made again.
         let is_first_start = !coordinator.store().has_admin_token().await?;
         if is_first_start && coordinator.hosted(&run).is_none() {
             coordinator.create_run(run, Origin::BuiltIn { model, dataset }, config).await?;
         }
-        // Last: a start that fails shows no token, and the next one would not make another.
+        // Last: if the start failed later, the token would never be shown, and the next start would not make another.
         let new_admin_token = coordinator.store().make_admin_token().await?;
         let join_secret = settings.join_secret.as_ref().map(|secret| Sha256Digest::of(secret.expose()));
         let state = AppState {
@@ -120,48 +120,50 @@ impl Server {
         Ok(Self { address, base_path, new_admin_token, coordinator, serving })
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where its dashboard is: `http://address`, with the base path where there is one.
+    /// Address of its dashboard: `http://address`, with the base path if there is one.
     pub fn dashboard(&self) -> String {
         format!("http://{}{}", self.address, self.base_path.as_str())
     }
 
-    /// The admin token, if this is the first start with this data folder: show it, it is not to be had again.
+    /// The admin token, if this is the first start with this data folder. It must be shown now: only its hash is stored.
     pub fn new_admin_token(&self) -> Option<&Token> {
         self.new_admin_token.as_ref()
     }
 
-    /// The runs.
+    /// The coordinator.
     pub fn coordinator(&self) -> &Arc<Coordinator> {
         &self.coordinator
     }
 
-    /// Lets running requests end, then stops. What has not ended after 8 s is left: all that was acknowledged is on disk.
+    /// Lets running requests end, then stops, after 8 s in any case. Everything that was acknowledged is on disk.
     pub async fn stop(self) {
         self.coordinator.shutdown().cancel();
         let stopped = async {
             if let Err(error) = self.serving.await {
-                tracing::error!(%error, "the server broke down");
+                tracing::error!(%error, "the server panicked");
             }
             self.coordinator.stop().await;
             self.coordinator.store().release();
         };
         match tokio::time::timeout(STOP, stopped).await {
             Ok(()) => tracing::info!("coordinator stopped"),
-            Err(_) => tracing::warn!("what a run is still doing after {} s is cut off", STOP.as_secs()),
+            Err(_) => tracing::warn!("runs still busy after {} s are cut off", STOP.as_secs()),
         }
     }
 }
 
-/// How many connections to take: as set, or as many as the limit of open files leaves.
+/// The most connections: as set, or as many as the limit of open files allows.
 fn connections(settings: &ServeSettings) -> usize {
     let (wanted, room) = (settings.max_connections as usize, room_in_files(getrlimit(Resource::Nofile).current));
     if room < wanted {
-        tracing::info!("max-connections is {wanted}, but the limit of open files leaves room for {room}: ulimit -n");
+        tracing::info!(
+            "max-connections is {wanted}, but the limit of open files allows {room}: raise it with ulimit -n"
+        );
     }
     wanted.min(room)
 }

@@ -1,4 +1,4 @@
-//! The dashboard's login.
+//! Log-in and log-out of the dashboard.
 
 use super::AppState;
 use super::auth::{Admin, SESSION_COOKIE};
@@ -11,10 +11,10 @@ use axum::response::{IntoResponse, Redirect, Response};
 use axum_extra::extract::CookieJar;
 use axum_extra::extract::cookie::{Cookie, SameSite};
 
-/// How long a login lasts at most; the cookie itself ends with the browser.
+/// The longest session; the cookie ends with the browser.
 const SESSION_DAYS: u64 = 30;
 
-/// Log in with the admin token. As JSON it answers 204; as an HTML form, which needs no JavaScript, 303.
+/// Log in with the admin token. The answer to JSON is 204; to an HTML form, which needs no JavaScript, 303.
 #[utoipa::path(
     post, path = "/session", tag = "admin", security(()),
     request_body(content((LoginRequest = "application/json"), (LoginRequest = "application/x-www-form-urlencoded"))),
@@ -37,7 +37,9 @@ pub async fn log_in(
         axum::Json::from_request(request, &state).await.map(|json| json.0).map_err(ApiError::from)
     };
     let LoginRequest { token } = read.map_err(|error| {
-        error.in_words("a login is the field 'token' alone, as application/json or application/x-www-form-urlencoded")
+        error.with_message(
+            "a log-in has only the field 'token', as application/json or application/x-www-form-urlencoded",
+        )
     })?;
     state.auth_limiter.count_try(peer)?;
     if !state.coordinator.store().is_admin_token(token.trim()).await? {
@@ -53,7 +55,7 @@ pub async fn log_in(
     let now = state.coordinator.clock().now_ms();
     let session = state.coordinator.store().open_session(now, now + SESSION_DAYS * 86_400_000).await?;
     let jar = jar.add(session_cookie(session.reveal().to_owned(), &state));
-    // From here to the root: nobody knows under which path a proxy serves it.
+    // Relative: a proxy may serve the coordinator under a path.
     Ok(if is_form {
         (jar, Redirect::to("../../")).into_response()
     } else {
@@ -64,7 +66,7 @@ pub async fn log_in(
 /// Log out.
 #[utoipa::path(
     delete, path = "/session", tag = "admin",
-    responses((status = 204, description = "the session is over")),
+    responses((status = 204, description = "the session has ended")),
 )]
 pub async fn log_out(_: Admin, State(state): State<AppState>, jar: CookieJar) -> ApiResult<impl IntoResponse> {
     if let Some(cookie) = jar.get(SESSION_COOKIE) {
@@ -78,6 +80,6 @@ fn session_cookie(value: String, state: &AppState) -> Cookie<'static> {
         "" => "/",
         prefix => prefix,
     };
-    // Not `Secure`: on loopback and behind a TLS proxy alike the coordinator itself speaks plain HTTP.
+    // Not `Secure`: the coordinator itself always speaks plain HTTP, also behind a TLS proxy.
     Cookie::build((SESSION_COOKIE, value)).http_only(true).same_site(SameSite::Strict).path(path.to_owned()).build()
 }

@@ -299,7 +299,10 @@ async fn the_best_model_is_beside_the_latest_one() {
     let coordinator = Coordinator::start(&[]).await;
     let best = || coordinator.operator(Method::GET, "/runs/default/models/best");
     let nothing = message(take(404, best()).await).await;
-    assert!(nothing.contains("no version of it is evaluated yet") && nothing.contains("models/latest"), "{nothing}");
+    assert!(
+        nothing.contains("no version of it has been evaluated yet") && nothing.contains("models/latest"),
+        "{nothing}"
+    );
     // when two rounds make models of the same accuracy,
     let guest = Guest::join(&coordinator, "default", "guest").await;
     let model = take(200, guest.request(Method::GET, "/models/0")).await.bytes().await.unwrap();
