@@ -1,6 +1,6 @@
 //! The coordinator hosts runs: it starts, creates, archives and stops them.
 //!
-//! Each run has an actor ([`run`]) that does one thing after the other; uploads, global versions and aggregation work beside
+//! Each run has an actor (`run/`) that does one thing after the other; uploads, global versions and aggregation work beside
 //! it. HTTP is not known here, and the rules of a round are those of the round machine.
 
 mod aggregation;
