@@ -1,6 +1,6 @@
 //! What the operator can do from the page: each action as the request that does it.
 //!
-//! Decides method, address and body. Refuses to know how a request is sent: see `rest`.
+//! Method, address and body; `rest` sends the request.
 
 use crate::api::{Autorun, ClientId, KickRequest, RenameRequest, RunId};
 use crate::board::{Board, Notice};

@@ -2,7 +2,7 @@
 //!
 //! The truth is one [`RunSnapshot`], brought up to date by the same `apply` as the coordinator's. Each part of it that
 //! is drawn on its own has a signal, and each client has its own, so that one client's progress redraws one row.
-//! Refuses to know where snapshots and events come from.
+//! `live` supplies the snapshots and events.
 
 use crate::api::{
     Autorun, BestVersion, Change, ClientId, ClientState, ClientView, Event, OpenRound, Phase, RoundSummary, RunConfig,

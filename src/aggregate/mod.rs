@@ -1,7 +1,6 @@
-//! Updates into new global parameters.
+//! Combines updates into new global parameters, on a device.
 //!
-//! Decides how values are combined, on which device. Refuses to know who sent them, when a round is over, and whether
-//! an update is acceptable: what comes here was decoded, matches the schema and is finite.
+//! Clients and rounds are not known here, and updates are not judged: they match the schema and are finite.
 
 mod mean;
 

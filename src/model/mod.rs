@@ -1,7 +1,7 @@
 //! Networks, training, evaluation, datasets and partitioners.
 //!
-//! Decides what a network computes and what local training does to it. Refuses to know of rounds, clients and HTTP:
-//! parameters go in and come out as [`crate::wire::Parameters`], and a closure per batch is all that leads outside.
+//! Rounds, clients and HTTP are not known here: parameters go in and come out as [`crate::wire::Parameters`], and a closure
+//! per batch is the only way outside.
 //! Random numbers come from seeds through ChaCha, never from torch's generator: that one is shared by the whole
 //! process, so that two networks at work in one coordinator would disturb each other.
 

@@ -1,8 +1,7 @@
 //! Splits a dataset among clients, as experiments do that simulate clients with data of their own.
 //!
-//! Decides which image goes to whom, for all parts at once and from nothing but labels, the number of parts and a seed:
-//! agents on different machines that agree on these agree on the split without talking to each other. Refuses to know
-//! pixels and files.
+//! A split depends only on the labels, the number of parts and a seed: agents on different machines that agree on these agree on
+//! the split without communicating. Pixels and files are not needed.
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

@@ -1,8 +1,8 @@
-//! The round machine, sans-IO: [`Command`] in, [`Effect`] out, the clock a parameter.
+//! The round machine: the rules of a run, without IO. A [`Command`] goes in, [`Effect`]s come out, and the time is a
+//! parameter.
 //!
-//! Decides who takes part, when a round opens, closes, counts or is void, and says why it waits.
-//! Refuses to know how anything is sent, stored, decoded, trained or combined: no IO, no clock, no randomness of its
-//! own, no parameters.
+//! It decides which clients take part and when a round opens, closes, is complete or void, and it explains what the run waits
+//! for. It has no clock, no randomness of its own and no parameters of models.
 
 mod cohort;
 mod command;

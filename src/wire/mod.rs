@@ -1,7 +1,7 @@
 //! Parameter bodies: bytes in, typed tensors out, and back.
 //!
-//! Decides what bytes mean and refuses everything else, under limits checked before memory is taken.
-//! Refuses to know who sent them, over what, and what becomes of them: no clock, no network, no randomness, no torch.
+//! Every other sequence of bytes is rejected, under limits that are checked before memory is allocated. There is no clock, no
+//! network, no randomness and no torch here.
 
 mod bf16;
 mod block;

@@ -1,6 +1,6 @@
 //! Every type that crosses HTTP as JSON: the one vocabulary of coordinator, agents, database and page.
 //!
-//! Decides names, shapes and bounds. Refuses to know how anything is stored, sent, trained or drawn.
+//! Names, shapes and bounds are defined here.
 //! Times are Unix milliseconds (`*_ms`), sizes are bytes (`*_bytes`), JSON names are snake_case.
 
 mod client;

@@ -1,7 +1,7 @@
 //! Reads the datasets known by name from their official files. Downloads nothing.
 //!
-//! Decides where files lie and whether they are what they claim to be. Every size is checked against the layout before
-//! memory is taken for it, and decompression stops one byte after the expected end. Refuses to know who trains on what.
+//! Every size is checked against the layout before memory is allocated for it, and decompression stops one byte after the
+//! expected end.
 
 mod cifar;
 mod idx;
