@@ -104,49 +104,31 @@ impl Coordinator {
         let feed = Arc::new(Feed::new(snapshot));
         feed.health(|health| health.too_large = problem);
         let tokens = Arc::new(Tokens::new(store.client_tokens(&run).await?));
-        let (sender, inbox) = mpsc::channel(MAILBOX);
-        let parts = Parts {
+        let parts = Arc::new(Parts {
             run: run.clone(),
             store: store.clone(),
             clock: self.clock.clone(),
-            feed: feed.clone(),
-            tokens: tokens.clone(),
+            feed,
+            tokens,
             versions: versions.clone(),
-            uploads: uploads.clone(),
+            uploads,
             places: self.places.clone(),
             max_upload_mb: self.max_upload_mb,
             halt: self.halt.child_token(),
             tasks: TaskTracker::new(),
-        };
-        let (halt, tasks) = (parts.halt.clone(), parts.tasks.clone());
-        let handle = RunHandle::new(sender, parts);
+        });
+        let (sender, inbox) = mpsc::channel(MAILBOX);
+        let handle = RunHandle::new(sender, parts.clone());
         if archived_ms.is_some() {
             let reason =
                 format!("run '{run}' is archived: it takes no clients and opens no rounds until it is unarchived");
-            feed.retire(Retired { reason, is_archived: true });
-            versions.release();
+            parts.feed.retire(Retired { reason, is_archived: true });
+            parts.versions.release();
         } else {
-            let aggregator = Aggregator {
-                run: run.clone(),
-                store: store.clone(),
-                versions: versions.clone(),
-                device: self.device,
-                evaluator,
-            };
-            let environment = LiveEnvironment {
-                run: run.clone(),
-                ledger: store.ledger(run.clone()),
-                store,
-                clock: self.clock.clone(),
-                feed,
-                tokens,
-                versions,
-                uploads,
-                aggregator: Arc::new(aggregator),
-                halt,
-                tasks: tasks.clone(),
-                aggregations: JoinSet::new(),
-            };
+            let ledger = store.ledger(run.clone());
+            let aggregator = Aggregator { run: run.clone(), store, versions, device: self.device, evaluator };
+            let (tasks, aggregator) = (parts.tasks.clone(), Arc::new(aggregator));
+            let environment = LiveEnvironment { parts, ledger, aggregator, aggregations: JoinSet::new() };
             let actor = Actor::new(Run::new(environment, machine, stored.best), inbox);
             self.tasks.spawn(tasks.track_future(actor.run()));
         }

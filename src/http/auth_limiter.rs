@@ -69,7 +69,7 @@ mod tests {
         Peer(address.parse().unwrap())
     }
 
-    /// Tries until it is told to wait; returns how often it was not.
+    /// Tries until a try is rejected; returns the number of tries before.
     fn tries(limiter: &AuthLimiter<FakeRelativeClock>, address: &str) -> usize {
         (0..1_000).take_while(|_| limiter.count_try(peer(address)).is_ok()).count()
     }

@@ -18,16 +18,16 @@ impl Actor {
 
     /// Runs until the run is halted.
     pub async fn run(self) {
-        let (feed, uploads) = (self.run.environment().feed.clone(), self.run.environment().uploads.clone());
-        supervise(feed, self.work()).await;
-        uploads.discard_before(u64::MAX);
+        let parts = self.run.environment().parts.clone();
+        supervise(parts.feed.clone(), self.work()).await;
+        parts.uploads.discard_before(u64::MAX);
     }
 
     async fn work(mut self) {
-        let (halt, clock) = (self.run.environment().halt.clone(), self.run.environment().clock.clone());
+        let parts = self.run.environment().parts.clone();
         self.run.tick().await;
         loop {
-            let timeout = self.run.machine().poll_timeout().map(|at_ms| clock.instant(at_ms));
+            let timeout = self.run.machine().poll_timeout().map(|at_ms| parts.clock.instant(at_ms));
             let timer = async {
                 match timeout {
                     Some(at) => tokio::time::sleep_until(at).await,
@@ -36,7 +36,7 @@ impl Actor {
             };
             tokio::select! {
                 biased; // a halted run does nothing more
-                () = halt.cancelled() => break,
+                () = parts.halt.cancelled() => break,
                 aggregated = self.run.environment_mut().aggregated() => match aggregated {
                     Ok((round, Some(result))) => self.run.aggregated(round, result).await,
                     Ok((_, None)) => break, // halted

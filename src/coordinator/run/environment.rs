@@ -1,24 +1,19 @@
 //! The real environment of a run: SQLite and files, event streams, libtorch.
 
-use super::feed::Feed;
 use super::health::Storage;
-use super::tokens::Tokens;
+use super::parts::Parts;
 use crate::coordinator::aggregation::Aggregator;
-use crate::coordinator::clock::Clock;
-use crate::coordinator::uploads::Uploads;
-use crate::coordinator::versions::Versions;
 use crate::digest::Sha256Digest;
 use crate::round::{Restored, UnixMs};
 use crate::run::{Aggregation, Candidate, Environment, Ledger, Record};
-use crate::store::{RunLedger, Store, StoreError};
+use crate::store::{RunLedger, StoreError};
 use crate::wire::Parameters;
-use app::api::{Change, ClientId, RunConfig, RunId};
+use app::api::{Change, ClientId, RunConfig};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 /// Global versions that are kept behind the current one, beside the best one: an update of an asynchronous run may have been
 /// trained from any of them.
@@ -34,19 +29,9 @@ type Aggregated = (u64, Option<Result<Candidate<Arc<Parameters>>, String>>);
 /// See the module.
 #[derive(Debug)]
 pub(in crate::coordinator) struct LiveEnvironment {
-    pub run: RunId,
-    pub store: Store,
+    pub parts: Arc<Parts>,
     pub ledger: RunLedger,
-    pub clock: Clock,
-    pub feed: Arc<Feed>,
-    pub tokens: Arc<Tokens>,
-    pub versions: Arc<Versions>,
-    pub uploads: Arc<Uploads>,
     pub aggregator: Arc<Aggregator>,
-    /// Ends the run.
-    pub halt: CancellationToken,
-    /// The run's actor, and the work beside it.
-    pub tasks: TaskTracker,
     /// At most one: the next round opens after it.
     pub aggregations: JoinSet<Aggregated>,
 }
@@ -56,17 +41,17 @@ impl Ledger for LiveEnvironment {
 
     async fn save(&self, record: &Record<'_>) -> Result<(), StoreError> {
         if let Record::Event { kind, client, round, detail, .. } = record {
-            let (run, client) = (&self.run, client.map(tracing::field::display));
+            let (run, client) = (&self.parts.run, client.map(tracing::field::display));
             tracing::info!(%run, client, round, detail, "{kind}");
         }
         let saved = self.ledger.save(record).await;
         match &saved {
-            Ok(()) => self.feed.stored(Storage::Ledger),
-            Err(error) => self.feed.not_stored(Storage::Ledger, self.clock.now_ms(), error),
+            Ok(()) => self.parts.feed.stored(Storage::Ledger),
+            Err(error) => self.parts.feed.not_stored(Storage::Ledger, self.parts.clock.now_ms(), error),
         }
         match (&saved, record) {
-            (Ok(()), Record::Joined { client, token }) => self.tokens.insert(client.id.clone(), *token),
-            (Ok(()), Record::Left { client }) => self.tokens.remove(client),
+            (Ok(()), Record::Joined { client, token }) => self.parts.tokens.insert(client.id.clone(), *token),
+            (Ok(()), Record::Left { client }) => self.parts.tokens.remove(client),
             _ => {}
         }
         saved
@@ -85,29 +70,29 @@ impl Environment for LiveEnvironment {
     type Parameters = Arc<Parameters>;
 
     fn now_ms(&self) -> UnixMs {
-        self.clock.now_ms()
+        self.parts.clock.now_ms()
     }
 
     async fn backoff(&self, attempt: u32, error: &StoreError) -> ControlFlow<()> {
-        tracing::error!(run = %self.run, %error, "cannot store; trying again");
-        pause(&self.halt, attempt).await
+        tracing::error!(run = %self.parts.run, %error, "cannot store; trying again");
+        pause(&self.parts.halt, attempt).await
     }
 
     fn set_blocked(&self, reason: Option<String>) {
-        self.feed.health(|health| health.blocked = reason);
+        self.parts.feed.health(|health| health.blocked = reason);
     }
 
     fn publish(&self, change: Change) {
-        self.feed.publish(change);
+        self.parts.feed.publish(change);
     }
 
     fn notify_tasks(&self) {
-        self.feed.notify_tasks();
+        self.parts.feed.notify_tasks();
     }
 
     /// Aggregates beside the actor, which stays responsive. A failure that may pass, such as a full disk, delays the result.
     fn aggregate(&mut self, work: Aggregation) {
-        let (aggregator, feed, halt) = (self.aggregator.clone(), self.feed.clone(), self.halt.clone());
+        let (aggregator, feed, halt) = (self.aggregator.clone(), self.parts.feed.clone(), self.parts.halt.clone());
         self.aggregations.spawn(async move {
             let (run, round, mut attempt) = (&aggregator.run, work.round, 0);
             let result = loop {
@@ -134,9 +119,9 @@ impl Environment for LiveEnvironment {
     }
 
     fn install(&self, version: u64, parameters: Arc<Parameters>) {
-        self.versions.install(version, parameters);
-        let (store, run) = (self.store.clone(), self.run.clone());
-        self.tasks.spawn(async move {
+        self.parts.versions.install(version, parameters);
+        let (store, run) = (self.parts.store.clone(), self.parts.run.clone());
+        self.parts.tasks.spawn(async move {
             if let Err(error) = store.prune_models(&run, KEEP_VERSIONS).await {
                 tracing::warn!(%run, %error, "cannot remove old models");
             }
@@ -144,7 +129,7 @@ impl Environment for LiveEnvironment {
     }
 
     fn discard_uploads_before(&self, round: u64) {
-        self.uploads.discard_before(round);
+        self.parts.uploads.discard_before(round);
     }
 }
 

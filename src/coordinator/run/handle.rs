@@ -3,14 +3,14 @@
 use super::error::{Retired, RunError};
 use super::feed::Feed;
 use super::mailbox::{Job, LiveRun};
+use super::parts::Parts;
 use super::tokens::Tokens;
-use crate::coordinator::clock::Clock;
-use crate::coordinator::uploads::{Places, Rejection, SizeLimit, Uploads, limits};
+use crate::coordinator::uploads::{Rejection, SizeLimit, Uploads, limits};
 use crate::coordinator::versions::Versions;
 use crate::digest::Sha256Digest;
 use crate::round::{Command, Order, Reject};
 use crate::run::{Expectation, Refusal};
-use crate::store::{Store, StoreError, blocking};
+use crate::store::{StoreError, blocking};
 use crate::wire;
 use app::api::{ClientId, ClientState, RegisterRequest, RunConfig, RunId, StatusReply, StatusReport, Task};
 use futures::FutureExt;
@@ -18,8 +18,6 @@ use futures::future::BoxFuture;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 /// How long a request waits for a run that is blocked, because some requests can be answered all the same.
 const BLOCKED_PATIENCE: Duration = Duration::from_millis(500);
@@ -34,27 +32,9 @@ pub struct RunHandle {
     parts: Arc<Parts>,
 }
 
-/// The parts of a run that can be used beside its actor.
-#[derive(Debug)]
-pub(in crate::coordinator) struct Parts {
-    pub run: RunId,
-    pub store: Store,
-    pub clock: Clock,
-    pub feed: Arc<Feed>,
-    pub tokens: Arc<Tokens>,
-    pub versions: Arc<Versions>,
-    pub uploads: Arc<Uploads>,
-    pub places: Arc<Places>,
-    pub max_upload_mb: u32,
-    /// Ends the run.
-    pub halt: CancellationToken,
-    /// The run's actor, and the work beside it.
-    pub tasks: TaskTracker,
-}
-
 impl RunHandle {
-    pub(in crate::coordinator) fn new(inbox: mpsc::Sender<Job>, parts: Parts) -> Self {
-        Self { inbox, parts: Arc::new(parts) }
+    pub(in crate::coordinator) fn new(inbox: mpsc::Sender<Job>, parts: Arc<Parts>) -> Self {
+        Self { inbox, parts }
     }
 
     /// The run's name.
@@ -327,8 +307,8 @@ fn end(run: &LiveRun, retired: Retired) -> Result<(), RunError> {
     if let Some(round) = run.machine().open_round() {
         return Err(Reject::RoundInWork { round: round.number }.into());
     }
-    run.environment().feed.retire(retired);
-    run.environment().halt.cancel();
+    run.environment().parts.feed.retire(retired);
+    run.environment().parts.halt.cancel();
     Ok(())
 }
 
@@ -336,8 +316,12 @@ fn end(run: &LiveRun, retired: Retired) -> Result<(), RunError> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::coordinator::uploads::InterruptedUploads;
+    use crate::coordinator::clock::Clock;
+    use crate::coordinator::uploads::{InterruptedUploads, Uploads};
+    use crate::store::Store;
     use crate::wire::{Parameters, Schema};
+    use tokio_util::sync::CancellationToken;
+    use tokio_util::task::TaskTracker;
 
     /// A run whose mailbox holds one job, and nobody who does it.
     async fn run() -> (tempfile::TempDir, RunHandle, mpsc::Receiver<Job>) {
@@ -364,7 +348,7 @@ mod tests {
             tasks,
         };
         let (sender, inbox) = mpsc::channel(1);
-        (folder, RunHandle::new(sender, parts), inbox)
+        (folder, RunHandle::new(sender, Arc::new(parts)), inbox)
     }
 
     #[tokio::test]
@@ -373,7 +357,7 @@ mod tests {
         // Given a full mailbox,
         let waiting = handle.order(Order::StopAutorun);
         assert!(waiting.now_or_never().is_none());
-        // then the next request is told how many wait,
+        // then the next request is answered with the number that wait,
         let refusal = async || handle.order(Order::StopAutorun).await.unwrap_err().to_string();
         assert_eq!(refusal().await, "run 'run' is busy: 1 requests wait for it, which is the most at once");
         // but while the run is blocked, why it is.

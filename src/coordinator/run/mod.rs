@@ -7,6 +7,7 @@ mod feed;
 mod handle;
 mod health;
 mod mailbox;
+mod parts;
 mod tokens;
 mod upload;
 mod views;
@@ -20,6 +21,6 @@ pub use views::{CachedView, View};
 
 pub(super) use actor::Actor;
 pub(super) use environment::LiveEnvironment;
-pub(super) use handle::Parts;
 pub(super) use health::Storage;
 pub(super) use mailbox::MAILBOX;
+pub(super) use parts::Parts;
